@@ -1,0 +1,71 @@
+"""Records about jobs: what was asked, how large it is, what it used."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Extras(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A job line's own wishes, under its `batchrun` key."""
+
+    account: str | None = None
+    priority: int | None = None
+    max_attempts: int | None = None
+    #: seconds, for one attempt
+    timeout: float | None = None
+
+
+NO_EXTRAS = Extras()
+
+
+class Job(msgspec.Struct, frozen=True):
+    """One line of the job file that asks for something."""
+
+    #: position in the index: 0 for the first job; bad and blank lines take none
+    number: int
+    #: 1-based line in the input, all files counted on
+    line: int
+    custom_id: str
+    #: path below the server, e.g. `/v1/chat/completions`
+    url: str
+    #: JSON object, byte for byte as written
+    body: bytes
+    #: 64-bit hash of the whole line without its line end
+    fingerprint: int
+    extras: Extras = NO_EXTRAS
+
+
+class BadLine(msgspec.Struct, frozen=True):
+    """A line that is no job: why, and what to do about it."""
+
+    line: int
+    #: closed set, see `jobfile`
+    code: str
+    message: str
+
+
+class RequestSize(msgspec.Struct, frozen=True):
+    """What a request's body says about the tokens it may take."""
+
+    model: str
+    #: prompt tokens guessed from bytes; parts that bytes say nothing about (images, audio, files) are left out
+    input_tokens: int
+    #: the body's own cap on output, times the choices asked for; None where it sets none
+    output_cap_tokens: int | None
+    #: holds parts whose tokens bytes cannot tell
+    opaque_parts: bool = False
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens that a reply says it took, in one spelling for all dialects."""
+
+    #: includes cached
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int = 0
+    #: part of output
+    reasoning_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        return self.input_tokens + self.output_tokens
