@@ -1,0 +1,202 @@
+"""Who may start now: the queue, the budget and its store behind one await.
+
+The one dispatcher asks `admit()` for the next request. It gets a send time from the budget, sleeps until then, and only
+then chooses the job and charges its tokens: what was learned meanwhile still counts. Nobody polls: whoever waits sleeps
+until the time that the budget named, or until an answer changes something.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+import trio
+
+from batchrunner import budget
+from batchrunner.account_store import AccountStore
+from batchrunner.clock import NS_PER_SECOND, Clock
+from batchrunner.fair import FairQueue, RefusedJobs
+from batchrunner.job import Job, RequestSize
+
+#: No sleep is shorter: a nanosecond lost in a float must not make a loop spin.
+SHORTEST_SLEEP_NS = 1_000
+#: After a refusal with the whole window to itself, a job lets others pass for this long, times its refusals.
+ALONE_BACKOFF_NS = 60 * NS_PER_SECOND
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """A job read from its file and sized up."""
+
+    job: Job
+    size: RequestSize
+    #: predicted: input + output
+    tokens: int
+
+
+class Ticket(msgspec.Struct, frozen=True):
+    """Leave to send one request now. It must be handed back by exactly one of the methods of Admission."""
+
+    candidate: Candidate
+    entry: int
+    sent_ns: int
+    wait_seconds: float
+    alone: bool
+
+    @property
+    def job(self) -> Job:
+        return self.candidate.job
+
+
+class Statistics(msgspec.Struct, frozen=True):
+    """Admission as it stands."""
+
+    in_flight: int
+    backing_off: int
+    #: what the dispatcher waits for; None while it waits for nothing
+    waits_for: Literal["requests", "tokens", "in_flight", "rate_limited", "work"] | None
+    admitted: int
+
+
+class Admission:
+    """Grants one request at a time, in the order of the queue, within the budget and the cap on requests in flight.
+
+    `load` reads and sizes the job of a number just before it is sent. It returns None where the job is not to be sent
+    after all; it has then dealt with it (recorded a failure, or closed the admission).
+    """
+
+    def __init__(
+        self,
+        store: AccountStore,
+        queue: FairQueue,
+        clock: Clock,
+        *,
+        load: Callable[[int], Candidate | None],
+        max_in_flight: int,
+        tpm: int,
+        rng: random.Random,
+    ) -> None:
+        self._store = store
+        self._queue = queue
+        self._clock = clock
+        self._load = load
+        self._max_in_flight = max_in_flight
+        self._tpm = tpm
+        self._rng = rng
+        self._refused = RefusedJobs()
+        self._in_flight = 0
+        self._admitted = 0
+        self._closed = False
+        self._changed = trio.Event()
+        self._waits_for: Literal["requests", "tokens", "in_flight", "rate_limited", "work"] | None = None
+
+    async def admit(self) -> Ticket | None:
+        """Wait for leave to send the next job. None once there is nothing left to send, or after `close`."""
+        asked_ns = self._clock.monotonic_ns()
+        slot: budget.Slot | None = None
+        while await self._work_is_ready():
+            now_ns = self._clock.monotonic_ns()
+            if slot is None:
+                decision = await self._store.step(now_ns, budget.Reserve())
+                assert isinstance(decision, budget.Slot)
+                slot = decision
+            if slot.at_ns > now_ns:
+                await self._wait("requests", slot.at_ns)
+                continue
+            number = self._queue.peek(now_ns)
+            assert number is not None
+            candidate = self._load(number)
+            if candidate is None:
+                if not self._closed:
+                    self._queue.take(now_ns)
+                continue
+            alone = self._refused.alone(number, candidate.tokens, self._tpm)
+            decision = await self._store.step(now_ns, budget.Take(slot.slot, candidate.tokens, alone=alone))
+            match decision:
+                case budget.Taken(entry):
+                    self._queue.take(now_ns)
+                    self._in_flight += 1
+                    self._admitted += 1
+                    wait_seconds = (now_ns - asked_ns) / NS_PER_SECOND
+                    return Ticket(candidate, entry, now_ns, wait_seconds, alone or candidate.tokens > self._tpm > 0)
+                case budget.Later(at_ns, tokens):
+                    await self._wait("tokens" if tokens else "requests", at_ns)
+                case _:
+                    slot = None
+        if slot is not None:
+            await self._store.step(self._clock.monotonic_ns(), budget.Return(slot.slot))
+        return None
+
+    def close(self) -> None:
+        """Admit nothing more. What is in flight goes on."""
+        self._closed = True
+        self._wake()
+
+    async def settle(self, ticket: Ticket, tokens: int | None) -> None:
+        """The server took the request and it has ended; `tokens` it used, where known."""
+        self._refused.accepted(ticket.job.number, ticket.candidate.tokens)
+        await self._give_back(budget.Settle(ticket.entry, tokens))
+
+    async def lost(self, ticket: Ticket) -> None:
+        """Nothing is known of how the request ended."""
+        await self._give_back(budget.Lost(ticket.entry))
+
+    async def refused(self, ticket: Ticket, retry_after_ns: int | None) -> bool:
+        """The server answered 429: the job goes back to its place. False where it is found to be one that never fits."""
+        number = ticket.job.number
+        alone_refusals = self._refused.refused(number, ticket.candidate.tokens, alone=ticket.alone)
+        never = self._refused.unsatisfiable(number)
+        if never:
+            self._refused.forget(number)
+        elif alone_refusals:
+            self._queue.again(number, self._clock.monotonic_ns() + alone_refusals * ALONE_BACKOFF_NS)
+        else:
+            self._queue.refused(number)
+        await self._give_back(budget.Refuse(ticket.entry, retry_after_ns, self._rng.random()))
+        return not never
+
+    def again(self, number: int, after_ns: int) -> None:
+        """Queue a job for another attempt, after its backoff."""
+        self._queue.again(number, self._clock.monotonic_ns() + after_ns)
+        self._wake()
+
+    def statistics(self) -> Statistics:
+        return Statistics(
+            in_flight=self._in_flight,
+            backing_off=self._queue.statistics().backing_off,
+            waits_for=self._waits_for,
+            admitted=self._admitted,
+        )
+
+    async def _work_is_ready(self) -> bool:
+        """Wait until a job can be sent now and fits under the cap. False where there will be none."""
+        while not self._closed:
+            if self._in_flight >= self._max_in_flight:
+                await self._wait("in_flight", None)
+            elif self._queue.peek(self._clock.monotonic_ns()) is not None:
+                return True
+            elif self._queue.empty() and self._in_flight == 0:
+                return False
+            else:
+                await self._wait("work", self._queue.next_due_ns())
+        return False
+
+    async def _give_back(self, event: budget.Event) -> None:
+        self._in_flight -= 1
+        await self._store.step(self._clock.monotonic_ns(), event)
+        self._wake()
+
+    async def _wait(self, reason: Literal["requests", "tokens", "in_flight", "work"], until_ns: int | None) -> None:
+        """Sleep until `until_ns`, or until something changes."""
+        now_ns = self._clock.monotonic_ns()
+        gate_seconds = self._store.statistics(now_ns).closed_for_seconds
+        self._waits_for = "rate_limited" if gate_seconds and reason == "requests" else reason
+        seconds = float("inf") if until_ns is None else max(until_ns - now_ns, SHORTEST_SLEEP_NS) / NS_PER_SECOND
+        with trio.move_on_after(seconds):
+            await self._changed.wait()
+        self._waits_for = None
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()

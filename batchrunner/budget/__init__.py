@@ -1,0 +1,65 @@
+"""An account's requests and tokens per minute: when the next request may start, and what is learned from each answer.
+
+The whole budget is one encodable record, `State`, moved by one function, `step(state, now_ns, event) -> decision`. It knows
+no clock, no task and no file, so that memory, a row of a database or a server can hold it alike, and a test can replay it.
+
+How it works, in the order in which a request meets it:
+
+1. *Slots.* `Reserve` answers with a send time. Sends are spread evenly, one every (60 + J) / N seconds: an even stream
+   satisfies every kind of window at once (calendar, sliding, bucket), since no interval of w <= 60 s holds more than
+   ceil(w N / 60) of it. J = 0.25 s allows for requests that overtake each other on their way (`pacer`).
+2. *Guard.* An exact log of our own sends refuses the (N + 1)th in any 60 + J seconds, whatever the pacer thinks: after a
+   fast start, a restart, a stall of the machine (`window`).
+3. *Tokens.* When a slot is due, a job is chosen and `Take` charges its predicted tokens, first to a pacer of their own (a
+   quarter of a minute may come at once), then to the same log. `Settle` replaces the prediction by the usage.
+4. *Gate.* A 429 closes the gate for everybody: one reaction to a whole burst of them, a backoff that doubles, one canary
+   when it opens, the others behind it at their pace (`gate`).
+
+Source: generic cell rate algorithm (ITU-T I.371) in integer nanoseconds; a float bucket can spin for ever on a deficit of
+2e-17 s. Rejected: bursts of a full minute (what token buckets do) draw 80 to 300 rejections per 1,000 requests from
+two-bucket windows; adaptive concurrency is a poor handle on a rate, since in flight = rate x latency.
+"""
+from __future__ import annotations
+
+from batchrunner.budget.records import (
+    Decision,
+    Event,
+    Later,
+    Limits,
+    Lost,
+    Open,
+    PastSend,
+    Refuse,
+    Reserve,
+    Return,
+    Settle,
+    Slot,
+    Stale,
+    State,
+    Statistics,
+    Take,
+    Taken,
+)
+from batchrunner.budget.steps import statistics, step
+
+__all__ = [
+    "Decision",
+    "Event",
+    "Later",
+    "Limits",
+    "Lost",
+    "Open",
+    "PastSend",
+    "Refuse",
+    "Reserve",
+    "Return",
+    "Settle",
+    "Slot",
+    "Stale",
+    "State",
+    "Statistics",
+    "Take",
+    "Taken",
+    "statistics",
+    "step",
+]

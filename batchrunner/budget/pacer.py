@@ -1,0 +1,81 @@
+"""Even spacing, in integers: the generic cell rate algorithm for requests and for tokens."""
+
+from __future__ import annotations
+
+import msgspec
+
+NS = 1_000_000_000
+#: What a server's "minute" is.
+WINDOW_NS = 60 * NS
+#: Requests may reach the server this much closer together, or further apart, than they left.
+JITTER_NS = NS // 4
+#: The minute that we pace and guard by.
+SAFE_WINDOW_NS = WINDOW_NS + JITTER_NS
+#: A send that is late by up to this much does not delay those behind it. More would be a burst.
+LATENESS_NS = NS // 20
+#: A fast start sends this many times as fast as the pace, slowing down as it goes.
+FAST_START_SPEED = 5
+FAST_START_EASE = 8
+#: Share of a minute's tokens that may be taken at once.
+TOKEN_BURST_DIVISOR = 4
+
+
+def interval_ns(rpm: int) -> int:
+    """The pace: rounded up, so that it is never faster than the limit."""
+    return SAFE_WINDOW_NS // rpm + 1
+
+
+class RequestPacer(msgspec.Struct):
+    """One request every (60 + J) / N seconds.
+
+    `due_ns` is the earliest time for the next send: the theoretical arrival time of GCRA with a burst of one.
+    """
+
+    due_ns: int = 0
+    #: sends left of a fast start, and made in it
+    fast_left: int = 0
+    fast_made: int = 0
+
+    def advance(self, at_ns: int, rpm: int) -> None:
+        """Account for a send planned at `at_ns`. Idle time is never banked beyond LATENESS_NS."""
+        interval = interval_ns(rpm)
+        if self.fast_left > 0:
+            # T / (5 (1 + k/8)): the first ones slow enough that a server without burst refuses a few, not all.
+            interval = interval * FAST_START_EASE // (FAST_START_SPEED * (FAST_START_EASE + self.fast_made))
+            self.fast_left -= 1
+            self.fast_made += 1
+        self.due_ns = max(self.due_ns, at_ns - LATENESS_NS) + interval
+
+    def delayed(self, now_ns: int, rpm: int) -> None:
+        """A planned send went out at `now_ns`: what it was too late is not made up for by those behind it."""
+        if self.fast_left == 0:
+            self.due_ns = max(self.due_ns, now_ns - LATENESS_NS + interval_ns(rpm))
+
+    def start_fast(self, sends: int) -> None:
+        self.fast_left = sends
+        self.fast_made = 0
+
+    def stop_fast(self) -> None:
+        self.fast_left = 0
+
+
+class TokenPacer(msgspec.Struct):
+    """Tokens flow in at L per 60 + J seconds, a quarter of a minute's worth at most at once.
+
+    `empty_ns` is when everything taken so far will have been paid back.
+    """
+
+    empty_ns: int = 0
+
+    def earliest(self, now_ns: int, tokens: int, tpm: int) -> int:
+        """When `tokens` may be taken. A request larger than the burst waits for a full bucket, not for ever."""
+        price = tokens * SAFE_WINDOW_NS // tpm
+        tolerance = max(price, SAFE_WINDOW_NS // TOKEN_BURST_DIVISOR)
+        return max(now_ns, self.empty_ns + price - tolerance)
+
+    def take(self, now_ns: int, tokens: int, tpm: int) -> None:
+        self.empty_ns = max(self.empty_ns, now_ns) + tokens * SAFE_WINDOW_NS // tpm
+
+    def correct(self, tokens: int, tpm: int) -> None:
+        """Take more, or give back (negative), once the usage is known."""
+        self.empty_ns += tokens * SAFE_WINDOW_NS // tpm

@@ -1,0 +1,152 @@
+"""The budget's state, the events that move it, and the decisions it answers with."""
+
+from __future__ import annotations
+
+import msgspec
+
+from batchrunner.budget.gate import Gate
+from batchrunner.budget.pacer import RequestPacer, TokenPacer
+from batchrunner.budget.window import Window
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """Requests and tokens in 60 seconds; 0 means none."""
+
+    rpm: int
+    tpm: int
+
+
+class InFlight(msgspec.Struct):
+    """A request that was sent and not yet settled."""
+
+    sent_ns: int
+    cell: int
+    tokens: int
+
+
+class State(msgspec.Struct):
+    """All that is known of one account's budget. Encodable as it stands; times are monotonic nanoseconds."""
+
+    limits: Limits
+    pacer: RequestPacer = msgspec.field(default_factory=RequestPacer)
+    token_pacer: TokenPacer = msgspec.field(default_factory=TokenPacer)
+    window: Window = msgspec.field(default_factory=Window)
+    gate: Gate = msgspec.field(default_factory=Gate)
+    #: slot -> its send time
+    slots: dict[int, int] = {}
+    #: entry -> what it holds
+    in_flight: dict[int, InFlight] = {}
+    next_slot: int = 1
+    next_entry: int = 1
+
+
+class PastSend(msgspec.Struct, frozen=True):
+    """A send of the last minute that an earlier process made."""
+
+    sent_ns: int
+    tokens: int
+
+
+# ---------------------------------------------------------------------------------------------------------------- events
+
+
+class Open(msgspec.Struct, frozen=True, tag=True):
+    """A run begins.
+
+    `past`: this account's own sends of the last minute, oldest first, or None where they are not known: then they are
+    taken to have been evenly spaced, and the run begins at its pace. `jobs`: how many it has, for the fast start.
+    """
+
+    past: tuple[PastSend, ...] | None
+    jobs: int
+
+
+class Reserve(msgspec.Struct, frozen=True, tag=True):
+    """Ask for a send time. Answered by Slot."""
+
+
+class Return(msgspec.Struct, frozen=True, tag=True):
+    """A slot will not be used. Its time passes unused; it merely no longer stands in the way of others."""
+
+    slot: int
+
+
+class Take(msgspec.Struct, frozen=True, tag=True):
+    """A slot is due: send a request of this many predicted tokens now. Answered by Taken, Later or Stale.
+
+    `alone`: only with no other tokens in the window.
+    """
+
+    slot: int
+    tokens: int
+    alone: bool = False
+
+
+class Settle(msgspec.Struct, frozen=True, tag=True):
+    """The server accepted a request and has answered. `tokens` used, or None where it did not say."""
+
+    entry: int
+    tokens: int | None
+
+
+class Refuse(msgspec.Struct, frozen=True, tag=True):
+    """The server answered 429. `retry_after_ns`: its hint. `random`: uniform in [0, 1), for the backoff's jitter."""
+
+    entry: int
+    retry_after_ns: int | None
+    random: float
+
+
+class Lost(msgspec.Struct, frozen=True, tag=True):
+    """Nothing is known of the request's end: it stays charged, since the server may have counted it."""
+
+    entry: int
+
+
+Event = Open | Reserve | Return | Take | Settle | Refuse | Lost
+
+
+# ------------------------------------------------------------------------------------------------------------- decisions
+
+
+class Slot(msgspec.Struct, frozen=True, tag=True):
+    slot: int
+    at_ns: int
+
+
+class Taken(msgspec.Struct, frozen=True, tag=True):
+    """Go. `entry` names the request to Settle, Refuse or Lost."""
+
+    entry: int
+
+
+class Later(msgspec.Struct, frozen=True, tag=True):
+    """Not yet; the slot is kept. Ask again at `at_ns`, or when something was settled.
+
+    `tokens`: it is tokens that are short, so that a smaller job may go now.
+    """
+
+    at_ns: int
+    tokens: bool
+
+
+class Stale(msgspec.Struct, frozen=True, tag=True):
+    """The slot is no longer good (a 429 came, or it lapsed): reserve another."""
+
+
+Decision = Slot | Taken | Later | Stale | None
+
+
+class Statistics(msgspec.Struct, frozen=True):
+    """The budget as it stands, for metrics and progress."""
+
+    rpm_limit: int
+    tpm_limit: int
+    #: sends and tokens of the last 60 + J seconds
+    requests: int
+    tokens: int
+    in_flight: int
+    #: the gate is closed for this long
+    closed_for_seconds: float
+    #: rejections in a row, bursts counted once
+    consecutive_rejections: int
