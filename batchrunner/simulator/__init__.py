@@ -1,0 +1,19 @@
+"""The embedded platform: a server on loopback that imitates EmpirioLabs, deterministic from a seed.
+
+    main      options, descriptors, signals, the ready line
+    server    HTTP/1.1 over any trio stream; deals out whole, cut and withheld answers
+    platform  what the platform decides about a request, free of sockets
+    asks      a request's body as the platform understands it
+    windows   RPM and TPM: sliding log, calendar minute, token bucket
+    faults    which request goes wrong, how, and whether it is billed
+    replies   bodies and errors in the three dialects
+    catalog   models and prices
+    usage     an account: its balance and its usage events
+    ledger    what was billed, on disk before the answer's first byte
+    counters  what a test wants to know afterwards
+    draws     all of its chance, from a seed
+
+It imports nothing else of batchrunner, so that runner and simulator cannot be wrong in the same way.
+"""
+
+from __future__ import annotations

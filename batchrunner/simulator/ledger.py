@@ -1,0 +1,96 @@
+"""What the platform billed, one JSON line a request, on file before the answer's first byte is sent.
+
+The file is plain and outlives both sides: after the runner, the server or both were killed, it still says what was paid for.
+"""
+
+from __future__ import annotations
+
+import os
+from decimal import Decimal
+from typing import Protocol
+
+import msgspec
+
+
+class Tokens(msgspec.Struct, frozen=True):
+    """`input` includes cached."""
+
+    input: int
+    output: int
+    cached: int
+    total: int
+
+
+class Cost(msgspec.Struct, frozen=True):
+    #: exact, and written as a JSON number without exponent
+    amount: msgspec.Raw
+    currency: str = "USD"
+
+
+class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A request that was worked on and billed, whether or not its answer will arrive."""
+
+    seq: int
+    #: Unix nanoseconds of the platform's clock
+    at_ns: int
+    path: str
+    model: str
+    #: the first 8 hex digits of the key's SHA-256
+    key_fingerprint: str
+    tokens: Tokens
+    cost: Cost
+    #: the status that was, or would have been, sent
+    status: int
+    #: the kind of fault that the answer met
+    fault: str
+    tag: str | None = None
+    custom_id: str | None = None
+    idempotency_key: str | None = None
+
+
+class Ledger(Protocol):
+    """Takes entries in the order in which they are billed."""
+
+    def append(self, entry: Entry) -> None:
+        """Return once the entry is safe from a kill of this process."""
+        ...
+
+
+class MemoryLedger:
+    """Keeps the entries for a test to look at."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+
+    def append(self, entry: Entry) -> None:
+        self.entries.append(entry)
+
+
+class NoLedger:
+    """Forgets: for a server that nobody asked to keep one."""
+
+    def append(self, entry: Entry) -> None:
+        pass
+
+
+class FileLedger:
+    """Appends to a file, each entry with one write. Raises: OSError where not all of it was written."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._encoder = msgspec.json.Encoder()
+
+    def append(self, entry: Entry) -> None:
+        line = self._encoder.encode(entry) + b"\n"
+        written = os.write(self._fd, line)
+        if written != len(line):
+            raise OSError(0, f"only {written} of {len(line)} bytes were written", self._path)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+def exact_number(amount: Decimal) -> msgspec.Raw:
+    """A JSON number with all its digits and no exponent."""
+    return msgspec.Raw(format(amount, "f").encode())
