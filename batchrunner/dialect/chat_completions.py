@@ -1,0 +1,90 @@
+"""OpenAI Chat Completions: `POST /v1/chat/completions`."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from batchrunner.dialect import facts
+from batchrunner.dialect.facts import Finish, ReplyFacts
+from batchrunner.dialect.size import input_tokens
+from batchrunner.job import RequestSize
+
+
+class _Request(msgspec.Struct, gc=False):
+    model: Any = None
+    max_completion_tokens: Any = None
+    max_tokens: Any = None
+    n: Any = None
+
+
+_decode = msgspec.json.Decoder(_Request).decode
+
+_FINISH: Final = {
+    "length": Finish.LENGTH,
+    "max_tokens": Finish.LENGTH,
+    "content_filter": Finish.REFUSAL,
+    "refusal": Finish.REFUSAL,
+    "tool_calls": Finish.TOOL,
+    "function_call": Finish.TOOL,
+    "tool_use": Finish.TOOL,
+    "stop": Finish.STOP,
+    "end_turn": Finish.STOP,
+    "eos": Finish.STOP,
+}
+
+
+class ChatCompletions:
+    name = "chat_completions"
+
+    def size(self, body: bytes) -> RequestSize:
+        try:
+            request = _decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            request = _Request()
+        cap = facts.cap(request.max_completion_tokens) or facts.cap(request.max_tokens)
+        if cap is not None:
+            cap = facts.cap(cap * (facts.cap(request.n) or 1))
+        tokens, opaque = input_tokens(body)
+        return RequestSize(facts.string(request.model) or "", tokens, cap, opaque)
+
+    def read(self, body: bytes) -> ReplyFacts | None:
+        reply = facts.read_object(body)
+        if reply is None:
+            return None
+        usage = facts.mapping(reply.get("usage"))
+        finish, reason = facts.most_telling(_finish(choice) for choice in facts.mappings(reply.get("choices")))
+        return ReplyFacts(
+            facts.usage_of(
+                usage.get("prompt_tokens"),
+                usage.get("completion_tokens"),
+                (
+                    facts.mapping(usage.get("prompt_tokens_details")).get("cached_tokens"),
+                    facts.mapping(usage.get("completion_tokens_details")).get("reasoning_tokens"),
+                ),
+                usage.get("total_tokens"),
+            ),
+            finish,
+            reason,
+            facts.string(reply.get("model")),
+            facts.tool_usage_of(reply),
+        )
+
+
+def _finish(choice: dict[str, Any]) -> tuple[Finish, str | None]:
+    reason = facts.string(choice.get("finish_reason"))
+    message = facts.mapping(choice.get("message"))
+    finish = _FINISH.get((reason or "").lower(), Finish.OTHER)
+    if finish in (Finish.LENGTH, Finish.REFUSAL, Finish.TOOL):
+        return finish, reason
+    if facts.has_text(message.get("refusal")):
+        return Finish.REFUSAL, reason
+    if message.get("tool_calls") or message.get("function_call"):
+        return Finish.TOOL, reason
+    if facts.has_text(message.get("content")) or message.get("audio") or message.get("images"):
+        return finish, reason
+    return Finish.EMPTY, reason
+
+
+DIALECT: Final = ChatCompletions()

@@ -1,0 +1,152 @@
+"""What every dialect offers, and the tolerant reading that they share."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import json
+from collections.abc import Iterable
+from typing import Any, Final, NoReturn, Protocol
+
+import msgspec
+
+from batchrunner.job import RequestSize, Usage
+
+#: tokens; a larger figure in a reply is nonsense, a larger cap in a request is taken as this
+MAX_TOKENS: Final = 1_000_000_000
+
+
+class Finish(enum.StrEnum):
+    """How an answer ended: a closed set, fit for a label."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    REFUSAL = "refusal"
+    TOOL = "tool"
+    EMPTY = "empty"  # ended as it should, but holds neither text nor a call
+    OTHER = "other"
+
+
+class ReplyFacts(msgspec.Struct, frozen=True):
+    """What the answer to a request says about itself."""
+
+    #: None where the reply tells none, or figures that make no sense
+    usage: Usage | None
+    finish: Finish
+    #: as the server spelt it
+    finish_reason: str | None = None
+    #: the model that the server says has answered
+    model: str | None = None
+    #: calls by tool that the platform ran on its side and bills beside the tokens
+    tool_usage: dict[str, int] = {}
+
+
+class Dialect(Protocol):
+    """One request shape."""
+
+    @property
+    def name(self) -> str: ...
+
+    def size(self, body: bytes) -> RequestSize:
+        """What a request body says about its tokens. Never raises: what cannot be read counts as absent."""
+        ...
+
+    def read(self, body: bytes) -> ReplyFacts | None:
+        """What a reply says; None where it is not a JSON object. Never raises."""
+        ...
+
+
+def read_object(body: bytes) -> dict[str, Any] | None:
+    """A JSON object, or None where the bytes are none that can be read.
+
+    Grammar decides, not the values: an escaped half of a surrogate pair (a text cut in the middle of an emoji) and a number
+    past every range are JSON, and a reply that has them has been paid for. msgspec refuses them, so what it refuses is read
+    once more by the slower standard decoder. NaN is no JSON.
+    """
+    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        value = msgspec.json.decode(body)
+        return value if isinstance(value, dict) else None
+    try:
+        value = json.loads(body.decode(), parse_int=_bounded_int, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _bounded_int(text: str) -> float:
+    """An integer as written, or as a float where it is past all that anyone counts. int() of many digits would raise."""
+    return int(text) if len(text) <= 300 else float(text)
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(constant)
+
+
+def count(value: object) -> int | None:
+    """A number of tokens as it should be: an integer of at least 0. None for everything else."""
+    return value if type(value) is int and 0 <= value <= MAX_TOKENS else None
+
+
+def cap(value: object) -> int | None:
+    """An output cap as it should be: a positive integer, taken as MAX_TOKENS where it is larger. None for everything else."""
+    return min(value, MAX_TOKENS) if type(value) is int and value > 0 else None
+
+
+def string(value: object) -> str | None:
+    """The value where it is a string that says something."""
+    return value if isinstance(value, str) and value else None
+
+
+def mapping(value: object) -> dict[str, Any]:
+    """The value where it is an object, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def mappings(value: object) -> list[dict[str, Any]]:
+    """The objects of an array; none where it is no array."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def has_text(value: object) -> bool:
+    """Whether a content field says anything: a string, or parts with a `text`, that are more than white space."""
+    if isinstance(value, str):
+        return bool(value) and not value.isspace()
+    return any(has_text(part.get("text")) for part in mappings(value))
+
+
+def usage_of(
+    input_tokens: object, output_tokens: object, details: tuple[object, object], total_tokens: object = None
+) -> Usage | None:
+    """Usage from the fields of a reply whose input includes cached tokens; `details` are cached and reasoning tokens.
+
+    Missing details count as 0. None where input or output is missing, where a figure is no number of tokens, or where more
+    was cached than read: a wrong figure would become a wrong amount. Where a total shows that the server keeps
+    reasoning apart from its output, it is added.
+    """
+    taken = count(input_tokens)
+    given = count(output_tokens)
+    cached = 0 if details[0] is None else count(details[0])
+    reasoning = 0 if details[1] is None else count(details[1])
+    if taken is None or given is None or cached is None or reasoning is None or cached > taken:
+        return None
+    if reasoning and count(total_tokens) == taken + given + reasoning:
+        given += reasoning
+    return Usage(taken, given, cached, min(reasoning, given))
+
+
+def tool_usage_of(reply: dict[str, Any]) -> dict[str, int]:
+    """Calls by tool that the platform bills beside the tokens: the reply's own map, or its usage's or metadata's."""
+    for place in (reply, mapping(reply.get("usage")), mapping(reply.get("metadata"))):
+        fired = {tool: calls for tool, value in mapping(place.get("tool_usage")).items() if (calls := count(value))}
+        if fired:
+            return fired
+    return {}
+
+
+#: where several answers came in one reply, the one that people should look at names the whole
+_MOST_TELLING: Final = (Finish.REFUSAL, Finish.LENGTH, Finish.EMPTY, Finish.OTHER, Finish.TOOL, Finish.STOP)
+
+
+def most_telling(answers: Iterable[tuple[Finish, str | None]]) -> tuple[Finish, str | None]:
+    """The answer that is furthest from a plain end, with its own word for it; empty where there is none."""
+    return min(answers, key=lambda answer: _MOST_TELLING.index(answer[0]), default=(Finish.EMPTY, None))

@@ -1,0 +1,79 @@
+"""Anthropic Messages: `POST /v1/messages`."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from batchrunner.dialect import facts
+from batchrunner.dialect.facts import Finish, ReplyFacts
+from batchrunner.dialect.size import input_tokens
+from batchrunner.job import RequestSize, Usage
+
+
+class _Request(msgspec.Struct, gc=False):
+    model: Any = None
+    max_tokens: Any = None
+
+
+_decode = msgspec.json.Decoder(_Request).decode
+
+_FINISH: Final = {
+    "end_turn": Finish.STOP,
+    "stop_sequence": Finish.STOP,
+    "max_tokens": Finish.LENGTH,
+    "model_context_window_exceeded": Finish.LENGTH,
+    "tool_use": Finish.TOOL,
+    "refusal": Finish.REFUSAL,
+}
+
+
+class Messages:
+    name = "messages"
+
+    def size(self, body: bytes) -> RequestSize:
+        try:
+            request = _decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            request = _Request()
+        tokens, opaque = input_tokens(body)
+        return RequestSize(facts.string(request.model) or "", tokens, facts.cap(request.max_tokens), opaque)
+
+    def read(self, body: bytes) -> ReplyFacts | None:
+        reply = facts.read_object(body)
+        if reply is None:
+            return None
+        finish, reason = _finish(reply)
+        return ReplyFacts(
+            _usage(facts.mapping(reply.get("usage"))),
+            finish,
+            reason,
+            facts.string(reply.get("model")),
+            facts.tool_usage_of(reply),
+        )
+
+
+def _usage(usage: dict[str, Any]) -> Usage | None:
+    """Anthropic counts what was read from and written to the cache beside its input; ours includes both."""
+    plain = facts.count(usage.get("input_tokens"))
+    read, written = usage.get("cache_read_input_tokens"), usage.get("cache_creation_input_tokens")
+    cached = 0 if read is None else facts.count(read)
+    made = 0 if written is None else facts.count(written)
+    if plain is None or cached is None or made is None:
+        return None
+    return facts.usage_of(plain + cached + made, usage.get("output_tokens"), (cached, None))
+
+
+def _finish(reply: dict[str, Any]) -> tuple[Finish, str | None]:
+    reason = facts.string(reply.get("stop_reason"))
+    finish = _FINISH.get(reason or "", Finish.OTHER)
+    if finish is not Finish.STOP:
+        return finish, reason
+    blocks = facts.mappings(reply.get("content"))
+    if any(str(block.get("type")).endswith("tool_use") for block in blocks) or facts.has_text(blocks):
+        return finish, reason
+    return Finish.EMPTY, reason
+
+
+DIALECT: Final = Messages()

@@ -1,0 +1,62 @@
+"""How many prompt tokens a request body may take, guessed from its bytes.
+
+The guess is a base: a quarter of the bytes, which English prose of most tokenizers is near to, JSON's own marks included.
+`estimate` corrects it by the ratio learned from what servers report, so it is steadiness that counts here, not truth.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from typing import Any, Final
+
+import msgspec
+
+BYTES_PER_TOKEN: Final = 4
+#: `中` spells in 6 bytes what UTF-8 says in 3 for most scripts: both spellings shall weigh the same
+_ESCAPE_SURPLUS_BYTES: Final = 3
+
+#: a body without any of these holds text alone, and need not be decoded
+_MARKS: Final = re.compile(rb'data:[\w.+-]*/|"(?:input_)?(?:image|audio|video|file|document)')
+_DATA_URL: Final = re.compile(r"data:[\w.+-]+/[\w.+-]+[;,]")
+#: `type` of content parts whose tokens bytes say nothing about
+_OPAQUE_TYPES: Final = frozenset(
+    f"{prefix}{kind}"
+    for prefix in ("", "input_")
+    for kind in ("image", "image_url", "audio", "video", "video_url", "file", "document")
+)
+
+
+def input_tokens(body: bytes) -> tuple[int, bool]:
+    """Prompt tokens guessed from a body's text, and whether it holds parts that bytes cannot tell."""
+    text_bytes = len(body)
+    opaque = False
+    if _MARKS.search(body):
+        # A body that no decoder of ours reads is counted whole: too much is the safe side.
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            opaque_bytes = _opaque_bytes(msgspec.json.decode(body), within=False)
+            opaque = opaque_bytes is not None
+            text_bytes -= opaque_bytes or 0
+    text_bytes -= _ESCAPE_SURPLUS_BYTES * body.count(b"\\u")
+    return max(text_bytes, 0) // BYTES_PER_TOKEN + 1, opaque
+
+
+def _opaque_bytes(value: Any, *, within: bool) -> int | None:
+    """Bytes of the strings of opaque parts below a value, None where there is no such part; `within` one all are."""
+    if isinstance(value, str):
+        return len(value.encode()) if within or _DATA_URL.match(value) else None
+    if isinstance(value, dict):
+        within = within or (value.get("type") in _OPAQUE_TYPES and not _is_text_document(value))
+        found = [_opaque_bytes(item, within=within) for item in value.values()]
+    elif isinstance(value, list):
+        found = [_opaque_bytes(item, within=within) for item in value]
+    else:
+        return None
+    known = [size for size in found if size is not None]
+    return sum(known) if known or within else None
+
+
+def _is_text_document(part: dict[str, Any]) -> bool:
+    """Whether a document part carries its text as text, or as parts that are looked at one by one."""
+    source = part.get("source")
+    return isinstance(source, dict) and source.get("type") in ("text", "content")

@@ -1,0 +1,347 @@
+"""Job file bytes to jobs or bad lines: streaming, bounded in memory, and never an exception that a line can choose.
+
+A line is a job when it is a JSON object in UTF-8 of one of two shapes:
+
+    {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": {...}}     OpenAI batch input
+    {"custom_id": "a", "params": {...}}                                                    Anthropic, for /v1/messages
+
+`method` may be left out. A `batchrun` key holds the line's own wishes (`job.Extras`); other keys are ignored. Where a key
+stands twice, the last one counts, as in every common JSON reader. The body is kept byte for byte as written.
+Blank lines are counted as lines and otherwise skipped.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import itertools
+import struct
+from collections.abc import Iterator
+from typing import Any, Final, Literal, Protocol
+
+import msgspec
+
+from batchrunner import dialect
+from batchrunner.job import NO_EXTRAS, Extras
+
+#: a longer line is a bad line; the platform takes no request of that size, and the bound keeps memory constant
+MAX_LINE_BYTES: Final = 32 << 20
+#: in UTF-8; enough for any UUID, path or URL that people use as an id, and small enough to print and to put in every record
+MAX_CUSTOM_ID_BYTES: Final = 512
+#: bounds of a line's own `priority`
+MAX_PRIORITY: Final = 1000
+
+MESSAGES_URL: Final = "/v1/messages"
+
+_BOM: Final = b"\xef\xbb\xbf"
+_CHUNK_BYTES: Final = 1 << 18
+_FIRST_8_BYTES: Final = struct.Struct("<Q").unpack_from
+
+
+class BadLineCode(enum.StrEnum):
+    """Why a line is no job: a closed set."""
+
+    INVALID_ENCODING = "invalid_encoding"
+    INVALID_JSON = "invalid_json"
+    NOT_AN_OBJECT = "not_an_object"
+    MISSING_CUSTOM_ID = "missing_custom_id"
+    INVALID_CUSTOM_ID = "invalid_custom_id"
+    DUPLICATE_CUSTOM_ID = "duplicate_custom_id"
+    INVALID_METHOD = "invalid_method"
+    MISSING_URL = "missing_url"
+    UNKNOWN_URL = "unknown_url"
+    MISSING_BODY = "missing_body"
+    INVALID_BODY = "invalid_body"
+    STREAMING_NOT_SUPPORTED = "streaming_not_supported"
+    INVALID_EXTRAS = "invalid_extras"
+    LINE_TOO_LONG = "line_too_long"
+
+
+class BadLineError(Exception):
+    """A line is no job. `message` says why and what to do; it never quotes the body."""
+
+    def __init__(self, code: BadLineCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class Overlong(enum.Enum):
+    """Stands for the text of a line over the limit, which is not kept."""
+
+    OVERLONG = "overlong"
+
+
+OVERLONG: Final = Overlong.OVERLONG
+Line = bytes | Literal[Overlong.OVERLONG]
+
+
+class ParsedLine(msgspec.Struct, frozen=True):
+    """What a job line asks for."""
+
+    custom_id: str
+    url: str
+    #: JSON object, byte for byte as written
+    body: bytes
+    extras: Extras = NO_EXTRAS
+
+
+class ByteStream(Protocol):
+    """Anything to read bytes from."""
+
+    def read(self, size: int, /) -> bytes:
+        """Up to `size` bytes; none only at the end."""
+        ...
+
+
+class LineReader:
+    """Iterates over a stream's lines that are not blank, in constant memory.
+
+    Yields (line number, offset, line): the number is 1-based plus `lines_before`; the offset is in bytes, counted from
+    `offset`, and is where the line's text begins; the line comes without its end (LF or CRLF), or is OVERLONG. A byte order
+    mark at the very start is passed over. After the iteration `lines` is the number of the last line, blank ones counted.
+    """
+
+    def __init__(
+        self, stream: ByteStream, *, offset: int = 0, lines_before: int = 0, max_line_bytes: int = MAX_LINE_BYTES
+    ) -> None:
+        self.lines = lines_before
+        self._stream = stream
+        self._offset = offset
+        self._max = max_line_bytes
+
+    def __iter__(self) -> Iterator[tuple[int, int, Line]]:
+        longest = self._max
+        number = self.lines
+        held: list[bytes] = []  # the beginning of a line whose end has not been read
+        held_bytes = 0
+        dropped = 0  # bytes of that line that were let go; not 0 only where it is too long already
+        offset = self._offset
+        blocks = self._blocks()
+        first = next(blocks)
+        if first.startswith(_BOM):
+            offset += len(_BOM)
+            first = first[len(_BOM) :]
+        for chunk in itertools.chain((first,), blocks):
+            # Splitting a block at once costs a third of asking a buffered file for each line.
+            lines = chunk.split(b"\n")
+            last = lines.pop()
+            if lines:
+                held.append(lines[0])
+                lines[0] = b"".join(held)
+                held.clear()
+                held_bytes = 0
+                may_end_in_cr = b"\r" in chunk or lines[0].endswith(b"\r")
+                for line in lines:
+                    number += 1
+                    start = offset
+                    offset += len(line) + 1
+                    text = line[:-1] if may_end_in_cr and line.endswith(b"\r") else line
+                    if dropped or len(text) > longest:
+                        offset += dropped
+                        dropped = 0
+                        yield number, start, OVERLONG
+                    elif text and not text.isspace():
+                        yield number, start, text
+            held.append(last)
+            held_bytes += len(last)
+            if held_bytes > longest + 1:  # too long even if the last byte is the CR of its end
+                dropped += held_bytes
+                held.clear()
+                held_bytes = 0
+        if held_bytes or dropped:
+            number += 1
+            text = b"".join(held).removesuffix(b"\r")
+            if dropped or len(text) > longest:
+                yield number, offset, OVERLONG
+            elif text and not text.isspace():
+                yield number, offset, text
+        self.lines = number
+
+    def _blocks(self) -> Iterator[bytes]:
+        """The stream's blocks; the first is long enough to show a byte order mark."""
+        first = b""
+        while len(first) < len(_BOM) and (more := self._stream.read(_CHUNK_BYTES)):
+            first += more
+        yield first
+        yield from iter(lambda: self._stream.read(_CHUNK_BYTES), b"")
+
+
+def fingerprint(raw: bytes) -> int:
+    """64-bit hash of a line without its end: the same in every process and on every machine. SHA-256, cut."""
+    first: int = _FIRST_8_BYTES(hashlib.sha256(raw).digest())[0]
+    return first
+
+
+def parse(raw: bytes) -> ParsedLine:
+    """The job that a line holds.
+
+    Raises: BadLineError where it holds none. Nothing else, whatever the bytes are.
+    """
+    custom_id = check(raw)
+    line = _decode_slices(raw)
+    params = bytes(line.params)
+    body = bytes(line.body) if params == b"null" else params
+    return ParsedLine(custom_id, line.url or MESSAGES_URL, body, line.batchrun or NO_EXTRAS)
+
+
+def check(raw: bytes) -> str:
+    """The custom_id of a line, found to be a job; at about half the cost of `parse`.
+
+    Raises: BadLineError, exactly where `parse` does.
+    """
+    try:
+        line = _decode_line(raw)
+        if not raw.isascii():
+            raw.decode()  # the decoder looks into no string that it was not asked for
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise _explain(raw) from None
+    custom_id = line.custom_id
+    body = line.body
+    if (
+        body is not None
+        and line.method == "POST"
+        and line.url in dialect.URLS
+        and not body.stream
+        and line.params is None
+        and line.batchrun is None
+        and 0 < len(custom_id) <= _SURELY_SHORT
+    ):
+        return custom_id
+    _refuse_nonsense(line)
+    return custom_id
+
+
+class _Head(msgspec.Struct, gc=False):
+    """As much of a body as says whether it can be run."""
+
+    stream: Any = None
+
+
+class _Line(msgspec.Struct, gc=False):
+    custom_id: str
+    body: _Head | None = None
+    url: str | None = None
+    method: str = "POST"
+    params: _Head | None = None
+    batchrun: Extras | None = None
+
+
+_NULL: Final = msgspec.Raw(b"null")
+
+
+class _Slices(msgspec.Struct, gc=False):
+    """The same line once more, for the bytes of its body."""
+
+    url: str | None = None
+    body: msgspec.Raw = msgspec.Raw()
+    params: msgspec.Raw = _NULL
+    batchrun: Extras | None = None
+
+
+_decode_line = msgspec.json.Decoder(_Line).decode
+_decode_slices = msgspec.json.Decoder(_Slices).decode
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+#: characters; no encoding of so few takes more than the limit
+_SURELY_SHORT: Final = MAX_CUSTOM_ID_BYTES // 4
+
+_CUSTOM_ID_REMEDY: Final = f"custom_id must be a string of 1 to {MAX_CUSTOM_ID_BYTES} bytes; give the job a short id of its own."
+_EXTRAS_REMEDY: Final = (
+    '"batchrun" takes account (a name), priority (an integer, '
+    f"-{MAX_PRIORITY} to {MAX_PRIORITY}), max_attempts (1 or more) and timeout (seconds, above 0), and nothing else."
+)
+#: for a line that is an object but does not fit: field, its type, and what to say where it is of another type
+_FIELDS: Final[tuple[tuple[str, Any, BadLineCode, str], ...]] = (
+    ("custom_id", msgspec.json.Decoder(str), BadLineCode.INVALID_CUSTOM_ID, _CUSTOM_ID_REMEDY),
+    ("method", msgspec.json.Decoder(str), BadLineCode.INVALID_METHOD, 'method must be "POST".'),
+    (
+        "url",
+        msgspec.json.Decoder(str | None),
+        BadLineCode.UNKNOWN_URL,
+        f"url must be a string, one of {', '.join(dialect.URLS)}.",
+    ),
+    ("body", msgspec.json.Decoder(_Head | None), BadLineCode.INVALID_BODY, "body must be a JSON object: the request to send."),
+    (
+        "params",
+        msgspec.json.Decoder(_Head | None),
+        BadLineCode.INVALID_BODY,
+        "params must be a JSON object: the request to send.",
+    ),
+    ("batchrun", msgspec.json.Decoder(Extras | None), BadLineCode.INVALID_EXTRAS, _EXTRAS_REMEDY),
+)
+
+
+def _refuse_nonsense(line: _Line) -> None:
+    """Raise BadLineError where a line of the right types asks for what cannot be done."""
+    if not line.custom_id or len(line.custom_id.encode()) > MAX_CUSTOM_ID_BYTES:
+        raise BadLineError(BadLineCode.INVALID_CUSTOM_ID, _CUSTOM_ID_REMEDY)
+    if line.method != "POST":
+        raise BadLineError(BadLineCode.INVALID_METHOD, f'method is {_short(line.method)}; only "POST" can be run.')
+    head = line.params or line.body
+    if head is None:
+        raise BadLineError(
+            BadLineCode.MISSING_BODY,
+            'the line has no request: add it under "body" (with a "url"), or under "params" for messages.',
+        )
+    if line.params is not None:
+        if line.body is not None:
+            raise BadLineError(BadLineCode.INVALID_BODY, "the line has both body and params; keep the one that is meant.")
+        if line.url not in (None, MESSAGES_URL):
+            raise BadLineError(
+                BadLineCode.UNKNOWN_URL, f"params goes with {MESSAGES_URL} alone; use body for {_short(line.url or '')}."
+            )
+    elif line.url is None:
+        raise BadLineError(BadLineCode.MISSING_URL, f"the line has no url; add one of {', '.join(dialect.URLS)}.")
+    elif line.url not in dialect.URLS:
+        raise BadLineError(
+            BadLineCode.UNKNOWN_URL, f"url {_short(line.url)} cannot be run in a batch; use one of {', '.join(dialect.URLS)}."
+        )
+    if head.stream:
+        raise BadLineError(
+            BadLineCode.STREAMING_NOT_SUPPORTED, 'the body asks for a stream; remove "stream" from it: results are whole answers.'
+        )
+    extras = line.batchrun
+    if extras is not None and not (
+        extras.account != ""
+        and abs(extras.priority or 0) <= MAX_PRIORITY
+        and (extras.max_attempts is None or extras.max_attempts >= 1)
+        and (extras.timeout is None or extras.timeout > 0)
+    ):
+        raise BadLineError(BadLineCode.INVALID_EXTRAS, _EXTRAS_REMEDY)
+
+
+def _explain(raw: bytes) -> BadLineError:
+    """Why a line could not be decoded."""
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        return BadLineError(
+            BadLineCode.INVALID_ENCODING, f"not UTF-8 (byte {error.start + 1} of the line); save the file as UTF-8."
+        )
+    if "\0" in text:
+        return BadLineError(
+            BadLineCode.INVALID_ENCODING,
+            "holds NUL bytes: the file is UTF-16, or was damaged; save it as UTF-8, or restore it.",
+        )
+    try:
+        fields = _decode_fields(raw)
+    except msgspec.ValidationError:
+        return BadLineError(BadLineCode.NOT_AN_OBJECT, 'a job is a JSON object on one line: {"custom_id": ..., "body": {...}}.')
+    except msgspec.DecodeError as error:
+        return BadLineError(BadLineCode.INVALID_JSON, f"{error}; write each job as one line of strict JSON.")
+    except RecursionError:
+        return BadLineError(BadLineCode.INVALID_JSON, "nests too deeply to be read; flatten the request.")
+    if "custom_id" not in fields:
+        return BadLineError(BadLineCode.MISSING_CUSTOM_ID, "the line has no custom_id; give each job an id of its own.")
+    for name, decoder, code, remedy in _FIELDS:
+        if name in fields:
+            try:
+                decoder.decode(fields[name])
+            except (msgspec.DecodeError, RecursionError):
+                return BadLineError(code, remedy)
+    return BadLineError(BadLineCode.INVALID_JSON, "says the same key more than once, with values that differ in type; keep one.")
+
+
+def _short(text: str) -> str:
+    """Text of a line for a message: escaped, and not long."""
+    return repr(text if len(text) <= 80 else text[:77] + "...")
