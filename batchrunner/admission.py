@@ -133,13 +133,18 @@ class Admission:
         self._closed = True
         self._wake()
 
-    async def settle(self, ticket: Ticket, tokens: int | None) -> None:
-        """The server took the request and it has ended; `tokens` it used, where known."""
+    async def settle(self, ticket: Ticket, tokens: int | None, *, again_after_ns: int | None = None) -> None:
+        """The server took the request and it has ended; `tokens` it used, where known.
+
+        `again_after_ns`: the job is to have another attempt, after this backoff.
+        """
         self._refused.accepted(ticket.job.number, ticket.candidate.tokens)
+        self._requeue(ticket, again_after_ns)
         await self._give_back(budget.Settle(ticket.entry, tokens))
 
-    async def lost(self, ticket: Ticket) -> None:
-        """Nothing is known of how the request ended."""
+    async def lost(self, ticket: Ticket, *, again_after_ns: int | None = None) -> None:
+        """Nothing is known of how the request ended. `again_after_ns` as in `settle`."""
+        self._requeue(ticket, again_after_ns)
         await self._give_back(budget.Lost(ticket.entry))
 
     async def refused(self, ticket: Ticket, retry_after_ns: int | None) -> bool:
@@ -155,11 +160,6 @@ class Admission:
             self._queue.refused(number)
         await self._give_back(budget.Refuse(ticket.entry, retry_after_ns, self._rng.random()))
         return not never
-
-    def again(self, number: int, after_ns: int) -> None:
-        """Queue a job for another attempt, after its backoff."""
-        self._queue.again(number, self._clock.monotonic_ns() + after_ns)
-        self._wake()
 
     def statistics(self) -> Statistics:
         return Statistics(
@@ -181,6 +181,11 @@ class Admission:
             else:
                 await self._wait("work", self._queue.next_due_ns())
         return False
+
+    def _requeue(self, ticket: Ticket, after_ns: int | None) -> None:
+        # Before the request is given back: else the dispatcher could see nothing queued and nothing in flight, and end.
+        if after_ns is not None:
+            self._queue.again(ticket.job.number, self._clock.monotonic_ns() + after_ns)
 
     async def _give_back(self, event: budget.Event) -> None:
         self._in_flight -= 1

@@ -1,0 +1,261 @@
+"""What an exchange means for its job, its key and its account. Pure; first by `error.code`, then by status.
+
+    2xx, a JSON object                        Done
+    2xx, anything else                        Failed: paid for perhaps, and repeating would pay again
+    429                                       Refused: the account's wait, no attempt spent
+    401                                       SuspendKey
+    402, insufficient_quota, no credits       StopAccount
+    408 409 5xx, no whole response            Again, with full-jitter exponential backoff; Failed once attempts are spent
+    400 403 404 413 422, other 3xx and 4xx    Failed, in the server's words
+
+`Again.blames` and `Failed.permanent` say what circuit breakers, retry budgets and an early halt need to know of a row, so
+that they can be added without touching the table.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import enum
+import math
+import random
+
+import msgspec
+
+from batchrunner.dialect import Dialect, ReplyFacts
+from batchrunner.events import AttemptResult, Billing
+from batchrunner.exchange import Failure, FailureKind, Reply
+
+NS = 1_000_000_000
+BACKOFF_BASE_NS = 1 * NS
+BACKOFF_CAP_NS = 60 * NS
+#: Words of a server are kept up to this length in messages; the whole answer stands in `errors.jsonl`.
+MESSAGE_MAX_CHARACTERS = 500
+
+NO_CREDITS_CODES = frozenset({"insufficient_credits", "insufficient_quota", "billing_hard_limit_reached"})
+NO_CREDITS_WORDS = "credit balance is too low"
+KEY_CODES = frozenset({"missing_api_key", "invalid_api_key"})
+#: Statuses after which the work may have been done, and billed, all the same.
+PERHAPS_WORKED_STATUSES = frozenset({408, 504})
+RETRIED_STATUSES = frozenset({408, 409})
+
+TIMEOUTS = frozenset(
+    {
+        FailureKind.CONNECT_TIMEOUT,
+        FailureKind.WRITE_TIMEOUT,
+        FailureKind.FIRST_BYTE_TIMEOUT,
+        FailureKind.BETWEEN_BYTES_TIMEOUT,
+        FailureKind.ATTEMPT_TIMEOUT,
+    }
+)
+#: Failures that another attempt will not mend.
+PERMANENT_FAILURES = frozenset({FailureKind.TOO_LARGE})
+
+
+class Blame(enum.Enum):
+    """Whose breaker a failure counts for."""
+
+    MODEL = "model"
+    SERVER = "server"
+    NOBODY = "nobody"
+
+
+class ServerError(msgspec.Struct, frozen=True):
+    """What an error body says: either may be missing."""
+
+    code: str | None = None
+    message: str | None = None
+
+
+class Done(msgspec.Struct, frozen=True):
+    """The job has its answer."""
+
+    facts: ReplyFacts
+
+
+class Failed(msgspec.Struct, frozen=True):
+    """The job ends without an answer that can be used."""
+
+    code: str
+    message: str
+    result: AttemptResult
+    billing: Billing
+    #: the server would say the same to every job like it; spent attempts are not
+    permanent: bool
+
+
+class Again(msgspec.Struct, frozen=True):
+    """Another attempt after a backoff."""
+
+    after_ns: int
+    code: str
+    message: str
+    result: AttemptResult
+    billing: Billing
+    blames: Blame
+    #: counts toward the job's attempts
+    spends: bool = True
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """429. The job keeps its place."""
+
+    retry_after_ns: int | None
+    message: str
+
+
+class StopAccount(msgspec.Struct, frozen=True):
+    """No credits: nothing of this account can succeed until somebody pays."""
+
+    message: str
+
+
+class SuspendKey(msgspec.Struct, frozen=True):
+    """The key is refused; another one of the account may be good."""
+
+    message: str
+
+
+Outcome = Done | Failed | Again | Refused | StopAccount | SuspendKey
+
+
+class Attempts(msgspec.Struct, frozen=True):
+    """How often a job has been tried: `spent` counts the attempt being judged."""
+
+    spent: int
+    max: int
+    #: it was sent again already because a kept-alive connection had gone stale
+    stale_before: bool = False
+
+
+def classify(result: Reply | Failure, dialect: Dialect, attempts: Attempts, rng: random.Random, wall_ns: int) -> Outcome:
+    """Judge one exchange.
+
+    `rng` draws the backoff's jitter; `wall_ns` turns a Retry-After date into a duration where the reply has no Date.
+    """
+    if isinstance(result, Failure):
+        return _judge_failure(result, attempts, rng)
+    if 200 <= result.status < 300:
+        facts = dialect.read(result.body)
+        if facts is not None:
+            return Done(facts)
+        message = f"the answer (status {result.status}, {len(result.body)} bytes) is not a JSON object"
+        return Failed("unreadable_reply", message, AttemptResult.INVALID, Billing.MAYBE, permanent=False)
+    return _judge_error(result, attempts, rng, wall_ns)
+
+
+def _judge_error(reply: Reply, attempts: Attempts, rng: random.Random, wall_ns: int) -> Outcome:
+    """The server answered, and not with success."""
+    error = read_error(reply.body)
+    message = error.message or f"the server answered with status {reply.status}"
+    if reply.status == 402 or error.code in NO_CREDITS_CODES or NO_CREDITS_WORDS in message.lower():
+        return StopAccount(message)
+    if reply.status == 401 or error.code in KEY_CODES:
+        return SuspendKey(message)
+    if reply.status == 429:
+        return Refused(retry_after_ns(reply, wall_ns), message)
+    code = error.code or f"http_{reply.status}"
+    if reply.status in RETRIED_STATUSES or reply.status >= 500:
+        billing = Billing.MAYBE if reply.status in PERHAPS_WORKED_STATUSES else Billing.NOT
+        blames = Blame.MODEL if error.code in {"model_unavailable", "upstream_error"} else Blame.SERVER
+        if reply.status == 409:
+            blames = Blame.NOBODY
+        result = AttemptResult.TIMEOUT if reply.status == 408 else AttemptResult.SERVER_ERROR
+        return _again(code, message, result, billing, blames, attempts, rng)
+    return Failed(code, message, AttemptResult.INVALID, Billing.NOT, permanent=True)
+
+
+def _judge_failure(failure: Failure, attempts: Attempts, rng: random.Random) -> Outcome:
+    """No whole response came."""
+    code = failure.kind.value
+    billing = Billing.MAYBE if failure.sent else Billing.NOT
+    result = AttemptResult.TIMEOUT if failure.kind in TIMEOUTS else AttemptResult.NETWORK
+    if failure.kind in PERMANENT_FAILURES:
+        return Failed(code, failure.message, AttemptResult.INVALID, billing, permanent=False)
+    if failure.kind is FailureKind.STALE and not attempts.stale_before:
+        # The server closed an idle connection just as we used it: as a rule it never read the request.
+        return Again(0, code, failure.message, result, billing, Blame.NOBODY, spends=False)
+    return _again(code, failure.message, result, billing, Blame.SERVER, attempts, rng)
+
+
+def _again(
+    code: str,
+    message: str,
+    result: AttemptResult,
+    billing: Billing,
+    blames: Blame,
+    attempts: Attempts,
+    rng: random.Random,
+) -> Again | Failed:
+    if attempts.spent >= attempts.max:
+        tried = f"{message} (attempt {attempts.spent} of {attempts.max})"
+        return Failed(code, tried, result, billing, permanent=False)
+    return Again(backoff_ns(attempts.spent, rng), code, message, result, billing, blames)
+
+
+def backoff_ns(spent: int, rng: random.Random) -> int:
+    """Full jitter: uniform between nothing and 1 s doubled with each attempt, 60 s at most. `spent` >= 1."""
+    ceiling = min(BACKOFF_CAP_NS, BACKOFF_BASE_NS << min(spent - 1, 16))
+    return int(rng.random() * ceiling)
+
+
+class _ErrorBody(msgspec.Struct):
+    error: dict[str, object] | str | None = None
+    message: object = None
+    detail: object = None
+
+
+_ERROR_BODY = msgspec.json.Decoder(_ErrorBody)
+
+
+def read_error(body: bytes) -> ServerError:
+    """Code and message of an error body, in OpenAI's, Anthropic's or a proxy's spelling. Empty where it is none of them."""
+    try:
+        decoded = _ERROR_BODY.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ServerError()
+    match decoded.error:
+        case dict() as error:
+            code = _text(error.get("code")) or _text(error.get("type"))
+            return ServerError(code, _text(error.get("message")))
+        case str() as message:
+            return ServerError(None, _text(message))
+        case _:
+            return ServerError(None, _text(decoded.message) or _text(decoded.detail))
+
+
+def _text(value: object) -> str | None:
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    return value[:MESSAGE_MAX_CHARACTERS] if isinstance(value, str) and value else None
+
+
+def retry_after_ns(reply: Reply, wall_ns: int) -> int | None:
+    """The server's hint: `retry-after-ms`, or `retry-after` in seconds or as an HTTP date. None where there is no sound one."""
+    milliseconds = _number(reply.header("retry-after-ms"))
+    if milliseconds is not None:
+        return int(milliseconds * 1_000_000)
+    text = reply.header("retry-after")
+    seconds = _number(text)
+    if seconds is not None:
+        return int(seconds * NS)
+    until = _date_seconds(text)
+    if until is None:
+        return None
+    now = _date_seconds(reply.header("date"))
+    return max(0, int((until - (wall_ns / NS if now is None else now)) * NS))
+
+
+def _number(text: str | None) -> float | None:
+    """A finite number that is not negative, and below what a year holds."""
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and 0 <= value < 1e11 else None
+
+
+def _date_seconds(text: str | None) -> float | None:
+    try:
+        return email.utils.parsedate_to_datetime(text or "").timestamp()
+    except (ValueError, OverflowError):
+        return None

@@ -1,0 +1,223 @@
+"""Admission in virtual time: what the budget decides, slept through by a real dispatcher."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from batchrunner import budget
+from batchrunner.account_store import MemoryStore
+from batchrunner.admission import Admission, Candidate, Ticket
+from batchrunner.clock import NS_PER_SECOND, VirtualClock
+from batchrunner.fair import UNSATISFIABLE_AFTER, FairQueue
+from batchrunner.job import Job, RequestSize
+from batchrunner.simulator.windows import CalendarMinute, SlidingLog, TokenBucket, Window
+
+HOUR_SECONDS = 3_600
+
+
+def candidate(number: int, tokens: int = 100) -> Candidate:
+    job = Job(number, number + 1, f"job-{number}", "/v1/chat/completions", b"{}", number)
+    return Candidate(job, RequestSize("m", tokens, None), tokens)
+
+
+async def admission_for(
+    jobs: int,
+    *,
+    rpm: int = 50,
+    tpm: int = 0,
+    max_in_flight: int = 1_000,
+    load: Callable[[int], Candidate | None] = candidate,
+) -> Admission:
+    clock = VirtualClock(trio.current_time)
+    store = MemoryStore(budget.Limits(rpm, tpm))
+    await store.step(clock.monotonic_ns(), budget.Open(past=(), jobs=jobs))
+    queue = FairQueue(iter(range(jobs)))
+    return Admission(store, queue, clock, load=load, max_in_flight=max_in_flight, tpm=tpm, rng=random.Random(7))
+
+
+async def admit(admission: Admission) -> Ticket:
+    ticket = await admission.admit()
+    assert ticket is not None
+    return ticket
+
+
+def window_of(kind: str) -> Window:
+    if kind == "sliding":
+        return SlidingLog(50)
+    if kind == "calendar":
+        return CalendarMinute(50)
+    return TokenBucket(50, 50)
+
+
+@pytest.mark.parametrize("kind", ["sliding", "calendar", "bucket"])
+async def test_ten_hours_at_fifty_a_minute(kind: str, autojump_clock: MockClock) -> None:
+    """10 hours, requests that arrive 10 to 200 ms later: 99 % of the rate, under 1 rejection per 1,000."""
+    rng = random.Random(f"ten hours {kind}")
+    jobs = 600 * 50
+    admission = await admission_for(jobs)
+    server = window_of(kind)
+    phase_ns = rng.randrange(60 * NS_PER_SECOND)
+    began = trio.current_time()
+    accepted = rejected = 0
+
+    async def attempt(ticket: Ticket) -> None:
+        nonlocal accepted, rejected
+        await trio.sleep(rng.uniform(0.010, 0.200))
+        now_ns = phase_ns + round((trio.current_time() - began) * NS_PER_SECOND)
+        if server.wait_ns(now_ns, 1):
+            rejected += 1
+            await trio.sleep(rng.uniform(0.010, 0.200))
+            assert await admission.refused(ticket, None)
+        else:
+            server.take(now_ns, 1)
+            accepted += 1
+            await trio.sleep(rng.uniform(1, 30))
+            await admission.settle(ticket, 100)
+
+    async with trio.open_nursery() as nursery:
+        while trio.current_time() - began < 10 * HOUR_SECONDS and (ticket := await admission.admit()):
+            nursery.start_soon(attempt, ticket)
+        elapsed = trio.current_time() - began
+        reached = accepted / elapsed * 60 / 50
+        nursery.cancel_scope.cancel()
+    assert accepted + rejected > 29_000
+    assert reached >= 0.99, f"{reached:.2%} of the rate"
+    assert rejected < accepted / 1_000, f"{rejected} rejected of {accepted + rejected}"
+
+
+async def test_ends_when_nothing_is_left(autojump_clock: MockClock) -> None:
+    """`admit` answers None once every job has ended, and not while one in flight may still come back."""
+    admission = await admission_for(1)
+    ticket = await admit(admission)
+    async with trio.open_nursery() as nursery:
+
+        async def come_back() -> None:
+            await trio.sleep(5)
+            await admission.settle(ticket, None, again_after_ns=3 * NS_PER_SECOND)
+
+        nursery.start_soon(come_back)
+        again = await admit(admission)
+        assert again.job == ticket.job
+        assert trio.current_time() >= 8
+    await admission.lost(again)
+    assert await admission.admit() is None
+
+
+async def test_backoff_is_waited_out(autojump_clock: MockClock) -> None:
+    """A job that is to be tried again goes no sooner than its backoff says, while others pass it."""
+    admission = await admission_for(2, rpm=0)
+    first = await admit(admission)
+    await admission.settle(first, None, again_after_ns=10 * NS_PER_SECOND)
+    second = await admit(admission)
+    assert second.job.number == 1
+    third = await admit(admission)
+    assert third.job.number == 0
+    assert third.sent_ns - first.sent_ns >= 10 * NS_PER_SECOND
+
+
+async def test_a_refused_job_keeps_its_place(autojump_clock: MockClock) -> None:
+    """After a 429 the refused jobs go first again, in file order, once the gate opens."""
+    admission = await admission_for(4, rpm=0)
+    tickets = [await admit(admission) for _ in range(3)]
+    for ticket in reversed(tickets):
+        assert await admission.refused(ticket, 5 * NS_PER_SECOND)
+    order = [await admit(admission) for _ in range(4)]
+    assert [ticket.job.number for ticket in order] == [0, 1, 2, 3]
+    assert order[0].sent_ns >= tickets[0].sent_ns + 5 * NS_PER_SECOND
+    assert order[0].wait_seconds >= 5
+
+
+async def test_in_flight_cap(autojump_clock: MockClock) -> None:
+    """No more than the cap are in flight; the next goes as soon as one has ended."""
+    admission = await admission_for(3, rpm=0, max_in_flight=2)
+    first = await admit(admission)
+    await admit(admission)
+    with trio.move_on_after(100) as waited:
+        await admission.admit()
+    assert waited.cancelled_caught
+    assert admission.statistics().in_flight == 2
+    await admission.settle(first, 1)
+    assert (await admit(admission)).job.number == 2
+
+
+async def test_closing_ends_a_wait_at_once(autojump_clock: MockClock) -> None:
+    """A dispatcher that sleeps until its slot is woken by `close`, and admits nothing more."""
+    admission = await admission_for(10, rpm=1)
+    await admit(admission)
+    async with trio.open_nursery() as nursery:
+
+        async def close() -> None:
+            await trio.sleep(1)
+            assert admission.statistics().waits_for == "requests"
+            admission.close()
+
+        nursery.start_soon(close)
+        assert await admission.admit() is None
+    assert trio.current_time() < 2
+
+
+async def test_a_job_that_load_withdraws_is_passed_over(autojump_clock: MockClock) -> None:
+    """Where the job of a slot is not to be sent after all, the slot goes to the next one."""
+    admission = await admission_for(3, load=lambda number: None if number == 0 else candidate(number))
+    assert (await admit(admission)).job.number == 1
+
+
+async def test_tokens_are_waited_for(autojump_clock: MockClock) -> None:
+    """Where the minute's tokens are taken, the dispatcher says that it waits for tokens, and is woken by a settlement."""
+    admission = await admission_for(3, rpm=0, tpm=1_000, load=lambda number: candidate(number, 600))
+    first = await admit(admission)
+    async with trio.open_nursery() as nursery:
+
+        async def settle() -> None:
+            await trio.sleep(2)
+            assert admission.statistics().waits_for == "tokens"
+            await admission.settle(first, 0)
+
+        nursery.start_soon(settle)
+        second = await admit(admission)
+    assert second.sent_ns - first.sent_ns == 2 * NS_PER_SECOND
+
+
+async def test_waiting_for_the_gate_is_said(autojump_clock: MockClock) -> None:
+    """While a 429 holds the account back, that is what the statistics name."""
+    admission = await admission_for(3)
+    ticket = await admit(admission)
+    await admission.refused(ticket, None)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(admission.admit)
+        await trio.testing.wait_all_tasks_blocked()
+        assert admission.statistics().waits_for == "rate_limited"
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_job_that_never_fits_is_found(autojump_clock: MockClock) -> None:
+    """A job that the server refuses five times with the window to itself, while it takes smaller ones, never fits."""
+    admission = await admission_for(200, rpm=50, tpm=1_000, load=lambda number: candidate(number, 900 if number == 0 else 1))
+    verdicts: list[bool] = []
+    smaller = 0
+    while not verdicts or verdicts[-1]:
+        ticket = await admit(admission)
+        if ticket.job.number == 0:
+            verdicts.append(await admission.refused(ticket, None))
+        else:
+            smaller += 1
+            await admission.settle(ticket, 1)
+    assert sum(verdicts) >= UNSATISFIABLE_AFTER
+    assert smaller > 0
+
+
+async def test_an_account_that_refuses_everything_fails_no_job(autojump_clock: MockClock) -> None:
+    """If nothing is accepted, it is the account that is refused: jobs wait, canaries go at most every 15 minutes."""
+    admission = await admission_for(1, rpm=50, tpm=1_000, load=lambda number: candidate(number, 2_000))
+    sends: list[int] = []
+    for _ in range(40):
+        ticket = await admit(admission)
+        sends.append(ticket.sent_ns)
+        assert await admission.refused(ticket, None)
+    assert all(later - earlier <= 45 * 60 * NS_PER_SECOND for earlier, later in pairwise(sends))

@@ -1,0 +1,384 @@
+"""The budget's step, without any clock but its argument."""
+
+from __future__ import annotations
+
+import random
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batchrunner import budget
+from batchrunner.budget.gate import CANARY_GRACE_NS, CLOSED_AFTER, CLOSED_BACKOFF_MAX_NS, LONGEST_HINT_NS
+from batchrunner.budget.pacer import JITTER_NS, LATENESS_NS, NS, SAFE_WINDOW_NS, WINDOW_NS, interval_ns
+from batchrunner.budget.steps import SLOT_LIFE_NS
+from batchrunner.budget.window import CELL_NS, CELL_THRESHOLD
+
+
+def opened(rpm: int = 50, tpm: int = 0, *, jobs: int = 1_000_000) -> budget.State:
+    state = budget.State(budget.Limits(rpm, tpm))
+    budget.step(state, 0, budget.Open(past=(), jobs=jobs))
+    return state
+
+
+def slot_of(state: budget.State, now_ns: int) -> budget.Slot:
+    decision = budget.step(state, now_ns, budget.Reserve())
+    assert isinstance(decision, budget.Slot)
+    return decision
+
+
+def send(state: budget.State, now_ns: int, tokens: int = 0) -> tuple[int, int]:
+    """Reserve and take at the first time that the budget allows: (send time, entry)."""
+    slot = slot_of(state, now_ns)
+    at_ns = max(now_ns, slot.at_ns)
+    for _ in range(100):
+        match budget.step(state, at_ns, budget.Take(slot.slot, tokens)):
+            case budget.Taken(entry):
+                return at_ns, entry
+            case budget.Later(later_ns):
+                assert later_ns > at_ns
+                at_ns = later_ns
+            case _:
+                slot = slot_of(state, at_ns)
+                at_ns = max(at_ns, slot.at_ns)
+    raise AssertionError("no send in 100 questions")
+
+
+def test_paces_evenly() -> None:
+    """Sends are one every (60 + J) / N seconds, from the first on."""
+    state = opened(rpm=50)
+    times = []
+    now_ns = 0
+    for _ in range(200):
+        now_ns, _ = send(state, now_ns)
+        times.append(now_ns)
+    gaps = {b - a for a, b in zip(times[1:], times[2:], strict=False)}
+    assert gaps == {interval_ns(50)}
+    assert interval_ns(50) * 50 >= SAFE_WINDOW_NS
+
+
+def test_idle_time_is_not_banked() -> None:
+    """After a pause of minutes the next two sends are a pace apart, but for the credit for lateness."""
+    state = opened(rpm=50)
+    send(state, 0)
+    first, _ = send(state, 600 * NS)
+    second, _ = send(state, first)
+    assert second - first >= interval_ns(50) - LATENESS_NS
+
+
+def test_no_limit_means_none() -> None:
+    """With 0 requests and 0 tokens a minute everything may go at once."""
+    state = opened(rpm=0, tpm=0)
+    assert [send(state, 5, 10**9)[0] for _ in range(1_000)] == [5] * 1_000
+
+
+def test_small_file_starts_fast() -> None:
+    """Forty jobs at 50 a minute are sent within five seconds, not within fifty."""
+    state = opened(rpm=50, jobs=40)
+    now_ns = 0
+    for _ in range(40):
+        now_ns, _ = send(state, now_ns)
+    assert now_ns < 5 * NS
+
+
+def test_fast_start_keeps_the_guard() -> None:
+    """However fast the start, no 60 s hold more than N sends."""
+    state = opened(rpm=50, jobs=150)
+    times = []
+    now_ns = 0
+    for _ in range(150):
+        now_ns, _ = send(state, now_ns)
+        times.append(now_ns)
+    assert all(later - earlier >= SAFE_WINDOW_NS for earlier, later in zip(times, times[50:], strict=False))
+
+
+def test_large_file_starts_at_its_pace() -> None:
+    """Above three minutes of requests a head start is not worth a rejection."""
+    state = opened(rpm=50, jobs=151)
+    first, _ = send(state, 0)
+    second, _ = send(state, first)
+    assert second - first >= interval_ns(50) - LATENESS_NS
+
+
+def test_a_known_last_minute_counts() -> None:
+    """Sends of an earlier process are in the window: the full minute makes us wait for its oldest."""
+    state = budget.State(budget.Limits(50, 0))
+    now_ns = 100 * NS
+    past = tuple(budget.PastSend(now_ns - 30 * NS + i * NS // 10, 0) for i in range(50))
+    budget.step(state, now_ns, budget.Open(past=past, jobs=10))
+    at_ns, _ = send(state, now_ns)
+    assert at_ns == past[0].sent_ns + SAFE_WINDOW_NS
+
+
+def test_an_unknown_last_minute_means_pace() -> None:
+    """Where the last minute is not known, even a small file is paced, and not made to wait for a minute."""
+    state = budget.State(budget.Limits(50, 0))
+    budget.step(state, 0, budget.Open(past=None, jobs=3))
+    first, _ = send(state, 0)
+    second, _ = send(state, first)
+    assert first <= interval_ns(50)
+    assert second - first == interval_ns(50)
+
+
+def test_past_sends_that_have_expired_are_nothing() -> None:
+    """A send of two minutes ago neither fills the window nor forbids a fast start."""
+    state = budget.State(budget.Limits(50, 1_000))
+    budget.step(state, 200 * NS, budget.Open(past=(budget.PastSend(0, 1_000),), jobs=5))
+    assert state.window.requests == 0
+    assert state.pacer.fast_left == 50
+
+
+def test_tokens_of_the_last_minute_count() -> None:
+    """Tokens that an earlier process took are not taken twice."""
+    state = budget.State(budget.Limits(0, 1_000))
+    budget.step(state, NS, budget.Open(past=(budget.PastSend(0, 1_000),), jobs=5))
+    at_ns, _ = send(state, NS, 500)
+    assert at_ns >= SAFE_WINDOW_NS
+
+
+def test_settlement_frees_what_was_not_used() -> None:
+    """Once usage is known, only what was used stays charged."""
+    state = opened(rpm=0, tpm=1_000)
+    _, entry = send(state, 0, 1_000)
+    budget.step(state, NS, budget.Settle(entry, 100))
+    at_ns, _ = send(state, NS, 100)
+    assert at_ns == NS
+    assert state.window.tokens == 200
+
+
+def test_settling_twice_changes_nothing() -> None:
+    """An answer that is told of twice is counted once."""
+    state = opened(rpm=0, tpm=1_000)
+    _, entry = send(state, 0, 900)
+    for _ in range(2):
+        budget.step(state, NS, budget.Settle(entry, 100))
+        budget.step(state, NS, budget.Refuse(entry, None, 0.0))
+        budget.step(state, NS, budget.Lost(entry))
+    assert state.window.tokens == 100
+    assert state.gate.consecutive == 0
+
+
+def test_unknown_usage_stays_charged() -> None:
+    """Where the server did not say what it used, or the end is unknown, the prediction stands."""
+    state = opened(rpm=0, tpm=1_000)
+    _, first = send(state, 0, 300)
+    _, second = send(state, 0, 200)
+    budget.step(state, NS, budget.Settle(first, None))
+    budget.step(state, NS, budget.Lost(second))
+    assert state.window.tokens == 500
+    assert not state.in_flight
+
+
+def test_settling_after_expiry_changes_no_sum() -> None:
+    """A reply that takes longer than the window does not disturb the window's sums."""
+    state = opened(rpm=0, tpm=1_000)
+    _, entry = send(state, 0, 300)
+    budget.step(state, 2 * SAFE_WINDOW_NS, budget.Settle(entry, 900))
+    assert state.window.tokens == 0
+
+
+def test_a_job_larger_than_a_minute_goes_alone() -> None:
+    """More tokens than the limit: sent once the window is empty, and nothing behind it until it has left."""
+    state = opened(rpm=0, tpm=1_000)
+    send(state, 0, 10)
+    big_ns, _ = send(state, 0, 5_000)
+    assert big_ns >= SAFE_WINDOW_NS
+    next_ns, _ = send(state, big_ns, 10)
+    assert next_ns >= big_ns + SAFE_WINDOW_NS
+
+
+def test_alone_means_an_empty_window() -> None:
+    """A job that is to go alone waits until no other tokens are in the window."""
+    state = opened(rpm=0, tpm=1_000)
+    send(state, 0, 10)
+    slot = slot_of(state, 0)
+    decision = budget.step(state, 0, budget.Take(slot.slot, 300, alone=True))
+    assert isinstance(decision, budget.Later)
+    assert decision.tokens
+    assert decision.at_ns >= SAFE_WINDOW_NS
+
+
+def test_a_smaller_job_may_use_the_slot_of_one_that_waits_for_tokens() -> None:
+    """`Later` keeps the slot, so that what fits may go in the meantime."""
+    state = opened(rpm=50, tpm=1_000)
+    send(state, 0, 200)
+    slot = slot_of(state, 0)
+    assert isinstance(budget.step(state, slot.at_ns, budget.Take(slot.slot, 900)), budget.Later)
+    assert isinstance(budget.step(state, slot.at_ns, budget.Take(slot.slot, 1)), budget.Taken)
+
+
+def test_one_reaction_to_a_burst() -> None:
+    """Ten 429s to requests that were all sent before the first of them are one rejection."""
+    state = opened(rpm=0)
+    entries = [send(state, 0)[1] for _ in range(10)]
+    for n, entry in enumerate(entries):
+        budget.step(state, NS + n, budget.Refuse(entry, None, 0.5))
+    assert state.gate.consecutive == 1
+
+
+def test_the_gate_holds_everybody_and_lets_one_canary_out() -> None:
+    """After a 429 nothing goes before the backoff is over; then one goes, and the next only when its grace is."""
+    state = opened(rpm=0)
+    _, entry = send(state, 0)
+    waiting = slot_of(state, 0)
+    budget.step(state, NS, budget.Refuse(entry, None, 0.0))
+    assert isinstance(budget.step(state, NS, budget.Take(waiting.slot, 0)), budget.Stale)
+    canary_ns, _ = send(state, NS)
+    assert canary_ns >= 2 * NS
+    behind_ns, _ = send(state, canary_ns)
+    assert behind_ns == canary_ns + CANARY_GRACE_NS
+
+
+def test_an_accepted_canary_opens_the_gate_at_once() -> None:
+    """The grace ends when the canary is answered."""
+    state = opened(rpm=0)
+    _, entry = send(state, 0)
+    budget.step(state, NS, budget.Refuse(entry, None, 0.0))
+    canary_ns, canary = send(state, NS)
+    budget.step(state, canary_ns + 1, budget.Settle(canary, 1))
+    assert send(state, canary_ns + 1)[0] == canary_ns + 1
+    assert state.gate.consecutive == 0
+
+
+def test_backoff_doubles_and_jitter_never_shortens_it() -> None:
+    """Each refused canary doubles the wait, up to its cap, whatever the draw."""
+    waits: dict[float, list[int]] = {}
+    for draw in (0.0, 0.999):
+        state = opened(rpm=0)
+        now_ns, entry = send(state, 0)
+        waits[draw] = []
+        for _ in range(CLOSED_AFTER + 8):
+            budget.step(state, now_ns, budget.Refuse(entry, None, draw))
+            waits[draw].append(state.gate.until_ns - now_ns)
+            now_ns, entry = send(state, now_ns)
+    assert waits[0.0][:5] == [NS, 2 * NS, 4 * NS, 8 * NS, 16 * NS]
+    assert waits[0.0][CLOSED_AFTER - 1] == 30 * NS
+    assert waits[0.0][CLOSED_AFTER : CLOSED_AFTER + 5] == [60 * NS * k for k in (1, 2, 4, 8, 15)]
+    assert waits[0.0][-1] == CLOSED_BACKOFF_MAX_NS
+    assert all(low <= high <= low * 3 // 2 for low, high in zip(waits[0.0], waits[0.999], strict=True))
+
+
+def test_a_hint_is_a_lower_bound() -> None:
+    """Retry-After makes the wait longer, never shorter, and an absurd one is not believed for more than 15 minutes."""
+    for hint_ns, least_ns, most_ns in ((0, NS, 2 * NS), (20 * NS, 20 * NS, 21 * NS), (10**16, LONGEST_HINT_NS, 16 * 60 * NS)):
+        state = opened(rpm=0)
+        _, entry = send(state, 0)
+        budget.step(state, 0, budget.Refuse(entry, hint_ns, 0.0))
+        assert least_ns <= state.gate.until_ns <= most_ns
+
+
+def test_a_refused_request_gives_its_tokens_back_and_stays_a_send() -> None:
+    """A 429 took no tokens. It was a send all the same, and is counted as one."""
+    state = opened(rpm=50, tpm=1_000)
+    _, entry = send(state, 0, 400)
+    budget.step(state, NS, budget.Refuse(entry, None, 0.0))
+    assert (state.window.requests, state.window.tokens) == (1, 0)
+
+
+def test_a_rejection_ends_the_fast_start() -> None:
+    """A server that refuses a burst gets the pace from then on."""
+    state = opened(rpm=50, jobs=40)
+    now_ns, entry = send(state, 0)
+    now_ns, _ = send(state, now_ns)
+    budget.step(state, now_ns, budget.Refuse(entry, None, 0.0))
+    canary_ns, canary = send(state, now_ns)
+    budget.step(state, canary_ns, budget.Settle(canary, None))
+    second_ns, _ = send(state, canary_ns)
+    assert second_ns - canary_ns >= interval_ns(50) - LATENESS_NS
+
+
+def test_a_returned_slot_and_an_unknown_one_are_stale() -> None:
+    """What was given back, lapsed or never given is not honoured."""
+    state = opened(rpm=50)
+    slot = slot_of(state, 0)
+    budget.step(state, 0, budget.Return(slot.slot))
+    assert isinstance(budget.step(state, 0, budget.Take(slot.slot, 0)), budget.Stale)
+    slot = slot_of(state, 0)
+    late_ns = slot.at_ns + SLOT_LIFE_NS + 1
+    assert isinstance(budget.step(state, late_ns, budget.Take(slot.slot, 0)), budget.Stale)
+
+
+def test_slots_count_toward_the_limit() -> None:
+    """Slots given out and not yet used are part of the minute."""
+    state = opened(rpm=3, jobs=3)
+    first = [slot_of(state, 0).at_ns for _ in range(3)]
+    assert max(first) < WINDOW_NS
+    assert slot_of(state, 0).at_ns >= SAFE_WINDOW_NS
+
+
+def test_a_large_account_groups_its_log() -> None:
+    """Above the threshold sends share cells of 250 ms, and the count stays exact."""
+    state = opened(rpm=60_000)
+    now_ns = 0
+    for _ in range(20_000):
+        now_ns, _ = send(state, now_ns)
+    assert state.window.requests == 20_000
+    assert len(state.window.cells) <= CELL_THRESHOLD + now_ns // CELL_NS + 1
+
+
+def test_statistics_show_the_gate() -> None:
+    """The frozen view speaks of the same things as the state."""
+    state = opened(rpm=50, tpm=1_000)
+    _, entry = send(state, 0, 400)
+    before = budget.statistics(state, 0)
+    assert (before.requests, before.tokens, before.in_flight, before.closed_for_seconds) == (1, 400, 1, 0)
+    budget.step(state, 0, budget.Refuse(entry, None, 0.0))
+    after = budget.statistics(state, 0)
+    assert after.consecutive_rejections == 1
+    assert after.closed_for_seconds > 1
+
+
+@given(seed=st.integers(0, 2**32), rpm=st.integers(1, 120), tpm=st.sampled_from([0, 500, 10_000]))
+@settings(max_examples=150, deadline=None)
+def test_any_history_holds_the_budget(seed: int, rpm: int, tpm: int) -> None:
+    """Whatever is sent, settled, refused, lost or stalled: no 60 s hold more than N sends, the sums equal the log, the
+    state survives its encoding, and every request goes sooner or later.
+    """
+    rng = random.Random(seed)
+    state = opened(rpm, tpm, jobs=rng.choice([10, 100_000]))
+    now_ns = 0
+    sends: list[int] = []
+    flying: list[int] = []
+    for _ in range(150):
+        now_ns += rng.choice([0, 0, 0, rng.randrange(5 * NS), rng.randrange(100 * NS)])
+        if flying and rng.random() < 0.6:
+            entry = flying.pop(rng.randrange(len(flying)))
+            event = rng.choice(
+                [
+                    budget.Settle(entry, rng.randrange(1_000)),
+                    budget.Settle(entry, None),
+                    budget.Lost(entry),
+                    budget.Refuse(entry, rng.choice([None, 0, NS]), rng.random()),
+                ]
+            )
+            budget.step(state, now_ns, event)
+        else:
+            now_ns, entry = send(state, now_ns, rng.randrange(1_500))
+            sends.append(now_ns)
+            flying.append(entry)
+        if rng.random() < 0.2:
+            state = msgspec.json.decode(msgspec.json.encode(state), type=budget.State)
+        assert state.window.requests == sum(cell.requests for cell in state.window.cells)
+        assert state.window.tokens == sum(cell.tokens for cell in state.window.cells)
+    assert all(later - earlier >= WINDOW_NS + JITTER_NS for earlier, later in zip(sends, sends[rpm:], strict=False))
+
+
+@given(tokens=st.lists(st.integers(1, 1_000), min_size=50, max_size=200))
+@settings(max_examples=50, deadline=None)
+def test_tokens_hold_in_every_window(tokens: list[int]) -> None:
+    """Settled at their prediction, the tokens of any 60 s stay within the limit."""
+    state = opened(rpm=0, tpm=2_000)
+    now_ns = 0
+    sent: list[tuple[int, int]] = []
+    for amount in tokens:
+        now_ns, _ = send(state, now_ns, amount)
+        sent.append((now_ns, amount))
+    for start_ns, _ in sent:
+        assert sum(amount for at_ns, amount in sent if start_ns <= at_ns < start_ns + WINDOW_NS) <= 2_000
+
+
+def test_an_unknown_event_is_a_defect() -> None:
+    """There is no event that is silently ignored."""
+    with pytest.raises(KeyError):
+        budget.step(opened(), 0, object())  # type: ignore[arg-type]
