@@ -5,6 +5,7 @@ The file is plain and outlives both sides: after the runner, the server or both 
 
 from __future__ import annotations
 
+import errno
 import os
 from decimal import Decimal
 from typing import Protocol
@@ -73,19 +74,29 @@ class NoLedger:
         pass
 
 
+class LedgerError(OSError):
+    """The ledger's file cannot be opened or written: nothing more may be answered."""
+
+
 class FileLedger:
-    """Appends to a file, each entry with one write. Raises: OSError where not all of it was written."""
+    """Appends to a file, each entry with one write. Raises: LedgerError."""
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._encoder = msgspec.json.Encoder()
+        try:
+            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        except OSError as cause:
+            raise LedgerError(cause.errno, cause.strerror, path) from cause
 
     def append(self, entry: Entry) -> None:
         line = self._encoder.encode(entry) + b"\n"
-        written = os.write(self._fd, line)
+        try:
+            written = os.write(self._fd, line)
+        except OSError as cause:
+            raise LedgerError(cause.errno, cause.strerror, self._path) from cause
         if written != len(line):
-            raise OSError(0, f"only {written} of {len(line)} bytes were written", self._path)
+            raise LedgerError(errno.ENOSPC, f"only {written} of {len(line)} bytes were written", self._path)
 
     def close(self) -> None:
         os.close(self._fd)

@@ -16,7 +16,7 @@ import msgspec
 import trio
 
 from batchrunner.simulator.faults import KINDS, check_rates, kind_named
-from batchrunner.simulator.ledger import FileLedger, Ledger, NoLedger
+from batchrunner.simulator.ledger import FileLedger, Ledger, LedgerError, NoLedger
 from batchrunner.simulator.platform import Platform, trio_now_ns
 from batchrunner.simulator.server import BACKLOG, serve_tcp
 from batchrunner.simulator.settings import TEST_KEY, Charging, Rule, Settings, WindowShape
@@ -28,23 +28,32 @@ _DEFAULTS = Settings()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until told to end; the exit code. `arguments` as on the command line, by default its own."""
+    """Serve until told to end; `arguments` as on the command line, by default its own.
+
+    The exit code: 0, 2 where the port cannot be had, 74 where the ledger cannot be written.
+    """
     options = parser().parse_args(arguments)
     raise_descriptor_limit()
-    with contextlib.ExitStack() as stack:
-        ledger: Ledger = NoLedger()
-        if options.ledger:
-            try:
+    code = 0
+    try:
+        with contextlib.ExitStack() as stack:
+            ledger: Ledger = NoLedger()
+            if options.ledger:
                 ledger = stack.enter_context(contextlib.closing(FileLedger(options.ledger)))
-            except OSError as error:
-                sys.stderr.write(f"{options.ledger}: cannot be opened: {error.strerror}. Name another --ledger.\n")
-                return 74
-        try:
             trio.run(run, settings_of(options), ledger, options.port, options.exit_with_stdin)
-        except OSError as error:
-            sys.stderr.write(f"The simulated platform stopped: {error}.\n")
-            return 74
-    return 0
+    except* LedgerError as errors:
+        code = _complain(errors, "The ledger cannot be written", 74)
+    except* OSError as errors:
+        code = _complain(errors, f"Cannot listen on port {options.port}", 2)
+    return code
+
+
+def _complain(errors: BaseExceptionGroup[OSError], what: str, code: int) -> int:
+    first: BaseException = errors
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    sys.stderr.write(f"{what}: {first}.\n")
+    return code
 
 
 async def run(settings: Settings, ledger: Ledger, port: int, exit_with_stdin: bool) -> None:  # noqa: FBT001 - trio.run
@@ -112,7 +121,7 @@ def parser() -> argparse.ArgumentParser:
         prog="batchrun simulate",
         description="A simulated EmpirioLabs on loopback. Prints one JSON line with its url and pid when it is ready.",
     )
-    of.add_argument("--port", type=int, default=0, help="0 takes any that is free")
+    of.add_argument("--port", type=_port, default=0, help="0 takes any that is free")
     of.add_argument("--key", action="append", dest="keys", metavar="KEY", help=f"an accepted test key (default {TEST_KEY})")
     of.add_argument("--seed", type=int, default=_DEFAULTS.seed)
     of.add_argument("--balance", type=_amount, default=_DEFAULTS.balance_usd, metavar="USD")
@@ -213,6 +222,12 @@ def _amount(text: str) -> Decimal:
 def _count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if _count(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port")
     return int(text)
 
 

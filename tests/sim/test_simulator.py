@@ -1,0 +1,379 @@
+"""The simulated platform over in-memory streams, in virtual time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+from trio.testing import MockClock, memory_stream_pair
+
+from batchrunner.simulator.faults import KINDS, Bill
+from batchrunner.simulator.ledger import Entry, FileLedger, MemoryLedger
+from batchrunner.simulator.platform import Platform
+from batchrunner.simulator.server import serve_stream
+from batchrunner.simulator.settings import TEST_KEY, Charging, Rule, Settings
+
+CHAT = "/v1/chat/completions"
+RESPONSES = "/v1/responses"
+MESSAGES = "/v1/messages"
+
+
+def body(dialect: str = CHAT, *, text: str = "How high is the moon?", cap: int = 50, model: str = "simulated-small") -> bytes:
+    if dialect == RESPONSES:
+        return msgspec.json.encode({"model": model, "input": text, "max_output_tokens": cap})
+    return msgspec.json.encode({"model": model, "messages": [{"role": "user", "content": text}], "max_tokens": cap})
+
+
+def tagged(tag: str) -> bytes:
+    return msgspec.json.encode(msgspec.json.decode(body()) | {"metadata": {"tag": tag}})
+
+
+def request(path: str = CHAT, payload: bytes | None = None, *, method: str = "POST", **headers: str) -> bytes:
+    """A request's bytes; `headers` with underscores for dashes, a bearer key where they name no other credentials."""
+    payload = body(path) if payload is None and method == "POST" else payload or b""
+    fields = {"authorization": f"Bearer {TEST_KEY}"} | {name.replace("_", "-"): value for name, value in headers.items()}
+    head = [f"{method} {path} HTTP/1.1", "host: loopback", f"content-length: {len(payload)}"]
+    head += [f"{name}: {value}" for name, value in fields.items() if value]
+    return "\r\n".join(head).encode() + b"\r\n\r\n" + payload
+
+
+class Got(msgspec.Struct):
+    """What came back: as much of it as did. `ended`: the server closed the connection."""
+
+    status: int | None
+    headers: dict[str, str]
+    body: bytes
+    ended: bool
+
+    def json(self) -> Any:
+        return msgspec.json.decode(self.body)
+
+
+class Client:
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self.stream = stream
+
+    async def send(self, data: bytes) -> Got:
+        await self.stream.send_all(data)
+        return await self.receive()
+
+    async def receive(self) -> Got:
+        data = b""
+        while True:
+            head, found, rest = data.partition(b"\r\n\r\n")
+            if found:
+                first, *lines = head.decode().split("\r\n")
+                headers = dict(line.split(": ", 1) for line in lines)
+                if len(rest) >= int(headers["content-length"]):
+                    return Got(int(first.split()[1]), headers, rest, ended=False)
+            more = await self.stream.receive_some(1 << 16)
+            if not more:
+                status = int(first.split()[1]) if found else None
+                return Got(status, headers if found else {}, rest if found else data, ended=True)
+            data += more
+
+
+@asynccontextmanager
+async def connected(platform: Platform) -> AsyncIterator[Client]:
+    ours, theirs = memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve_stream, platform, theirs)
+        yield Client(ours)
+        nursery.cancel_scope.cancel()
+
+
+async def ask(platform: Platform, data: bytes) -> Got:
+    """One request on a connection of its own."""
+    async with connected(platform) as client:
+        return await client.send(data)
+
+
+async def entries_of(platform: Platform, count: int, data: bytes) -> list[Entry]:
+    """What was billed after `count` requests, one after the other."""
+    for _ in range(count):
+        await ask(platform, data)
+    assert isinstance(platform.ledger, MemoryLedger)
+    return platform.ledger.entries
+
+
+def platform_of(**settings: Any) -> Platform:
+    return Platform(Settings(**settings))
+
+
+async def test_chat_completions_answer_in_their_shape(autojump_clock: MockClock) -> None:
+    """Usage adds up, details name cached and reasoning tokens, a capped answer says `length`."""
+    got = await ask(platform_of(output_median_tokens=1_000, output_sigma=0.0, cached_share=1.0), request())
+    reply = got.json()
+    assert (got.status, reply["object"]) == (200, "chat.completion")
+    assert reply["choices"][0]["finish_reason"] == "length"
+    usage = reply["usage"]
+    assert usage["completion_tokens"] == 50
+    assert usage["total_tokens"] == usage["prompt_tokens"] + 50
+    assert 0 < usage["prompt_tokens_details"]["cached_tokens"] < usage["prompt_tokens"]
+    assert usage["completion_tokens_details"] == {"reasoning_tokens": 0}
+
+
+async def test_responses_answer_in_their_shape(autojump_clock: MockClock) -> None:
+    """A reasoning model's answer is complete, has an output_text, and counts its reasoning tokens within output."""
+    payload = body(RESPONSES, model="simulated-reasoner", cap=5_000)
+    reply = (await ask(platform_of(output_sigma=0.0), request(RESPONSES, payload))).json()
+    assert (reply["object"], reply["status"], reply["incomplete_details"]) == ("response", "completed", None)
+    assert reply["output"][-1]["content"][0]["type"] == "output_text"
+    usage = reply["usage"]
+    assert 0 < usage["output_tokens_details"]["reasoning_tokens"] < usage["output_tokens"] == 150
+
+
+async def test_messages_count_cached_tokens_apart(autojump_clock: MockClock) -> None:
+    """Anthropic's usage leaves cached tokens out of input_tokens; the ledger counts them in."""
+    platform = platform_of(cached_share=1.0)
+    reply = (await ask(platform, request(MESSAGES))).json()
+    assert (reply["type"], reply["content"][0]["type"]) == ("message", "text")
+    (entry,) = await entries_of(platform, 0, b"")
+    assert reply["usage"]["cache_read_input_tokens"] == entry.tokens.cached > 0
+    assert reply["usage"]["input_tokens"] == entry.tokens.input - entry.tokens.cached
+
+
+async def test_the_same_request_gets_the_same_text_and_usage(autojump_clock: MockClock) -> None:
+    """A reply depends on seed and body alone; another seed gives another one."""
+
+    async def choices_and_usage(seed: int, before: int) -> tuple[Any, Any]:
+        platform = platform_of(seed=seed)
+        for number in range(before):
+            await ask(platform, request(payload=body(text=f"another {number}")))
+        reply = (await ask(platform, request())).json()
+        return reply["choices"], reply["usage"]
+
+    assert await choices_and_usage(1, before=0) == await choices_and_usage(1, before=3)
+    assert await choices_and_usage(1, before=0) != await choices_and_usage(2, before=0)
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "code"),
+    [
+        (request(authorization=""), 401, "missing_api_key"),
+        (request(authorization="Bearer sk-empiriolabs-test-other"), 401, "invalid_api_key"),
+        (request(authorization="", x_api_key="sk-empiriolabs-test-other"), 401, "invalid_api_key"),
+        (request(payload=b'{"model":'), 400, "invalid_json"),
+        (request(payload=b'{"model":"simulated-small","messages":' + b"[" * 100_000), 400, "invalid_json"),
+        (request(payload=b'{"model":7}'), 400, "invalid_request"),
+        (request(payload=body(model="nobody")), 404, "model_not_found"),
+        (request(payload=body(cap=0)), 400, "invalid_request"),
+        (request(payload=body(text="long " * 200_000)), 400, "context_length_exceeded"),
+        (request("/v1/nowhere"), 404, "not_found"),
+        (request(method="GET"), 405, "method_not_allowed"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+async def test_what_cannot_be_served_is_refused_with_a_code(
+    data: bytes, status: int, code: str, autojump_clock: MockClock
+) -> None:
+    """Each refusal has its status and code, costs nothing, and leaves the connection usable."""
+    platform = platform_of()
+    async with connected(platform) as client:
+        got = await client.send(data)
+        assert (got.status, got.json()["error"]["code"]) == (status, code)
+        assert platform.counters.billed == platform.counters.accepted_count == 0
+        assert (await client.send(request(authorization="", x_api_key=TEST_KEY))).status == 200
+
+
+async def test_errors_on_messages_have_anthropics_shape(autojump_clock: MockClock) -> None:
+    """On /v1/messages an error has a type within and without, and no code."""
+    error = (await ask(platform_of(), request(MESSAGES, body(model="nobody")))).json()
+    assert (error["type"], error["error"]["type"]) == ("error", "not_found_error")
+    assert "code" not in error["error"]
+
+
+async def test_an_empty_balance_refuses(autojump_clock: MockClock) -> None:
+    """Once the balance is spent, requests get 402 insufficient_credits."""
+    platform = platform_of(balance_usd=Decimal("0.000001"))
+    statuses = [(await ask(platform, request())).status for _ in range(2)]
+    assert statuses == [200, 402]
+
+
+#: kind: (status that arrives, whether the connection ends, how much of the body arrives: all of it, none, or a part)
+SEEN = {
+    "ok": (200, False, "all"),
+    "slow": (200, False, "all"),
+    "rate_limited": (429, False, "all"),
+    "overloaded": (529, False, "all"),
+    "error400": (400, False, "all"),
+    "invalid_key": (401, False, "all"),
+    "no_credits": (402, False, "all"),
+    "error500": (500, False, "all"),
+    "upstream_error": (502, False, "all"),
+    "model_unavailable": (503, False, "all"),
+    "html": (502, False, "all"),
+    "error408": (408, False, "all"),
+    "error504": (504, False, "all"),
+    "garbage": (200, False, "all"),
+    "empty": (200, False, "none"),
+    "reset_before": (None, True, "none"),
+    "reset_headers": (None, True, "part"),
+    "reset_body": (200, True, "part"),
+    "truncated": (200, True, "part"),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS.keys() - {"silent"}))
+async def test_a_fault_shows_as_its_table_says_and_is_billed_by_its_rule(kind: str, autojump_clock: MockClock) -> None:
+    """Every kind: what arrives, and that the ledger has each such request, none, or about every second one."""
+    platform = platform_of(faults={kind: 1.0})
+    got = await ask(platform, request())
+    status, ended, part = SEEN[kind]
+    assert (got.status, got.ended) == (status, ended)
+    assert (len(got.body) > 0) == (part != "none")
+    if part == "part" and got.headers:
+        assert len(got.body) < int(got.headers["content-length"])
+    billed = len(await entries_of(platform, 39, request()))
+    low, high = {Bill.NEVER: (0, 0), Bill.HALF: (8, 32), Bill.ALWAYS: (40, 40)}[KINDS[kind].bill]
+    assert low <= billed <= high
+
+
+async def test_silence_lasts_until_the_client_hangs_up(autojump_clock: MockClock) -> None:
+    """A silent request is never answered, and its connection is given up when the client goes."""
+    platform = platform_of(script=("silent",))
+    async with trio.open_nursery() as nursery:
+        ours, theirs = memory_stream_pair()
+        nursery.start_soon(serve_stream, platform, theirs)
+        with trio.move_on_after(86_400) as scope:
+            await Client(ours).send(request())
+        assert scope.cancelled_caught
+        await ours.aclose()
+    assert platform.counters.connections_open == 0
+
+
+async def test_script_then_rules_then_chance(autojump_clock: MockClock) -> None:
+    """The script goes by order of arrival, rules by tag and only so many times, chance takes the rest."""
+    platform = platform_of(
+        script=("error500",), rules=(Rule(kind="error504", tag="t", times=2),), faults={"model_unavailable": 1.0}
+    )
+    statuses = [(await ask(platform, request(payload=tagged(tag)))).status for tag in "ttutt"]
+    assert statuses == [500, 504, 503, 504, 503]
+
+
+async def test_faults_come_as_often_as_asked_for_and_the_same_in_each_run(autojump_clock: MockClock) -> None:
+    """Random faults follow seed and order of arrival."""
+
+    async def faults(seed: int) -> Counter[str]:
+        platform = platform_of(seed=seed, faults={"error500": 0.3, "garbage": 0.2})
+        await entries_of(platform, 200, request())
+        return platform.counters.faults
+
+    first = await faults(1)
+    assert first == await faults(1) != await faults(2)
+    assert 35 <= first["error500"] <= 85
+    assert 20 <= first["garbage"] <= 60
+
+
+async def test_over_the_limit_is_a_429_that_says_when_only_if_asked_to(autojump_clock: MockClock) -> None:
+    """The third request of a minute with rpm=2 is rejected; waiting for Retry-After is enough."""
+    silent, telling = platform_of(rpm=2), platform_of(rpm=2, retry_after=True)
+    for platform in (silent, telling):
+        await entries_of(platform, 2, request())
+    assert "retry-after" not in (await ask(silent, request())).headers
+    got = await ask(telling, request())
+    assert (got.status, got.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+    await trio.sleep(float(got.headers["retry-after"]))
+    assert (await ask(telling, request())).status == 200
+
+
+async def test_tokens_are_charged_once_they_are_known(autojump_clock: MockClock) -> None:
+    """Under `actual` a request enters an empty window whatever its size, and fills it when it ends."""
+    platform = platform_of(tpm=30, charging=Charging.ACTUAL, output_median_tokens=100)
+    assert (await ask(platform, request())).status == 200
+    assert (await ask(platform, request())).status == 429
+    assert platform.counters.statistics().rejected_by == {"tokens": 1}
+
+
+async def test_the_ledger_is_on_file_before_the_answers_first_byte(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """An entry names path, model, tag and exact cost, and never the key; the reply's usage gives the same sum."""
+    path = tmp_path / "ledger.jsonl"
+    ledger = FileLedger(str(path))
+    platform = Platform(Settings(cached_share=1.0), ledger=ledger)
+    async with connected(platform) as client:
+        await client.stream.send_all(request(payload=tagged("job-1"), idempotency_key="run/1"))
+        first_byte = await client.stream.receive_some(1)
+        text = path.read_text()
+    ledger.close()
+    entry = msgspec.json.decode(text)
+    assert first_byte == b"H"
+    assert (entry["seq"], entry["path"], entry["tag"], entry["idempotency_key"]) == (1, CHAT, "job-1", "run/1")
+    assert TEST_KEY not in text
+    tokens = entry["tokens"]
+    uncached = tokens["input"] - tokens["cached"]
+    cost = Decimal("0.00000015") * uncached + Decimal("0.000000075") * tokens["cached"] + Decimal("0.0000006") * tokens["output"]
+    assert f'"amount":{cost:f},' in text
+
+
+@pytest.mark.parametrize(("words", "rate"), [(1_000, "0.00000125"), (250_000, "0.0000025")])
+async def test_the_context_tier_goes_by_input(words: int, rate: str, autojump_clock: MockClock) -> None:
+    """A prompt from 200,000 tokens on is billed at the second tier."""
+    platform = platform_of(cached_share=0.0, output_median_tokens=1, output_sigma=0.0)
+    (entry,) = await entries_of(platform, 1, request(payload=body(text="moon" * words, model="simulated-large")))
+    output_rate = Decimal("0.00001") if words == 1_000 else Decimal("0.000015")
+    assert Decimal(bytes(entry.cost.amount).decode()) == entry.tokens.input * Decimal(rate) + output_rate
+
+
+async def test_usage_shows_the_balance_and_the_newest_events_first(autojump_clock: MockClock) -> None:
+    """Pages go backwards by event id; costs add up to what is missing from the balance; a failure is an event for nothing."""
+    platform = platform_of(script=("ok", "ok", "upstream_error"))
+    await entries_of(platform, 4, request())
+    page = (await ask(platform, request("/v1/account/usage?limit=3", method="GET"))).json()
+    rest = (await ask(platform, request(f"/v1/account/usage?before={page['data'][-1]['id']}", method="GET"))).json()
+    failed = (await ask(platform, request("/v1/account/usage?status=failed", method="GET"))).json()
+    events = page["data"] + rest["data"]
+    assert [event["id"] for event in events] == sorted((event["id"] for event in events), reverse=True)
+    assert (len(events), page["has_more"], rest["has_more"]) == (4, True, False)
+    assert [event["cost"]["amount"] for event in failed["data"]] == [0]
+    assert page["balance"]["amount"] == pytest.approx(10_000 - sum(event["cost"]["amount"] for event in events))
+
+
+async def test_the_catalog_is_public_and_prices_are_decimal_strings(autojump_clock: MockClock) -> None:
+    """One price object, an array of tiers and a price per request all occur; one model can be had alone."""
+    platform = platform_of()
+    listed = (await ask(platform, request("/v1/models", method="GET", authorization=""))).json()["data"]
+    pricing = {model["id"]: model["pricing"] for model in listed}
+    assert pricing["simulated-small"] == {"prompt": "0.00000015", "completion": "0.0000006", "input_cache_read": "0.000000075"}
+    assert [tier["min_context"] for tier in pricing["simulated-large"]] == [0, 200_000]
+    assert pricing["simulated-per-request"] == {"request": "0.005"}
+    one = await ask(platform, request("/v1/models/simulated-large", method="GET", authorization=""))
+    assert one.json() == next(model for model in listed if model["id"] == "simulated-large")
+
+
+async def test_connections_are_kept_and_closed_as_asked(autojump_clock: MockClock) -> None:
+    """Pipelined requests are answered in order on one connection; `connection: close` ends it."""
+    platform = platform_of(latency_sigma=0.0)
+    async with connected(platform) as client:
+        await client.stream.send_all(request() + request("/v1/models", method="GET", connection="close"))
+        data = b""
+        while more := await client.stream.receive_some():
+            data += more
+    assert data.index(b"chat.completion") < data.index(b"connection: close") < data.index(b'"object":"list"')
+    assert platform.counters.connections_opened == 1
+
+
+async def test_what_is_no_http_is_refused(autojump_clock: MockClock) -> None:
+    """Bytes that are no request get a 400 and the end of the connection."""
+    async with connected(platform_of()) as client:
+        assert (await client.send(b"\x16\x03\x01\x02\x00\r\n\r\n")).status == 400
+        assert await client.stream.receive_some() == b""
+
+
+async def test_statistics_tell_the_peaks(autojump_clock: MockClock) -> None:
+    """Requests in flight together and accepted within one minute are counted at their highest."""
+    platform = platform_of(latency_sigma=0.0)
+    for at_once in (3, 2):
+        async with trio.open_nursery() as nursery:
+            for _ in range(at_once):
+                nursery.start_soon(ask, platform, request())
+        await trio.sleep(60)
+    got = (await ask(platform, request("/simulator/statistics", method="GET", authorization=""))).json()
+    assert (got["requests"], got["accepted"], got["billed"], got["in_flight"]) == (5, 5, 5, 0)
+    assert (got["peak_in_flight"], got["peak_accepted_per_minute"]) == (3, 3)
