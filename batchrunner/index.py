@@ -7,13 +7,14 @@ themselves stay in the file: two that share a 64-bit hash are told apart by read
 from __future__ import annotations
 
 import bisect
+import io
 import os
 import stat
 from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import msgspec
 
@@ -22,7 +23,12 @@ from batchrunner.errors import BatchrunError, ChangedLines, DiskError, InvalidIn
 from batchrunner.job import BadLine, Job
 from batchrunner.jobfile import OVERLONG, BadLineCode, BadLineError, LineReader
 
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer as Buffer
+
 _GZIP: Final = b"\x1f\x8b"
+#: of the size at which asking for each line costs least
+_BUFFER_BYTES: Final = 1 << 18
 #: frames of the interpreter's stack that indexing leaves unused, see `index_inputs`
 _SPARE_FRAMES: Final = 200
 
@@ -207,7 +213,7 @@ class Inputs:
         return Job(number, line, parsed.custom_id, parsed.url, parsed.body, fingerprint, parsed.extras)
 
 
-class _Region:
+class _Region(io.RawIOBase):
     """One file's bytes up to the size at which it was opened, as a stream."""
 
     def __init__(self, inputs: Inputs, file: InputFile) -> None:
@@ -215,10 +221,16 @@ class _Region:
         self._at = file.start
         self._end = file.start + file.size
 
-    def read(self, size: int, /) -> bytes:
-        data = self._inputs.read(self._at, min(size, self._end - self._at)) if self._at < self._end else b""
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Buffer, /) -> int:
+        view = memoryview(buffer)
+        room = min(len(view), self._end - self._at)
+        data = self._inputs.read(self._at, room) if room else b""
+        view[: len(data)] = data
         self._at += len(data)
-        return data
+        return len(data)
 
 
 def custom_id_of(raw: bytes) -> str | None:
@@ -258,7 +270,7 @@ def _fill(index: Index, inputs: Inputs, on_bad_line: Callable[[BadLine], None]) 
     lines = 0
     for file in inputs.files:
         inputs.lines_before.append(lines)
-        reader = LineReader(_Region(inputs, file), offset=file.start, lines_before=lines)
+        reader = LineReader(io.BufferedReader(_Region(inputs, file), _BUFFER_BYTES), offset=file.start, lines_before=lines)
         for line, offset, raw in reader:
             if raw is OVERLONG:
                 megabytes = jobfile.MAX_LINE_BYTES >> 20
