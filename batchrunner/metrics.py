@@ -74,10 +74,9 @@ class Metrics:
         account: str = "default",
         journal: Callable[[], JournalStatistics] | None = None,
         clock: Clock | None = None,
-        registry: CollectorRegistry | None = None,
     ) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
-        self.registry = registry or CollectorRegistry()
+        self.registry = CollectorRegistry()
         self._clock = clock or SystemClock()
         self._models: set[str] = set()
         self._server: _Server | None = None
@@ -270,10 +269,6 @@ class _RunCollector(Collector):
     def __init__(self, status: Callable[[], Status], account: str) -> None:
         self._status = status
         self._account = account
-
-    def describe(self) -> Iterator[Metric]:
-        """Nothing: the registry would else ask for a status before there is a run."""
-        yield from ()
 
     def collect(self) -> Iterator[Metric]:
         status = self._status()

@@ -1,0 +1,151 @@
+"""Figures of a run and hostile text, put into words for people. Pure: no colours, no terminal."""
+
+from __future__ import annotations
+
+import unicodedata
+from decimal import Decimal
+from typing import Literal
+
+from batchrunner.status import Binding, Status
+
+BINDING_TEXT: dict[Binding, str] = {
+    "requests": "limited by requests per minute",
+    "tokens": "limited by tokens per minute",
+    "in_flight": "limited by --max-in-flight",
+    "rate_limited": "waiting after a 429",
+    "server": "waiting for the server",
+    "work": "no more work to start",
+    "none": "",
+}
+
+AGAIN = "run the same command again to resume"
+#: why a run stopped before its end -> what happened, and what to do about it
+STOPPED: dict[
+    Literal["signal", "credits", "keys", "max_cost", "failures", "unreachable", "disk"],
+    tuple[str, str],
+] = {
+    "signal": ("interrupted", f"{AGAIN}."),
+    "credits": ("the account has no credits left", f"Top up the account, then {AGAIN} (--wait-for-credits waits instead)."),
+    "keys": ("no valid key is left", f"Give a valid key, then {AGAIN}."),
+    "max_cost": ("the spend cap is reached", f"Raise --max-cost, then {AGAIN}."),
+    "failures": ("too many jobs failed", f"See why in errors.jsonl, then {AGAIN}; --retry-failed takes in what failed."),
+    "unreachable": ("the server cannot be reached", f"Check network and --base-url, then {AGAIN}."),
+    "disk": ("a write to the run directory failed", f"Free space or mend the disk, then {AGAIN}."),
+}
+
+
+def summary_text(status: Status) -> str:
+    """The end of a run for people: a few lines, the last one the next step. Ends with a line end."""
+    lines = [_headline(status), ""]
+    lines += [f"  {name:<9} {text}" for name, text in _facts(status) if text]
+    step = _next_step(status)
+    return "\n".join(lines + (["", step] if step else [])) + "\n"
+
+
+def money_text(status: Status) -> str:
+    """What was billed, what may have been, and what has no known price: three figures that are never added up."""
+    known = status.billed_usd or status.maybe_billed_usd
+    parts = [f"{usd(status.billed_usd)} billed"] if known or not status.unpriced_attempts else []
+    if status.maybe_billed_usd:
+        parts.append(f"up to {usd(status.maybe_billed_usd)} maybe billed")
+    if status.unpriced_attempts:
+        parts.append(f"unknown for {counted(status.unpriced_attempts, 'attempt')} without a price")
+    return " + ".join(parts)
+
+
+def usd(amount: Decimal) -> str:
+    """The exact amount, never rounded and never with an exponent."""
+    text = f"{amount:f}"
+    return "$" + (text.rstrip("0").rstrip(".") if "." in text else text)
+
+
+def duration(seconds: float) -> str:
+    """`M:SS` or `H:MM:SS`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 job`, `2,000 jobs`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def escape_terminal(text: str) -> str:
+    r"""`text` on one line and without power over a terminal: what is not printable shows as its escape, `\x1b`.
+
+    Control and format characters (ANSI sequences, carriage returns, C1, bidirectional overrides), line separators and lone
+    surrogates are escaped; letters, emoji and spaces of all scripts stay.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or unicodedata.category(c) == "Zs" else _escape(c) for c in text)
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def _headline(status: Status) -> str:
+    simulated = " (simulated)" if status.simulated else ""
+    if status.stopped_by is not None:
+        what, _ = STOPPED[status.stopped_by]
+        return f"Stopped{simulated}: {what}. {status.done:,} of {counted(status.total, 'job')} done."
+    if status.state != "completed":
+        return f"{status.state.capitalize()}{simulated}: {status.done:,} of {counted(status.total, 'job')} done."
+    if not status.failed:
+        return f"Completed{simulated}: {counted(status.total, 'job')}, all succeeded."
+    return f"Completed{simulated}: {counted(status.total, 'job')}, {status.failed:,} failed."
+
+
+def _facts(status: Status) -> list[tuple[str, str]]:
+    """Rows of the summary as (name, text); a row without text is left out."""
+    open_jobs = status.total - status.done
+    jobs = [f"{status.completed:,} succeeded", f"{status.failed:,} failed", *([f"{open_jobs:,} open"] if open_jobs else [])]
+    usage = status.usage
+    cached = f" ({usage.cached_tokens:,} cached)" if usage.cached_tokens else ""
+    attempts = [f"{status.attempts:,}", *([f"{status.rate_limited:,} refused with 429"] if status.rate_limited else [])]
+    return [
+        ("jobs", ", ".join(jobs)),
+        ("replies", _finishes(status)),
+        ("tokens", f"{usage.input_tokens:,} input{cached}, {usage.output_tokens:,} output"),
+        ("cost", money_text(status)),
+        ("attempts", ", ".join(attempts)),
+        ("rate", _rate(status)),
+        ("time", duration(status.elapsed_seconds)),
+        ("files", escape_terminal(status.run_dir)),
+    ]
+
+
+def _finishes(status: Status) -> str:
+    """Successes that deserve a look; nothing where there are none."""
+    kinds = {
+        "cut at the output cap": status.finish_length,
+        "refused by the model": status.finish_refusal,
+        "without text": status.finish_empty,
+    }
+    return ", ".join(f"{number:,} {kind}" for kind, number in kinds.items() if number)
+
+
+def _rate(status: Status) -> str:
+    """The mean over the whole time, beside the limit; nothing for a run too short to have one."""
+    if status.elapsed_seconds < 1:
+        return ""
+    minutes = status.elapsed_seconds / 60
+    requests = f"{status.attempts / minutes:,.1f} requests/min" + (f" of {status.rpm_limit:,}" if status.rpm_limit else "")
+    tokens = f"{status.usage.total_tokens / minutes:,.0f} tokens/min" + (f" of {status.tpm_limit:,}" if status.tpm_limit else "")
+    return f"{requests}, {tokens}"
+
+
+def _next_step(status: Status) -> str:
+    if status.stopped_by is not None:
+        step = STOPPED[status.stopped_by][1]
+        return step[0].upper() + step[1:]
+    if status.state != "completed":
+        return ""
+    run_dir = escape_terminal(status.run_dir)
+    if status.failed:
+        return f"See {run_dir}/errors.jsonl for what failed; the same command with --retry-failed runs those jobs again."
+    if status.maybe_billed_usd or status.unpriced_attempts:
+        return f"`batchrun reconcile {run_dir}` settles the cost against the account's own figures."
+    return ""

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal
+from typing import get_args, get_type_hints
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchrunner.status import Binding, Status
+from batchrunner.wording import BINDING_TEXT, STOPPED, duration, escape_terminal, money_text, summary_text, usd
+
+MakeStatus = Callable[..., Status]
+
+
+class TestSummary:
+    def test_a_run_without_a_flaw_needs_no_next_step(self, make_status: MakeStatus) -> None:
+        """The last line of a clean run is its directory."""
+        text = summary_text(make_status(state="completed", completed=10, billed_usd=Decimal("0.5")))
+        assert text.startswith("Completed: 10 jobs, all succeeded.\n")
+        assert text.endswith("jobs/chat.run\n")
+
+    def test_failures_name_file_and_option(self, make_status: MakeStatus) -> None:
+        """Whoever has failed jobs learns where they stand and how to run them again."""
+        text = summary_text(make_status(state="completed", completed=8, failed=2))
+        assert text.startswith("Completed: 10 jobs, 2 failed.\n")
+        assert "jobs/chat.run/errors.jsonl" in text
+        assert "--retry-failed" in text
+
+    @pytest.mark.parametrize("why", sorted(STOPPED))
+    def test_each_stop_says_why_and_how_to_go_on(self, make_status: MakeStatus, why: str) -> None:
+        """Every stopped run names its cause, what is left open, and that the same command resumes it."""
+        text = summary_text(make_status(state="stopped", stopped_by=why, completed=4, in_flight=0))
+        assert text.startswith(f"Stopped: {STOPPED[why][0]}. 4 of 10 jobs done.")  # type: ignore[index]
+        assert "6 open" in text
+        assert "un the same command again to resume" in text.splitlines()[-1]
+
+    def test_the_tables_are_total(self) -> None:
+        """Each reason to stop and each binding limit has its words."""
+        words = get_args(get_args(get_type_hints(Status)["stopped_by"])[0])
+        assert set(STOPPED) == set(words)
+        assert set(BINDING_TEXT) == set(get_args(Binding))
+
+    def test_a_running_run_is_not_called_complete(self, make_status: MakeStatus) -> None:
+        """`status` shows the same text for a live run."""
+        assert summary_text(make_status(completed=3)).startswith("Running: 3 of 10 jobs done.")
+
+    def test_a_simulated_run_says_so(self, make_status: MakeStatus) -> None:
+        """Nobody takes a rehearsal for the real thing."""
+        assert summary_text(make_status(state="completed", simulated=True)).startswith("Completed (simulated): ")
+
+    def test_the_rate_stands_beside_its_limit(self, make_status: MakeStatus) -> None:
+        """The mean over the run in the limit's own unit."""
+        text = summary_text(make_status(attempts=100, elapsed_seconds=120.0))
+        assert "50.0 requests/min of 50, 0 tokens/min of 2,000,000" in text
+
+    def test_replies_that_deserve_a_look_are_named(self, make_status: MakeStatus) -> None:
+        """A success that was cut, refused or empty is not hidden among the others."""
+        text = summary_text(make_status(finish_length=1200, finish_refusal=2, finish_empty=0))
+        assert "1,200 cut at the output cap, 2 refused by the model\n" in text
+
+    def test_a_hostile_path_is_escaped(self, make_status: MakeStatus) -> None:
+        """The summary has no power over the terminal."""
+        text = summary_text(make_status(state="completed", failed=1, run_dir="a\x1b[2Jb"))
+        assert "\x1b" not in text
+
+
+class TestMoney:
+    def test_billed_and_maybe_billed_are_never_added_up(self, make_status: MakeStatus) -> None:
+        """Two amounts, each with its own word."""
+        status = make_status(billed_usd=Decimal("1.10"), maybe_billed_usd=Decimal("0.0000001"))
+        assert money_text(status) == "$1.1 billed + up to $0.0000001 maybe billed"
+
+    def test_an_unknown_price_is_never_zero(self, make_status: MakeStatus) -> None:
+        """Where nothing is known but that something was billed, no dollar figure is shown."""
+        assert money_text(make_status(unpriced_attempts=2)) == "unknown for 2 attempts without a price"
+
+    def test_nothing_billed_is_zero(self, make_status: MakeStatus) -> None:
+        """Zero is said only where it is known."""
+        assert money_text(make_status()) == "$0 billed"
+
+    @given(st.decimals(min_value=0, max_value=10**9, allow_nan=False, allow_infinity=False))
+    def test_amounts_are_exact(self, amount: Decimal) -> None:
+        """No digit is lost and none invented, at any size."""
+        text = usd(amount)
+        assert "E" not in text
+        assert Decimal(text.removeprefix("$")) == amount
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (61, "1:01"), (3600, "1:00:00"), (90061, "25:01:01")])
+def test_durations_read_like_a_clock(seconds: float, text: str) -> None:
+    """Minutes and seconds, with hours from the first one on."""
+    assert duration(seconds) == text
+
+
+class TestEscape:
+    @pytest.mark.parametrize(
+        ("text", "shown"),
+        [
+            ("plain 'text' \\ 1", "plain 'text' \\ 1"),
+            ("żółć 漢字\u3000🎉", "żółć 漢字\u3000🎉"),
+            ("\x1b[31mred", r"\x1b[31mred"),
+            ("a\r\nb\tc", r"a\r\nb\tc"),
+            ("\x9b2J\x7f\x00", r"\x9b2J\x7f\x00"),
+            ("\u202egpj.exe", r"\u202egpj.exe"),
+            ("\ud800\u2028", r"\ud800\u2028"),
+        ],
+    )
+    def test_only_what_is_printable_stays(self, text: str, shown: str) -> None:
+        """Controls, overrides, separators and surrogates become visible escapes; people's scripts stay as they are."""
+        assert escape_terminal(text) == shown
+
+    @given(st.text(alphabet=st.characters()))
+    def test_no_text_keeps_power_over_a_terminal(self, text: str) -> None:
+        """Whatever comes in, what goes out is one encodable line without a control character."""
+        shown = escape_terminal(text)
+        assert len(shown.splitlines()) <= 1
+        assert not any(ord(c) < 32 or 127 <= ord(c) < 160 for c in shown)
+        shown.encode()
