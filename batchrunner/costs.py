@@ -1,0 +1,192 @@
+"""The lines of costs.jsonl, and exact sums of what they say.
+
+A line per attempt that was or may have been billed; the last line of a (custom_id, attempt) is the valid one. The file is
+for people and for `reconcile`: a resume sums the journal, whose records carry the same `Charge`, so that the file can be
+written again from them.
+"""
+
+from __future__ import annotations
+
+import decimal
+import enum
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Final
+
+import msgspec
+
+from batchrunner.clock import NS_PER_SECOND
+from batchrunner.events import Billing
+from batchrunner.job import Usage
+
+# Sums never round: 60 digits hold ten million amounts of any price, and a sum that would not fit raises.
+_EXACT: Final = decimal.Context(prec=60, traps=[decimal.Inexact, decimal.InvalidOperation])
+_NOTHING: Final = Decimal(0)
+
+
+class Source(enum.StrEnum):
+    """Where an amount comes from."""
+
+    CATALOG = "catalog"  # our computation from tokens and the price table
+    USAGE_EVENT = "usage_event"  # the platform's own figure
+    UNKNOWN = "unknown"  # no price is known
+
+
+class Charge(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one attempt took, or may have taken."""
+
+    #: as the request named it: usage events do too
+    model: str
+    #: the job's url
+    endpoint: str
+    billing: Billing
+    #: tokens; input includes cached. Where the bill is uncertain: the estimate, and the output cap. None is unknown.
+    input: int | None = None
+    cached: int | None = None
+    output: int | None = None
+    #: exact; None where the price is unknown
+    amount: Decimal | None = None
+    currency: str = "USD"
+
+    @classmethod
+    def billed(cls, model: str, endpoint: str, usage: Usage | None, amount: Decimal | None) -> Charge:
+        """An attempt whose reply came whole. Usage is None where the reply names none."""
+        if usage is None:
+            return cls(model, endpoint, Billing.BILLED, amount=amount)
+        tokens = (usage.input_tokens, usage.cached_tokens, usage.output_tokens)
+        return cls(model, endpoint, Billing.BILLED, *tokens, amount=amount)
+
+    @classmethod
+    def maybe(cls, model: str, endpoint: str, input_tokens: int, cap_tokens: int | None, amount: Decimal | None) -> Charge:
+        """An attempt whose reply was not seen: the most that it can have taken."""
+        return cls(model, endpoint, Billing.MAYBE, input=input_tokens, output=cap_tokens, amount=amount)
+
+    @property
+    def total(self) -> int | None:
+        """Input and output tokens together; None where one of them is unknown."""
+        return None if self.input is None or self.output is None else self.input + self.output
+
+
+class CostTokens(msgspec.Struct, frozen=True):
+    input: int | None
+    cached: int | None
+    output: int | None
+    total: int | None
+
+
+class CostAmount(msgspec.Struct, frozen=True):
+    #: written as an exact JSON number, never as a float
+    amount: Decimal | None
+    currency: str
+
+
+class CostLine(msgspec.Struct, frozen=True):
+    """A line of costs.jsonl as it is read."""
+
+    custom_id: str
+    attempt: int
+    model: str
+    endpoint: str
+    tokens: CostTokens
+    cost: CostAmount
+    source: Source
+    state: Billing
+    at: str
+
+    @property
+    def charge(self) -> Charge:
+        tokens = (self.tokens.input, self.tokens.cached, self.tokens.output)
+        return Charge(self.model, self.endpoint, self.state, *tokens, self.cost.amount, self.cost.currency)
+
+
+class _RawAmount(msgspec.Struct):
+    amount: msgspec.Raw
+    currency: str
+
+
+class _WrittenLine(msgspec.Struct):
+    custom_id: str
+    attempt: int
+    model: str
+    endpoint: str
+    tokens: CostTokens
+    cost: _RawAmount
+    source: Source
+    state: Billing
+    at: str
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(CostLine)
+
+
+def cost_line(custom_id: str, attempt: int, charge: Charge, wall_ns: int, source: Source | None = None) -> bytes:
+    """One line, with its end. `source` defaults to what the charge says of itself: catalog, or unknown without an amount."""
+    if source is None:
+        source = Source.UNKNOWN if charge.amount is None else Source.CATALOG
+    amount = b"null" if charge.amount is None else json_number(charge.amount).encode()
+    line = _WrittenLine(
+        custom_id=custom_id,
+        attempt=attempt,
+        model=charge.model,
+        endpoint=charge.endpoint,
+        tokens=CostTokens(charge.input, charge.cached, charge.output, charge.total),
+        cost=_RawAmount(msgspec.Raw(amount), charge.currency),
+        source=source,
+        state=charge.billing,
+        at=timestamp(wall_ns),
+    )
+    return _encoder.encode(line) + b"\n"
+
+
+def read_cost_line(line: bytes) -> CostLine | None:
+    """What a line says, or None where it is none of ours."""
+    try:
+        return _decoder.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def timestamp(wall_ns: int) -> str:
+    """A UTC time as RFC 3339 with milliseconds: `2026-11-21T23:11:38.123Z`."""
+    seconds, rest_ns = divmod(wall_ns, NS_PER_SECOND)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest_ns // 1_000_000:03}Z"
+
+
+def json_number(amount: Decimal) -> str:
+    """An exact JSON number without exponent or needless zeros."""
+    text = format(amount, "f")
+    if "." in text:
+        text = text.rstrip("0").rstrip(".")
+    return "0" if text == "-0" else text
+
+
+class Totals(msgspec.Struct):
+    """Running sums over a run's attempts, in this process and all before it. Exact."""
+
+    #: requests sent, whatever came of them
+    attempts: int = 0
+    #: attempts that were answered 429
+    rate_limited: int = 0
+    #: tokens of billed attempts
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    billed: Decimal = _NOTHING
+    maybe_billed: Decimal = _NOTHING
+    #: attempts that were or may have been billed, at a price that is not known
+    unpriced: int = 0
+
+    def add(self, charge: Charge | None) -> None:
+        """Count one attempt's charge; None and `not_billed` add nothing."""
+        if charge is None or charge.billing is Billing.NOT:
+            return
+        if charge.amount is None:
+            self.unpriced += 1
+        if charge.billing is Billing.MAYBE:
+            self.maybe_billed = _EXACT.add(self.maybe_billed, charge.amount or _NOTHING)
+            return
+        self.billed = _EXACT.add(self.billed, charge.amount or _NOTHING)
+        self.input_tokens += charge.input or 0
+        self.cached_tokens += charge.cached or 0
+        self.output_tokens += charge.output or 0

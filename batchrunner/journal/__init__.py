@@ -1,0 +1,22 @@
+"""What happened to each attempt: appended, group-committed, recovered; and the run's lock."""
+
+from __future__ import annotations
+
+from batchrunner.journal.lock import RunLock
+from batchrunner.journal.reading import read_finished
+from batchrunner.journal.recovery import Recovered, Tariff, recover
+from batchrunner.journal.replay import History
+from batchrunner.journal.writer import Journal, JournalStatistics, in_thread, inline
+
+__all__ = [
+    "History",
+    "Journal",
+    "JournalStatistics",
+    "Recovered",
+    "RunLock",
+    "Tariff",
+    "in_thread",
+    "inline",
+    "read_finished",
+    "recover",
+]

@@ -1,0 +1,194 @@
+"""What a run's journal says of its jobs, replayed record by record.
+
+Memory: five bytes a job beside the index, a small object for each job that was sent and has not ended.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import deque
+from typing import Final, TypeAlias
+
+import msgspec
+
+from batchrunner.clock import NS_PER_SECOND
+from batchrunner.costs import Totals
+from batchrunner.index import Index
+from batchrunner.journal.records import (
+    Ended,
+    Finished,
+    Record,
+    Refunded,
+    Reopened,
+    Sent,
+    Started,
+    Synced,
+    What,
+)
+from batchrunner.lifecycle import FINAL, Happening, State, after
+
+#: how far back sends may still weigh on a rate limit: two of its windows
+RECENT_NS: Final = 120 * NS_PER_SECOND
+
+
+class History(msgspec.Struct):
+    """What a job that has not ended went through."""
+
+    #: how often it was sent, whatever came of it
+    sends: int = 0
+    #: of these, how many count toward max_attempts
+    spent: int = 0
+    #: sends before it was last reopened, or -1: final lines of these do not count any more
+    reopened: int = -1
+
+
+#: A job's number, or the custom_id of one that the input does not hold any more.
+Key: TypeAlias = int | str
+
+
+class InFlight(msgspec.Struct, frozen=True):
+    """An attempt that nothing is known to have come of."""
+
+    key: Key
+    sent: Sent
+
+
+class Replay:
+    """The state that the records add up to. `index.state` holds each job's, and no job is left in flight in it but by name."""
+
+    def __init__(self, index: Index) -> None:
+        self.index = index
+        self.totals = Totals()
+        self.histories: dict[Key, History] = {}
+        self.in_flight: dict[str, InFlight] = {}
+        #: CRC-32 of each ended job's final line
+        self.line_crcs = array("I", bytes(4 * len(index)))
+        #: custom_ids of the jobs whose newest record is of another line than the input's
+        self.changed: dict[int, str] = {}
+        #: final lines of jobs that the input does not hold any more
+        self.removed = 0
+        #: ended behind the newest sync with something to pay: (offset in the journal, record)
+        self.unsynced: deque[tuple[int, Ended]] = deque()
+        #: (monotonic ns, tokens) of the sends of the newest boot's last two minutes
+        self.recent: deque[tuple[int, int]] = deque()
+        self.boot: str | None = None
+
+    def apply(self, offset: int, record: Record) -> None:
+        """Take in the next record. Raises lifecycle.IllegalTransitionError where it tells an impossible story."""
+        match record:
+            case Sent():
+                self._sent(record)
+            case Ended():
+                self._ended(offset, record)
+            case Synced():
+                self._synced(record)
+            case Finished():
+                self._synced(record.synced)
+            case Reopened():
+                self._reopened(record)
+            case Refunded():
+                history = self._history(self._key(record.id, record.fp))
+                history.spent = max(0, history.spent - record.count)
+            case Started():
+                if record.boot != self.boot:
+                    self.recent.clear()
+                    self.boot = record.boot
+
+    def key(self, custom_id: str) -> Key:
+        """The number of the job with this id, or the id itself where the input has no such job."""
+        number = self.index.find(custom_id)
+        return custom_id if number is None else number
+
+    def sends(self, key: Key) -> int:
+        """How often a job that has not ended was sent."""
+        history = self.histories.get(key)
+        return 0 if history is None else history.sends
+
+    def _key(self, custom_id: str, fp: str) -> Key:
+        key = self.key(custom_id)
+        self._compare(key, custom_id, fp)
+        return key
+
+    def _compare(self, key: Key, custom_id: str, fp: str) -> None:
+        if not isinstance(key, int):
+            return
+        if int(fp, 16) != self.index.fingerprints[key]:
+            self.changed[key] = custom_id
+        elif self.changed:
+            self.changed.pop(key, None)
+
+    def _history(self, key: Key) -> History:
+        return self.histories.setdefault(key, History())
+
+    def _move(self, number: int, happening: Happening, custom_id: str) -> None:
+        self.index.state[number] = after(State(self.index.state[number]), happening, custom_id)
+
+    def _sent(self, sent: Sent) -> None:
+        key = self._key(sent.id, sent.fp)
+        history = self._history(key)
+        history.sends = max(history.sends, sent.attempt)
+        self.in_flight[sent.id] = InFlight(key, sent)
+        self.totals.attempts += 1
+        if isinstance(key, int):
+            self._move(key, Happening.SEND, sent.id)
+        self.recent.append((sent.mono_ns, sent.reserve))
+        while self.recent[0][0] < sent.mono_ns - RECENT_NS:
+            self.recent.popleft()
+
+    def _ended(self, offset: int, ended: Ended) -> None:
+        flight = self.in_flight.get(ended.id)
+        if flight is not None and flight.sent.attempt == ended.attempt:
+            del self.in_flight[ended.id]
+            key = flight.key
+            self._compare(key, ended.id, ended.fp)
+        else:
+            key = self._key(ended.id, ended.fp)
+        history = self._history(key)
+        if ended.attempt > history.sends:  # adopted: its `sent` went with the power
+            self.totals.attempts += ended.attempt - history.sends
+            history.sends = ended.attempt
+        history.spent += ended.spent
+        self.totals.add(ended.charge)
+        self.totals.rate_limited += ended.what is What.REFUSED
+        if ended.charge is not None:
+            self.unsynced.append((offset, ended))
+        if isinstance(key, int):
+            self._end_state(key, ended)
+        if ended.line is not None:
+            del self.histories[key]  # a job that is reopened brings its own
+            if isinstance(key, int):
+                self.line_crcs[key] = ended.line.crc
+            else:
+                self.removed += 1
+
+    def _end_state(self, number: int, ended: Ended) -> None:
+        flying = self.index.state[number] == State.IN_FLIGHT
+        match ended.what:
+            case What.DONE:
+                self._move(number, Happening.SUCCEED if flying else Happening.ADOPT, ended.id)
+            case What.FAILED:
+                self._move(number, Happening.FAIL, ended.id)
+            case What.AGAIN:
+                self._move(number, Happening.AGAIN, ended.id)
+                self._move(number, Happening.READY, ended.id)  # whatever the backoff was, it is over
+            case What.REFUSED:
+                self._move(number, Happening.REFUSE, ended.id)
+            case What.LOST if flying:  # else adopted from its cost line: the job stands where it stood
+                self._move(number, Happening.LOSE, ended.id)
+            case What.LOST:
+                pass
+
+    def _reopened(self, reopened: Reopened) -> None:
+        key = self._key(reopened.id, reopened.fp)
+        if isinstance(key, int):
+            state = State(self.index.state[key])
+            if state in FINAL:
+                self._move(key, Happening.REOPEN if state is State.FAILED else Happening.LOSE, reopened.id)
+            self.line_crcs[key] = 0
+        elif key not in self.histories:
+            self.removed -= 1
+        self.histories[key] = History(sends=reopened.attempt, reopened=reopened.attempt)
+
+    def _synced(self, synced: Synced) -> None:
+        while self.unsynced and self.unsynced[0][0] < synced.journal:
+            self.unsynced.popleft()
