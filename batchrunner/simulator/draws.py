@@ -20,7 +20,7 @@ class Draws:
     __slots__ = ("_digest",)
 
     def __init__(self, seed: int, purpose: bytes, material: bytes) -> None:
-        key = seed.to_bytes(16, "big", signed=True)
+        key = str(seed).encode()[: hashlib.blake2b.MAX_KEY_SIZE]
         self._digest = hashlib.blake2b(material, digest_size=8 * SLOTS, key=key, person=purpose).digest()
 
     def uniform(self, slot: int) -> float:

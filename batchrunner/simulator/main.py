@@ -57,7 +57,7 @@ def _complain(errors: BaseExceptionGroup[OSError], what: str, code: int) -> int:
 
 
 async def run(settings: Settings, ledger: Ledger, port: int, exit_with_stdin: bool) -> None:  # noqa: FBT001 - trio.run
-    """Serve until SIGTERM, SIGINT, or the end of stdin where `exit_with_stdin`.
+    """Serve until SIGTERM, SIGINT, or the end of stdin where `exit_with_stdin`; what is in flight then is not billed.
 
     With `exit_with_stdin` SIGINT is ignored: the terminal sends Ctrl-C to the whole group, and a runner that drains
     what is in flight needs its platform until it closes the pipe.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from decimal import Decimal
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 import msgspec
 import trio
@@ -23,6 +23,7 @@ from batchrunner.simulator.windows import Accepted, Limits, Refused
 
 NS_PER_SECOND = 1_000_000_000
 _DIALECTS = {dialect.value: dialect for dialect in Dialect}
+_READ_ONLY = {"/v1/models", "/v1/account/usage", "/simulator/statistics"}
 _GARBAGE = b'{"id": "cut off by a broken prox'
 _HTML = b"<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>\n"
 _NOTHING = Tokens(0, 0, 0, 0)
@@ -85,11 +86,11 @@ class Platform:
         """Deal with one request. `target` is path and query; header names are lower case."""
         self._replies += 1
         request_id = f"req_{self.settings.seed:x}_{self._replies:09d}"
-        url = urlsplit(target)
-        dialect = _DIALECTS.get(url.path)
+        path, _, query = target.partition("?")
+        dialect = _DIALECTS.get(path)
         try:
             if dialect is None:
-                answer = Answer(200, self._read_only(method, url.path, url.query, headers), request_id)
+                answer = Answer(200, self._read_only(method, path, query, headers), request_id)
             elif method != "POST":
                 raise Refusal(405, "method_not_allowed", "Use POST.")
             else:
@@ -101,16 +102,15 @@ class Platform:
         return answer
 
     def _read_only(self, method: str, path: str, query: str, headers: Mapping[str, str]) -> bytes:
-        if path == "/v1/account/usage":
-            self._authenticate(headers)
-        elif not path.startswith("/v1/models") and path != "/simulator/statistics":
+        if path not in _READ_ONLY and not path.startswith("/v1/models/"):
             raise Refusal(404, "not_found", f"There is no {path[:100]} here.")
         if method != "GET":
             raise Refusal(405, "method_not_allowed", "Use GET.")
-        if path == "/v1/account/usage":
-            return self.account.usage_body(dict(parse_qsl(query)))
         if path == "/simulator/statistics":
             return msgspec.json.encode(self.counters.statistics())
+        if path == "/v1/account/usage":
+            self._authenticate(headers)
+            return self.account.usage_body(dict(parse_qsl(query)))
         if path == "/v1/models":
             return self.catalog.list_body()
         model = self.catalog.get(unquote(path.removeprefix("/v1/models/")))
@@ -129,11 +129,12 @@ class Platform:
             self.counters.faults[fault.kind] += 1
         if fault.at_door:
             raise Refusal(fault.status, fault.code, fault.message)
-        admitted = self._limits.admit(self._now_ns(), ask.estimate_tokens)
+        now_ns = self._now_ns()
+        admitted = self._limits.admit(now_ns, ask.estimate_tokens)
         if isinstance(admitted, Refused):
             return self._reject(dialect, admitted, request_id)
         work = _Work(arrival, request_id, ask, fault, key, admitted, headers.get("idempotency-key"))
-        self.counters.start(self._now_ns())
+        self.counters.start(now_ns)
         try:
             return await self._work(work, body)
         finally:

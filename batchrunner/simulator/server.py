@@ -117,7 +117,7 @@ async def serve_tcp(platform: Platform, listeners: list[trio.SocketListener]) ->
 async def _serve(platform: Platform, stream: trio.abc.Stream) -> None:
     inbox = Inbox()
     while True:
-        while inbox.requests and inbox.refusal is None:
+        while inbox.requests:
             request = inbox.requests.popleft()
             answer = await platform.answer(request.method, request.target, request.headers, request.body)
             if not await _deliver(stream, answer, keep_alive=request.keep_alive):

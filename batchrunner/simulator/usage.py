@@ -18,6 +18,8 @@ MAX_LIMIT = 1_000
 #: when twice as many have come, the older half is forgotten
 KEPT_EVENTS = 100_000
 _ID_PREFIX = "ue_"
+#: more are no number that anybody means
+_MAX_DIGITS = 15
 
 
 class UsageEvent(msgspec.Struct, frozen=True):
@@ -100,7 +102,7 @@ class Account:
         to_ns = _time_ns(query, "to")
         before = query.get("before", "")
         before_number = self._count
-        if before.startswith(_ID_PREFIX) and before.removeprefix(_ID_PREFIX).isdecimal():
+        if before.startswith(_ID_PREFIX) and _is_number(before.removeprefix(_ID_PREFIX)):
             before_number = int(before.removeprefix(_ID_PREFIX))
         elif before:
             before_ns = _time_ns(query, "before")
@@ -120,9 +122,13 @@ class Account:
 
 def _limit(query: dict[str, str]) -> int:
     text = query.get("limit", str(DEFAULT_LIMIT))
-    if not text.isdecimal() or not 1 <= int(text) <= MAX_LIMIT:
+    if not _is_number(text) or not 1 <= int(text) <= MAX_LIMIT:
         raise Refusal(400, "invalid_request", f"limit: must be from 1 to {MAX_LIMIT}.")
     return int(text)
+
+
+def _is_number(text: str) -> bool:
+    return text.isdecimal() and len(text) <= _MAX_DIGITS
 
 
 def _time_ns(query: dict[str, str], name: str) -> int | None:
@@ -131,7 +137,7 @@ def _time_ns(query: dict[str, str], name: str) -> int | None:
     if not text:
         return None
     try:
-        if text.isdecimal():
+        if _is_number(text):
             return int(text) * NS_PER_SECOND
         time = datetime.fromisoformat(text)
     except ValueError as error:

@@ -167,6 +167,11 @@ async def test_the_same_request_gets_the_same_text_and_usage(autojump_clock: Moc
         (request(payload=body(cap=0)), 400, "invalid_request"),
         (request(payload=body(text="long " * 200_000)), 400, "context_length_exceeded"),
         (request("/v1/nowhere"), 404, "not_found"),
+        (request("//[", method="GET"), 404, "not_found"),
+        (request("/v1/models/nobody", method="GET"), 404, "model_not_found"),
+        (request("/v1/account/usage?limit=0", method="GET"), 400, "invalid_request"),
+        (request("/v1/account/usage?from=yesterday", method="GET"), 400, "invalid_request"),
+        (request("/v1/account/usage", method="GET", authorization=""), 401, "missing_api_key"),
         (request(method="GET"), 405, "method_not_allowed"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
@@ -247,6 +252,18 @@ async def test_silence_lasts_until_the_client_hangs_up(autojump_clock: MockClock
         assert scope.cancelled_caught
         await ours.aclose()
     assert platform.counters.connections_open == 0
+
+
+async def test_a_client_that_hangs_up_pays_for_what_it_asked(autojump_clock: MockClock) -> None:
+    """Work that was begun is finished and billed, whether or not anybody is there to take the answer."""
+    platform = platform_of()
+    async with trio.open_nursery() as nursery:
+        ours, theirs = memory_stream_pair()
+        nursery.start_soon(serve_stream, platform, theirs)
+        await ours.send_all(request())
+        await trio.testing.wait_all_tasks_blocked()
+        await ours.aclose()
+    assert (platform.counters.billed, platform.counters.connections_open) == (1, 0)
 
 
 async def test_script_then_rules_then_chance(autojump_clock: MockClock) -> None:
