@@ -5,6 +5,7 @@ The driver over real sockets is in `sockets`; this one serves the in-memory netw
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
@@ -120,18 +121,10 @@ class StreamLink:
     def close(self) -> None:
         if self._open:
             self._open = False
-            _close_now(self._stream)
+            # Closing a stream takes a wait, even a forceful one, and a caller that is being cancelled has none to spare.
+            trio.lowlevel.spawn_system_task(_close, self._stream)
 
 
-def _close_now(stream: trio.abc.Stream) -> None:
-    """Close a stream without waiting.
-
-    `aclose_forcefully` closes before its one checkpoint, so that driving its coroutine up to there does all that matters.
-    """
-    closing = trio.aclose_forcefully(stream)  # noqa: ASYNC105 - driven by hand
-    try:
-        closing.send(None)
-    except StopIteration:
-        return
-    finally:
-        closing.close()
+async def _close(stream: trio.abc.Stream) -> None:
+    with contextlib.suppress(Exception):  # a system task must not fail, and there is nobody left to tell
+        await trio.aclose_forcefully(stream)
