@@ -12,6 +12,7 @@
     ledger    what was billed, on disk before the answer's first byte
     counters  what a test wants to know afterwards
     draws     all of its chance, from a seed
+    settings  all that can be chosen, in one record
 
 It imports nothing else of batchrunner, so that runner and simulator cannot be wrong in the same way.
 """

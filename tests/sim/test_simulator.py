@@ -394,3 +394,11 @@ async def test_statistics_tell_the_peaks(autojump_clock: MockClock) -> None:
     got = (await ask(platform, request("/simulator/statistics", method="GET", authorization=""))).json()
     assert (got["requests"], got["accepted"], got["billed"], got["in_flight"]) == (5, 5, 5, 0)
     assert (got["peak_in_flight"], got["peak_accepted_per_minute"]) == (3, 3)
+
+
+def test_settings_show_no_key() -> None:
+    """Printed settings say how many keys there are, and none of them."""
+    shown = repr(Settings(keys=("sk-empiriolabs-test-one", "sk-empiriolabs-test-two"), rpm=7))
+    assert "sk-empiriolabs" not in shown
+    assert "rpm=7" in shown
+    assert "keys=<2>" in shown
