@@ -23,7 +23,7 @@ import msgspec
 from batchrunner import dialect
 from batchrunner.job import NO_EXTRAS, Extras
 
-#: a longer line, its end counted in, is a bad line; the platform takes no request of that size, and the bound keeps memory constant
+#: a longer line, its end counted in, is a bad line: no server takes such a request, and the bound keeps memory constant
 MAX_LINE_BYTES: Final = 32 << 20
 #: in UTF-8; enough for any UUID, path or URL that people use as an id, and small enough to print and to put in every record
 MAX_CUSTOM_ID_BYTES: Final = 512

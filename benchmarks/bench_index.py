@@ -1,6 +1,6 @@
 """Indexing a job file against the least that any reader must do: read each line and decode it.
 
-    python benchmarks/bench_index.py [--jobs N] [--rounds N]
+    python -m benchmarks.bench_index [--jobs N] [--rounds N]
 
 Both loops run over the same generated file of chat jobs of about 1 KB, each time in a process of its own, alternating. Prints the
 jobs a second of each round, the ratio of the medians, and the largest memory of the indexing process.
@@ -21,12 +21,16 @@ import tempfile
 import time
 from pathlib import Path
 
-PROSE = (
+import msgspec
+
+from batchrunner.index import Inputs, index_inputs
+
+PROSE = str.split(
     "the report says that deliveries to the northern depots were late in three of the last five weeks and asks whether a "
     "second carrier should be hired before winter or the schedule changed so that trucks leave at night when roads are clear; "
     "customers wrote about cold meals, missing parts and friendly drivers, while the warehouse counted fewer returns than in "
     "any quarter since the move, which nobody there can explain beyond better labels and a new shelf plan"
-).split()
+)
 
 
 def write_jobs(path: Path, jobs: int) -> None:
@@ -56,8 +60,6 @@ def write_jobs(path: Path, jobs: int) -> None:
 
 def run_bare(path: str) -> int:
     """The yardstick."""
-    import msgspec
-
     decode = msgspec.json.decode
     jobs = 0
     with open(path, "rb") as file:
@@ -68,8 +70,6 @@ def run_bare(path: str) -> int:
 
 
 def run_index(path: str) -> int:
-    from batchrunner.index import Inputs, index_inputs
-
     bad: list[object] = []
     with Inputs.open([path]) as inputs:
         index = index_inputs(inputs, bad.append)
@@ -102,22 +102,17 @@ def main() -> None:
         print(f"{'round':>5} {'bare loop, jobs/s':>18} {'index, jobs/s':>14} {'ratio':>6}")
         for turn in range(1, options.rounds + 1):
             for kind in ("bare", "index") if turn % 2 else ("index", "bare"):
-                command = [sys.executable, __file__, "--child", kind, str(path)]
-                answer = subprocess.run(
-                    command, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, stdout=subprocess.PIPE, check=True
-                )
+                command = [sys.executable, "-m", "benchmarks.bench_index", "--child", kind, str(path)]
+                answer = subprocess.run(command, cwd=root, stdout=subprocess.PIPE, check=True)
                 figures = json.loads(answer.stdout)
                 assert figures["jobs"] == options.jobs
                 rates[kind].append(figures["jobs"] / figures["seconds"])
                 peaks[kind] = max(peaks[kind], figures["peak_bytes"])
-            print(
-                f"{turn:>5} {rates['bare'][-1]:>18,.0f} {rates['index'][-1]:>14,.0f} {rates['index'][-1] / rates['bare'][-1]:>6.2f}"
-            )
+            bare, index = rates["bare"][-1], rates["index"][-1]
+            print(f"{turn:>5} {bare:>18,.0f} {index:>14,.0f} {index / bare:>6.2f}")
     ratio = statistics.median(rates["index"]) / statistics.median(rates["bare"])
     print(f"index runs at {ratio:.0%} of the bare loop (medians of {options.rounds}; floor 40%)")
-    print(
-        f"peak memory: index {peaks['index'] / 1e6:.0f} MB, bare loop {peaks['bare'] / 1e6:.0f} MB (ceiling 150 MB at 1,000,000 jobs)"
-    )
+    print(f"peak memory: index {peaks['index'] / 1e6:.0f} MB, bare loop {peaks['bare'] / 1e6:.0f} MB (ceiling 150 MB a million)")
     print(f"machine: {platform.machine()}, {os.cpu_count()} CPUs, {platform.system()}, Python {platform.python_version()}")
 
 

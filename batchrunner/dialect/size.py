@@ -46,7 +46,7 @@ def _opaque_bytes(value: Any, *, within: bool) -> int | None:
     if isinstance(value, str):
         return len(value.encode()) if within or _DATA_URL.match(value) else None
     if isinstance(value, dict):
-        within = within or (value.get("type") in _OPAQUE_TYPES and not _is_text_document(value))
+        within = within or (str(value.get("type")) in _OPAQUE_TYPES and not _is_text_document(value))
         found = [_opaque_bytes(item, within=within) for item in value.values()]
     elif isinstance(value, list):
         found = [_opaque_bytes(item, within=within) for item in value]

@@ -1,0 +1,154 @@
+"""How many tokens a request will take, learned from those that were answered.
+
+Input: a body's guess times the ratio of what servers reported to what was guessed, per model. Output: the mean that was seen
+for jobs of the same model and about the same cap; while there are few, it leans to the cap. Errors of single jobs average
+out: a budget needs the sum to be right.
+
+All figures are integers, so that the state reads the same on every machine. The number of models is bounded; those past the
+bound share one entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+import msgspec
+
+from batchrunner.job import RequestSize, Usage
+
+#: answers after which older ones begin to fade
+WINDOW: Final = 500
+#: answers from which a class stands on its own mean
+ENOUGH: Final = 10
+#: what an answer may take where neither body nor experience says anything, tokens
+UNKNOWN_OUTPUT_TOKENS: Final = 1024
+#: entries of each table; the shared one for all the rest comes on top
+MAX_KEYS: Final = 1000
+OTHER: Final = "(other)"
+
+_MAX_KEY_CHARACTERS: Final = 200
+#: tokens at a ratio of one that stand beside what was learned: first answers of a few tokens say little
+_PRIOR_TOKENS: Final = 1000
+#: no model writes more at a stretch: a cap above says "no cap", and is no reason to reserve a whole minute's tokens
+_LONGEST_PRIOR_TOKENS: Final = 1 << 17
+_UNIT: Final = 1 << 16
+
+
+class Ratio(msgspec.Struct):
+    """Reported input to guessed input, as two sums that fade together."""
+
+    guessed: int = 0
+    reported: int = 0
+    count: int = 0
+
+    def add(self, guessed: int, reported: int) -> None:
+        self.count += 1
+        self.guessed += guessed
+        self.reported += reported
+        if self.count >= WINDOW:
+            # Halving all keeps the ratio, and lets what comes weigh as much as what was.
+            self.count //= 2
+            self.guessed //= 2
+            self.reported //= 2
+
+    def of(self, guessed: int) -> int:
+        return guessed * (self.reported + _PRIOR_TOKENS) // (self.guessed + _PRIOR_TOKENS)
+
+
+class Mean(msgspec.Struct):
+    """A running mean over about `WINDOW` values. Past the window the step no longer shrinks, so that it follows change."""
+
+    #: in 1/65536 of a token
+    value: int = 0
+    count: int = 0
+
+    def add(self, tokens: int) -> None:
+        self.count = min(self.count + 1, WINDOW)
+        self.value += (tokens * _UNIT - self.value) // self.count
+
+    @property
+    def tokens(self) -> int:
+        return -(-self.value // _UNIT)
+
+
+class Prediction(msgspec.Struct, frozen=True):
+    """Tokens that a request is expected to take, and at most."""
+
+    input_tokens: int
+    output_tokens: int
+    #: input with all the output that the body allows; None where it sets no cap
+    ceiling_tokens: int | None
+
+    @property
+    def reserve_tokens(self) -> int:
+        """What a budget sets aside: input and expected output."""
+        return self.input_tokens + self.output_tokens
+
+
+class Estimator(msgspec.Struct):
+    """Learned lengths. Encodable whole, so that a later start goes on with them."""
+
+    #: by model
+    ratios: dict[str, Ratio] = {}
+    #: input tokens of a request's images, sounds and files together, by model
+    parts: dict[str, Mean] = {}
+    #: by model and class of cap
+    outputs: dict[str, Mean] = {}
+
+    def predict(self, size: RequestSize) -> Prediction:
+        """What a request will take. The output is never above the body's own cap."""
+        tokens = self._text_tokens(size)
+        if size.opaque_parts and (parts := _find(self.parts, _model(size))):
+            tokens += parts.tokens
+        cap = size.output_cap_tokens
+        return Prediction(tokens, self._output_tokens(size), None if cap is None else tokens + cap)
+
+    def learn(self, size: RequestSize, usage: Usage) -> None:
+        """Take in what a request was reported to have taken."""
+        model = _model(size)
+        if size.opaque_parts:
+            _entry(self.parts, model, Mean).add(max(0, usage.input_tokens - self._text_tokens(size)))
+        else:
+            _entry(self.ratios, model, Ratio).add(size.input_tokens, usage.input_tokens)
+        _entry(self.outputs, _output_class(size), Mean).add(usage.output_tokens)
+
+    def _text_tokens(self, size: RequestSize) -> int:
+        ratio = _find(self.ratios, _model(size))
+        return size.input_tokens if ratio is None else max(1, ratio.of(size.input_tokens))
+
+    def _output_tokens(self, size: RequestSize) -> int:
+        """The mean of the class; of its first few answers each replaces a tenth of the cap."""
+        cap = size.output_cap_tokens
+        prior = UNKNOWN_OUTPUT_TOKENS if cap is None else min(cap, _LONGEST_PRIOR_TOKENS)
+        mean = _find(self.outputs, _output_class(size))
+        if mean is None:
+            return prior
+        missing = max(0, ENOUGH - mean.count)
+        tokens = -(-(mean.tokens * (ENOUGH - missing) + prior * missing) // ENOUGH)
+        return tokens if cap is None else min(tokens, cap)
+
+
+def _model(size: RequestSize) -> str:
+    return size.model[:_MAX_KEY_CHARACTERS]
+
+
+def _output_class(size: RequestSize) -> str:
+    """Jobs of one model whose caps have the same power of two are taken to write about as much."""
+    cap = size.output_cap_tokens
+    return f"{'-' if cap is None else cap.bit_length()} {_model(size)}"
+
+
+_Entry = TypeVar("_Entry")
+
+
+def _entry(table: dict[str, _Entry], key: str, new: Callable[[], _Entry]) -> _Entry:
+    """The entry to learn into; past the bound new keys share one."""
+    if key not in table and len(table) >= MAX_KEYS:
+        key = OTHER
+    return table.setdefault(key, new())
+
+
+def _find(table: dict[str, _Entry], key: str) -> _Entry | None:
+    """The entry to predict from; there is a shared one only where the bound was reached."""
+    return table.get(key) or table.get(OTHER)

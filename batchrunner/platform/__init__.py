@@ -1,0 +1,3 @@
+"""What the platform offers beside answering jobs: its catalog, its usage events, its saved chats."""
+
+from __future__ import annotations
