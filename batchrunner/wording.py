@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import unicodedata
 from decimal import Decimal
-from typing import Literal
 
-from batchrunner.status import Binding, Status
+from batchrunner.status import Binding, Status, StoppedBy
 
 BINDING_TEXT: dict[Binding, str] = {
-    "requests": "limited by requests per minute",
-    "tokens": "limited by tokens per minute",
+    "requests": "limited by requests",
+    "tokens": "limited by tokens",
     "in_flight": "limited by --max-in-flight",
     "rate_limited": "waiting after a 429",
     "server": "waiting for the server",
@@ -20,10 +19,7 @@ BINDING_TEXT: dict[Binding, str] = {
 
 AGAIN = "run the same command again to resume"
 #: why a run stopped before its end -> what happened, and what to do about it
-STOPPED: dict[
-    Literal["signal", "credits", "keys", "max_cost", "failures", "unreachable", "disk"],
-    tuple[str, str],
-] = {
+STOPPED: dict[StoppedBy, tuple[str, str]] = {
     "signal": ("interrupted", f"{AGAIN}."),
     "credits": ("the account has no credits left", f"Top up the account, then {AGAIN} (--wait-for-credits waits instead)."),
     "keys": ("no valid key is left", f"Give a valid key, then {AGAIN}."),

@@ -1,0 +1,65 @@
+# Everything starts from a bare machine: Python 3.11 or newer (with venv and pip), git and make.
+# The first target that needs it builds $(VENV) from requirements.lock; nothing is installed outside of it.
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.batchrun-installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench campaign lock clean
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 18
+
+demo: $(STAMP) ## run 300 jobs against the embedded platform: no key, no cost, nothing leaves this machine
+	@run="demo.$$(date +%Y%m%d-%H%M%S).run"; code=0; \
+	$(BIN)/batchrun submit jobs/demo.jsonl --simulate --rpm 1200 --metrics 0 -o "$$run" $(ARGS) || code=$$?; \
+	for file in results costs errors; do \
+		if [ -s "$$run/$$file.jsonl" ]; then \
+			printf '\n%s/%s.jsonl begins:\n' "$$run" "$$file"; head -n 3 "$$run/$$file.jsonl" | cut -c 1-200; \
+		fi; \
+	done; \
+	echo; $(BIN)/batchrun status "$$run"; exit $$code
+
+test: $(STAMP) ## run all tests but the campaign (ARGS="-k name" for some of them)
+	$(BIN)/pytest -m "not campaign" $(ARGS)
+
+campaign: $(STAMP) ## run the long proofs
+	$(BIN)/pytest -m campaign --timeout 3600 $(ARGS)
+
+check: $(STAMP) ## lint, formatting, types, layers
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP) ## run each benchmark; every one prints its table and its machine
+	@set -e; for script in benchmarks/bench_*.py; do printf '\n== %s\n' "$$script"; $(BIN)/python "$$script" $(ARGS); done
+
+lock: | $(BIN)/python ## bring requirements.lock up to pyproject.toml (ARGS=--upgrade: take the newest of everything)
+	$(PIP) install 'uv>=0.9'
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra bench --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-header --quiet -o requirements.lock $(ARGS)
+	@! grep -nE '[a-z]+://|--(extra-)?index-url|--find-links' requirements.lock
+
+clean: ## remove caches, build products and demo runs; environments and other run directories stay
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache htmlcov .coverage demo.*.run
+	find batchrunner tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { \
+		echo "make: no $(PYTHON) here. Install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "make: $(PYTHON) is $$($(PYTHON) -V 2>&1); 3.11 or newer is needed: make PYTHON=/path/to/python3 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "make: $(PYTHON) cannot make environments. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(STAMP): requirements.lock pyproject.toml | $(BIN)/python
+	$(PIP) install --require-hashes -r requirements.lock
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
