@@ -176,6 +176,8 @@ class Totals(msgspec.Struct):
     maybe_billed: Decimal = _NOTHING
     #: attempts that were or may have been billed, at a price that is not known
     unpriced: int = 0
+    #: successful answers by how they ended, in the words of `dialect.Finish`
+    finishes: dict[str, int] = {}
 
     def add(self, charge: Charge | None) -> None:
         """Count one attempt's charge; None and `not_billed` add nothing."""
@@ -190,3 +192,8 @@ class Totals(msgspec.Struct):
         self.input_tokens += charge.input or 0
         self.cached_tokens += charge.cached or 0
         self.output_tokens += charge.output or 0
+
+    def add_finish(self, finish: str | None) -> None:
+        """Count how a success ended; None adds nothing."""
+        if finish is not None:
+            self.finishes[finish] = self.finishes.get(finish, 0) + 1

@@ -21,8 +21,11 @@ class AppendFile(Protocol):
     """A file that only grows at its end."""
 
     name: str
-    #: bytes; where the next append lands
-    size: int
+
+    @property
+    def size(self) -> int:
+        """Bytes; where the next append lands."""
+        ...
 
     def append(self, data: bytes) -> int:
         """Write `data` at the end with one write; the offset at which it stands.

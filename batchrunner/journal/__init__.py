@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from batchrunner.journal.lock import RunLock
 from batchrunner.journal.reading import read_finished
-from batchrunner.journal.recovery import Recovered, Tariff, recover
+from batchrunner.journal.recovery import Recovered, recover
 from batchrunner.journal.replay import History
+from batchrunner.journal.tariff import Tariff
 from batchrunner.journal.writer import Journal, JournalStatistics, in_thread, inline
 
 __all__ = [

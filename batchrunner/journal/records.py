@@ -97,6 +97,8 @@ class Ended(_Record, tag="ended", frozen=True):
     line: Line | None = None
     #: why, for people and the log; an error code as a rule
     why: str | None = None
+    #: how a success ended, in the words of `dialect.Finish`
+    finish: str | None = None
 
 
 class Reopened(_Record, tag="reopened", frozen=True):

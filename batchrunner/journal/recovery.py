@@ -14,9 +14,7 @@ kind, so that a crash in the middle of it is one more crash of the usual kind:
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from decimal import Decimal
-from typing import Protocol
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -26,34 +24,15 @@ from batchrunner.disk import AppendFile, Disk
 from batchrunner.errors import ChangedLines, JournalDamaged
 from batchrunner.events import Billing
 from batchrunner.index import Index
-from batchrunner.job import BadLine, Usage
+from batchrunner.job import BadLine
 from batchrunner.journal.files import COSTS, CUT, ERRORS, JOURNAL, RESULTS, RunFiles, whole_lines
 from batchrunner.journal.finals import Digest, Survey, Verdict
 from batchrunner.journal.reading import JournalReader
 from batchrunner.journal.records import Ended, Line, Reopened, Sent, Started, What, fingerprint_text
 from batchrunner.journal.replay import RECENT_NS, History, Replay
+from batchrunner.journal.tariff import Tariff
 from batchrunner.lifecycle import FINAL, State
 from batchrunner.results import FinalLine, bad_line, parse_id
-
-
-class Facts(Protocol):
-    """What a reply says of itself, as `dialect.ReplyFacts` does."""
-
-    @property
-    def usage(self) -> Usage | None: ...
-
-
-class Tariff(msgspec.Struct, frozen=True):
-    """How the run tells what an attempt cost: what recovery needs to write a lost cost line again."""
-
-    #: of a job (by number): its endpoint and the model that it asks
-    request: Callable[[int], tuple[str, str]]
-    #: (endpoint, body) of a success
-    facts: Callable[[str, bytes], Facts | None]
-    #: (model, endpoint, usage) -> exact amount, or None where the price is unknown
-    price: Callable[[str, str, Usage], Decimal | None]
-    #: (model, input tokens, output cap) -> the most that an attempt can have cost, or None
-    ceiling: Callable[[str, int, int | None], Decimal | None]
 
 
 class Recovered(msgspec.Struct, frozen=True):
@@ -175,7 +154,10 @@ class _Recovery:
         if flight is not None and flight.sent.attempt == line.attempt:
             return True
         key = self.replay.key(line.custom_id)
-        return isinstance(key, int) and self.index.state[key] not in FINAL and line.attempt > self.replay.sends(key)
+        return isinstance(key, int) and self._is_unheard_of(key, line.attempt)
+
+    def _is_unheard_of(self, number: int, attempt: int) -> bool:
+        return self.index.state[number] not in FINAL and attempt > self.replay.sends(number)
 
     def _refuse_missing(self, missing: list[int]) -> list[Ended]:
         """Of jobs whose final line is gone: those whose line had not been synced. Damage, where one had been."""
@@ -229,6 +211,8 @@ class _Recovery:
     def settle(self) -> None:
         """Close whatever the last process left open, and put all of it on disk."""
         unsynced = [record for _, record in self.replay.unsynced]
+        for line in self.cost_tail.values():  # before lines are adopted: it is of earlier attempts of jobs that then end
+            self._adopt_cost(line)
         for survey in (self.results, self.errors):
             self._settle_lines(survey)
         if self.cut is not None:
@@ -239,8 +223,6 @@ class _Recovery:
                 self.files.truncate(survey.name, survey.torn_at)
         for flight in list(self.replay.in_flight.values()):
             self._lose(flight.sent)
-        for line in self.cost_tail.values():
-            self._adopt_cost(line)
         for ended in unsynced:
             if ended.charge is not None and (ended.id, ended.attempt) not in self.cost_tail:
                 self.files.cost_line(cost_line(ended.id, ended.attempt, ended.charge, ended.wall_ns))
@@ -323,13 +305,13 @@ class _Recovery:
         assert isinstance(number, int)
         flight = self.replay.in_flight.get(line.custom_id)
         sent = flight.sent if flight is not None and flight.sent.attempt == identity.attempt else None
-        known = self.cost_tail.get((line.custom_id, identity.attempt))
-        if known is not None:
-            charge: Charge | None = known.charge
-        elif name == RESULTS:
-            charge = self._success_charge(number, sent, line)
+        charge: Charge | None
+        finish: str | None = None
+        if name == RESULTS:
+            charge, finish = self.tariff.success(number, sent, line)
         else:
-            charge = self._failure_charge(sent, line)
+            charge = self.tariff.failure(sent, line)
+        known = self.cost_tail.get((line.custom_id, identity.attempt))
         self._end(
             Ended(
                 id=line.custom_id,
@@ -338,43 +320,28 @@ class _Recovery:
                 what=What.DONE if name == RESULTS else What.FAILED,
                 wall_ns=self.clock.wall_ns(),
                 spent=True,
-                charge=charge,
+                charge=charge if known is None else known.charge,
                 line=Line(name, offset, len(raw), zlib.crc32(raw)),
                 why="adopted" if name == RESULTS else line.error_code(),
+                finish=finish,
             )
         )
 
-    def _success_charge(self, number: int, sent: Sent | None, line: FinalLine) -> Charge:
-        endpoint, model = self.tariff.request(number) if sent is None else (sent.endpoint, sent.model)
-        facts = self.tariff.facts(endpoint, line.answer() or b"")
-        usage = None if facts is None else facts.usage
-        amount = None if usage is None else self.tariff.price(model, endpoint, usage)
-        return Charge.billed(model, endpoint, usage, amount)
-
-    def _failure_charge(self, sent: Sent | None, line: FinalLine) -> Charge | None:
-        """What the contract says of failures: another error status costs nothing, an unseen or unreadable answer may."""
-        if sent is None:
-            return None
-        status = line.status_code()
-        unseen = status is None or status in (408, 504) or 200 <= status < 300
-        return self._worst_charge(sent) if unseen else None
-
-    def _worst_charge(self, sent: Sent) -> Charge:
-        amount = self.tariff.ceiling(sent.model, sent.input, sent.cap)
-        return Charge.maybe(sent.model, sent.endpoint, sent.input, sent.cap, amount)
-
     def _lose(self, sent: Sent) -> None:
         known = self.cost_tail.get((sent.id, sent.attempt))
-        charge = self._worst_charge(sent) if known is None else known.charge
+        charge = self.tariff.worst(sent) if known is None else known.charge
         self._end(self._lost(sent.id, sent.fp, sent.attempt, charge))
         self.lost += 1
 
     def _adopt_cost(self, line: CostLine) -> None:
         """A bill for an attempt that the journal never heard of: its records went with the power, its money did not."""
         number = self.replay.key(line.custom_id)
-        if isinstance(number, int) and self._is_open(line):
-            fingerprint = self.index.fingerprints[number]
-            self._end(self._lost(line.custom_id, fingerprint_text(fingerprint), line.attempt, line.charge))
+        if not isinstance(number, int) or not self._is_unheard_of(number, line.attempt):
+            return
+        adoptable = self.results.adoptable.get(number) or self.errors.adoptable.get(number)
+        if adoptable is None or adoptable[1].attempt != line.attempt:
+            fingerprint = fingerprint_text(self.index.fingerprints[number])
+            self._end(self._lost(line.custom_id, fingerprint, line.attempt, line.charge))
 
     def _lost(self, custom_id: str, fp: str, attempt: int, charge: Charge) -> Ended:
         return Ended(custom_id, fp, attempt, What.LOST, self.clock.wall_ns(), charge=charge, why="the process ended")

@@ -150,6 +150,7 @@ class Replay:
         history.spent += ended.spent
         self.totals.add(ended.charge)
         self.totals.rate_limited += ended.what is What.REFUSED
+        self.totals.add_finish(ended.finish)
         if ended.charge is not None:
             self.unsynced.append((offset, ended))
         if isinstance(key, int):

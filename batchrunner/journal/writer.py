@@ -125,10 +125,12 @@ class Journal:
         )
         self.totals.attempts += 1
 
-    def done(self, job: Job, attempt: int, reply: Reply, *, charge: Charge, event: Event | None = None) -> None:
-        """The job succeeded with this reply."""
+    def done(
+        self, job: Job, attempt: int, reply: Reply, *, charge: Charge, finish: str | None = None, event: Event | None = None
+    ) -> None:
+        """The job succeeded with this reply, which ended by `finish` (in the words of `dialect.Finish`)."""
         raw = success_line(self._files.run_id, job.custom_id, job.fingerprint, attempt, reply)
-        self._end(job, attempt, What.DONE, charge=charge, final=(RESULTS, raw), spent=True, event=event)
+        self._end(job, attempt, What.DONE, charge=charge, final=(RESULTS, raw), spent=True, finish=finish, event=event)
 
     def failed(
         self,
@@ -261,6 +263,7 @@ class Journal:
         final: tuple[str, bytes] | None = None,
         spent: bool = False,
         why: str | None = None,
+        finish: str | None = None,
         event: Event | None = None,
     ) -> None:
         """Final line, cost line, record: see the class."""
@@ -285,9 +288,11 @@ class Journal:
             charge=charge,
             line=line,
             why=None if why is None else clean(why),
+            finish=finish,
         )
         self.record(ended, event)
         self.totals.add(charge)
+        self.totals.add_finish(finish)
 
     async def _last_commit(self) -> None:
         """As `commit`, but an earlier failure, which has been raised where it happened, is not raised again."""

@@ -1,0 +1,59 @@
+"""What attempts cost that nobody was there to charge: recovery's own bills, by the run's own rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Protocol
+
+import msgspec
+
+from batchrunner.costs import Charge
+from batchrunner.job import Usage
+from batchrunner.journal.records import Sent
+from batchrunner.results import FinalLine
+
+
+class Facts(Protocol):
+    """What a reply says of itself, as `dialect.ReplyFacts` does."""
+
+    @property
+    def usage(self) -> Usage | None: ...
+
+    @property
+    def finish(self) -> str: ...
+
+
+class Tariff(msgspec.Struct, frozen=True):
+    """How the run tells what an attempt cost."""
+
+    #: a job's endpoint and the model that it asks, by its number
+    request: Callable[[int], tuple[str, str]]
+    #: (endpoint, body) of a success -> what it says, or None
+    facts: Callable[[str, bytes], Facts | None]
+    #: (model, endpoint, usage) -> exact amount, or None where the price is unknown
+    price: Callable[[str, str, Usage], Decimal | None]
+    #: (model, input tokens, output cap or None) -> the most that an attempt can have cost, or None
+    ceiling: Callable[[str, int, int | None], Decimal | None]
+
+    def success(self, number: int, sent: Sent | None, line: FinalLine) -> tuple[Charge, str | None]:
+        """The charge and the finish of a job's whole result line. `sent` is None where no record tells of its sending."""
+        endpoint, model = self.request(number) if sent is None else (sent.endpoint, sent.model)
+        facts = self.facts(endpoint, line.answer() or b"")
+        if facts is None or facts.usage is None:
+            return Charge.billed(model, endpoint, None, None), None if facts is None else str(facts.finish)
+        amount = self.price(model, endpoint, facts.usage)
+        return Charge.billed(model, endpoint, facts.usage, amount), str(facts.finish)
+
+    def failure(self, sent: Sent | None, line: FinalLine) -> Charge | None:
+        """The charge of a whole error line: an answer that was not seen or not readable may have been billed, others not."""
+        if sent is None:
+            return None
+        status = line.status_code()
+        unseen = status is None or status in (408, 504) or 200 <= status < 300
+        return self.worst(sent) if unseen else None
+
+    def worst(self, sent: Sent) -> Charge:
+        """The most that an attempt can have cost of which nothing is known but that it was sent."""
+        amount = self.ceiling(sent.model, sent.input, sent.cap)
+        return Charge.maybe(sent.model, sent.endpoint, sent.input, sent.cap, amount)
