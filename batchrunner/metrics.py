@@ -48,16 +48,14 @@ SYNC_BUCKETS = tuple(0.0005 * 2**power for power in range(14))
 
 
 class JournalStatistics(Protocol):
-    """What is read of the journal's own statistics: sums since this process opened it."""
+    """What is read of the journal's own statistics: counts since this process opened it, and the newest commit's length."""
 
     @property
     def commits(self) -> int: ...
     @property
-    def synced_bytes(self) -> int: ...
+    def bytes_written(self) -> int: ...
     @property
     def last_sync_seconds(self) -> float: ...
-    @property
-    def sync_seconds_total(self) -> float: ...
 
 
 class Metrics:
@@ -223,10 +221,10 @@ def _spell(host: str, port: int) -> str:
 
 
 class _SyncHistogram(Collector):
-    """The journal's syncs as a histogram, read off its sums.
+    """The journal's syncs as a histogram, read off its statistics.
 
-    Count and sum are exact. Of several syncs between two looks only the last one's length is known: the others go into
-    the bucket of their mean.
+    The count is exact. Each commit that ends an attempt is looked at on its own, by the events that it lets out; of several
+    commits between two looks (those of records alone) all count as long as the newest.
     """
 
     def __init__(self, journal: Callable[[], JournalStatistics]) -> None:
@@ -234,14 +232,15 @@ class _SyncHistogram(Collector):
         self._lock = threading.Lock()  # the loop looks with every event, the server's thread with every scrape
         self._commits = 0
         self._bytes_seen = 0
-        self._seconds_seen = 0.0
         self._seconds = Histogram(
             "batchrun_journal_sync_seconds",
             "One group commit's sync of results, errors, costs and journal.",
             buckets=SYNC_BUCKETS,
             registry=None,
         )
-        self._bytes = Counter("batchrun_journal_bytes_total", "Bytes synced by group commits.", registry=None)
+        self._bytes = Counter(
+            "batchrun_journal_bytes_total", "Bytes written to journal, results, errors and costs.", registry=None
+        )
 
     def collect(self) -> Iterator[Metric]:
         self.catch_up()
@@ -252,15 +251,10 @@ class _SyncHistogram(Collector):
         """Take in what happened since the last look."""
         with self._lock:
             now = self._journal()
-            new = now.commits - self._commits
-            if new <= 0:
-                return
-            others = max(0.0, now.sync_seconds_total - self._seconds_seen - now.last_sync_seconds)
-            for _ in range(new - 1):
-                self._seconds.observe(others / (new - 1))
-            self._seconds.observe(now.last_sync_seconds)
-            self._bytes.inc(now.synced_bytes - self._bytes_seen)
-            self._commits, self._bytes_seen, self._seconds_seen = now.commits, now.synced_bytes, now.sync_seconds_total
+            for _ in range(now.commits - self._commits):
+                self._seconds.observe(now.last_sync_seconds)
+            self._bytes.inc(now.bytes_written - self._bytes_seen)
+            self._commits, self._bytes_seen = now.commits, now.bytes_written
 
 
 class _RunCollector(Collector):
