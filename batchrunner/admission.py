@@ -7,6 +7,7 @@ until the time that the budget named, or until an answer changes something.
 
 from __future__ import annotations
 
+import enum
 import random
 from collections.abc import Callable
 from typing import Literal
@@ -18,7 +19,7 @@ from batchrunner import budget
 from batchrunner.account_store import AccountStore
 from batchrunner.clock import NS_PER_SECOND, Clock
 from batchrunner.fair import FairQueue, RefusedJobs
-from batchrunner.job import Job, RequestSize
+from batchrunner.job import Job, RequestSize, Usage
 
 #: No sleep is shorter: a nanosecond lost in a float must not make a loop spin.
 SHORTEST_SLEEP_NS = 1_000
@@ -31,8 +32,19 @@ class Candidate(msgspec.Struct, frozen=True):
 
     job: Job
     size: RequestSize
-    #: predicted: input + output
-    tokens: int
+    #: what it is expected to use
+    predicted: Usage
+
+    @property
+    def tokens(self) -> int:
+        return self.predicted.total_tokens
+
+
+class NotNow(enum.Enum):
+    """Why the job of a slot is not sent."""
+
+    WITHDRAWN = "withdrawn"  # never: whoever loads jobs has dealt with it
+    WAIT = "wait"  # not before something that is in flight has ended
 
 
 class Ticket(msgspec.Struct, frozen=True):
@@ -62,8 +74,7 @@ class Statistics(msgspec.Struct, frozen=True):
 class Admission:
     """Grants one request at a time, in the order of the queue, within the budget and the cap on requests in flight.
 
-    `load` reads and sizes the job of a number just before it is sent. It returns None where the job is not to be sent
-    after all; it has then dealt with it (recorded a failure, or closed the admission).
+    `load` reads and sizes the job of a number just before it is sent, or says why it is not sent.
     """
 
     def __init__(
@@ -72,7 +83,7 @@ class Admission:
         queue: FairQueue,
         clock: Clock,
         *,
-        load: Callable[[int], Candidate | None],
+        load: Callable[[int], Candidate | NotNow],
         max_in_flight: int,
         tpm: int,
         rng: random.Random,
@@ -91,11 +102,24 @@ class Admission:
         self._changed = trio.Event()
         self._waits_for: Literal["requests", "tokens", "in_flight", "rate_limited", "work"] | None = None
 
+    async def ready(self) -> bool:
+        """Wait until a job could be sent now, but for the budget. False once there will be none, or after `close`."""
+        while not self._closed:
+            if self._in_flight >= self._max_in_flight:
+                await self._wait("in_flight", None)
+            elif self._queue.peek(self._clock.monotonic_ns()) is not None:
+                return True
+            elif self._queue.empty() and self._in_flight == 0:
+                return False
+            else:
+                await self._wait("work", self._queue.next_due_ns())
+        return False
+
     async def admit(self) -> Ticket | None:
         """Wait for leave to send the next job. None once there is nothing left to send, or after `close`."""
         asked_ns = self._clock.monotonic_ns()
         slot: budget.Slot | None = None
-        while await self._work_is_ready():
+        while await self.ready():
             now_ns = self._clock.monotonic_ns()
             if slot is None:
                 decision = await self._store.step(now_ns, budget.Reserve())
@@ -107,9 +131,11 @@ class Admission:
             number = self._queue.peek(now_ns)
             assert number is not None
             candidate = self._load(number)
-            if candidate is None:
-                if not self._closed:
-                    self._queue.take(now_ns)
+            if candidate is NotNow.WITHDRAWN:
+                self._queue.take(now_ns)
+                continue
+            if isinstance(candidate, NotNow):
+                await self._wait("work", None)
                 continue
             alone = self._refused.alone(number, candidate.tokens, self._tpm)
             decision = await self._store.step(now_ns, budget.Take(slot.slot, candidate.tokens, alone=alone))
@@ -168,19 +194,6 @@ class Admission:
             waits_for=self._waits_for,
             admitted=self._admitted,
         )
-
-    async def _work_is_ready(self) -> bool:
-        """Wait until a job can be sent now and fits under the cap. False where there will be none."""
-        while not self._closed:
-            if self._in_flight >= self._max_in_flight:
-                await self._wait("in_flight", None)
-            elif self._queue.peek(self._clock.monotonic_ns()) is not None:
-                return True
-            elif self._queue.empty() and self._in_flight == 0:
-                return False
-            else:
-                await self._wait("work", self._queue.next_due_ns())
-        return False
 
     def _requeue(self, ticket: Ticket, after_ns: int | None) -> None:
         # Before the request is given back: else the dispatcher could see nothing queued and nothing in flight, and end.

@@ -178,6 +178,10 @@ class Inputs:
         while self._descriptors:
             os.close(self._descriptors.pop())
 
+    def identity(self) -> list[list[str | int]]:
+        """What tells unchanged files without reading them: path, bytes, mtime and inode of each."""
+        return [[os.path.abspath(file.path), file.size, file.mtime_ns, file.inode] for file in self.files]
+
     def file_number(self, offset: int) -> int:
         """Which of `files` holds the byte at an offset."""
         return bisect.bisect_right(self._starts, offset) - 1

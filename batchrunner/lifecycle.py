@@ -1,10 +1,9 @@
 """The life of a job: five states, nine events, one total table.
 
-    PENDING --send--> IN_FLIGHT --succeed--> SUCCEEDED
-       ^  \\              |  \\--fail------> FAILED --reopen--> PENDING
-       |   \\--fail--.    |--refuse, lose--> PENDING
-       |             v    '--again--------> BACKING_OFF --ready--> PENDING
-       '----------- FAILED
+    pending --send--> in flight --succeed--> succeeded
+                                --fail-----> failed
+                                --again----> backing off --ready--> pending
+                                --refuse, lose--> pending
 
 Whatever changes a job's state goes through `after`; nothing else assigns one.
 """

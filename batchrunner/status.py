@@ -11,6 +11,9 @@ from batchrunner.job import Usage
 
 #: What holds the run's speed down at the moment.
 Binding = Literal["requests", "tokens", "in_flight", "rate_limited", "server", "work", "none"]
+RunState = Literal["running", "draining", "completed", "stopped"]
+#: Why a run stopped before its end, in the contract's words.
+StoppedBy = Literal["signal", "credits", "keys", "max_cost", "failures", "unreachable", "disk"]
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -18,9 +21,8 @@ class Status(msgspec.Struct, frozen=True):
 
     run_dir: str
     run_id: str
-    state: Literal["running", "draining", "completed", "stopped"]
-    #: null, or why a run stopped before its end, in the contract's words
-    stopped_by: Literal["signal", "credits", "keys", "max_cost", "failures", "unreachable", "disk"] | None
+    state: RunState
+    stopped_by: StoppedBy | None
     simulated: bool
     #: process that wrote this; meaningful while `state` is running or draining
     pid: int

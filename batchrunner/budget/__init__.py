@@ -19,6 +19,7 @@ Source: generic cell rate algorithm (ITU-T I.371) in integer nanoseconds; a floa
 2e-17 s. Rejected: bursts of a full minute (what token buckets do) draw 80 to 300 rejections per 1,000 requests from
 two-bucket windows; adaptive concurrency is a poor handle on a rate, since in flight = rate x latency.
 """
+
 from __future__ import annotations
 
 from batchrunner.budget.records import (

@@ -44,13 +44,13 @@ def step(state: State, now_ns: int, event: Event) -> Decision:
 
 
 def statistics(state: State, now_ns: int) -> Statistics:
-    """A frozen view of the state at `now_ns`."""
-    state.window.expire(now_ns)
+    """A frozen view of the state at `now_ns`. It changes nothing, so that another thread may look too."""
+    requests, tokens = state.window.sums(now_ns)
     return Statistics(
         rpm_limit=state.limits.rpm,
         tpm_limit=state.limits.tpm,
-        requests=state.window.requests,
-        tokens=state.window.tokens,
+        requests=requests,
+        tokens=tokens,
         in_flight=len(state.in_flight),
         closed_for_seconds=max(0, state.gate.until_ns - now_ns) / NS,
         consecutive_rejections=state.gate.consecutive,

@@ -45,6 +45,16 @@ class Window(msgspec.Struct):
             del self.cells[:gone]
             self.first_cell += gone
 
+    def sums(self, now_ns: int) -> tuple[int, int]:
+        """Requests and tokens that are in the window at `now_ns`, which may lie after the last `expire`."""
+        requests, tokens = self.requests, self.tokens
+        for cell in self.cells:
+            if cell.last_ns + SAFE_WINDOW_NS > now_ns:
+                break
+            requests -= cell.requests
+            tokens -= cell.tokens
+        return requests, tokens
+
     def add(self, now_ns: int, tokens: int) -> int:
         """Enter a send; the number of its cell. `now_ns` must not lie before an earlier entry's."""
         self.requests += 1

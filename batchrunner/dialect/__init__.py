@@ -10,8 +10,9 @@ from typing import Final
 
 from batchrunner.dialect import chat_completions, messages, responses
 from batchrunner.dialect.facts import Dialect, Finish, ReplyFacts
+from batchrunner.job import Job
 
-__all__ = ["URLS", "Dialect", "Finish", "ReplyFacts", "for_url"]
+__all__ = ["URLS", "Dialect", "Finish", "ReplyFacts", "for_url", "of"]
 
 #: the paths that have a dialect
 URLS: Final[dict[str, Dialect]] = {
@@ -24,3 +25,8 @@ URLS: Final[dict[str, Dialect]] = {
 def for_url(url: str) -> Dialect | None:
     """The dialect of a job's url, or None."""
     return URLS.get(url)
+
+
+def of(job: Job) -> Dialect:
+    """The dialect of a job whose url was checked when its line was read."""
+    return URLS[job.url]

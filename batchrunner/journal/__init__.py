@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batchrunner.journal.lock import RunLock
+from batchrunner.journal.lock import RunLock, is_locked
 from batchrunner.journal.reading import read_finished
 from batchrunner.journal.recovery import Recovered, recover
 from batchrunner.journal.replay import History
@@ -18,6 +18,7 @@ __all__ = [
     "Tariff",
     "in_thread",
     "inline",
+    "is_locked",
     "read_finished",
     "recover",
 ]

@@ -24,6 +24,21 @@ _HELD: Final = frozenset({errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES})
 _UNSUPPORTED: Final = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL})
 
 
+def is_locked(directory: Path) -> bool:
+    """Whether a process is at work on a run directory. Asks without taking the lock, so that nobody is refused over it."""
+    try:
+        fd = os.open(directory / NAME, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as cause:
+        return cause.errno in _HELD
+    finally:
+        os.close(fd)
+    return False
+
+
 class _Holder(msgspec.Struct):
     pid: int
     started: str

@@ -159,8 +159,8 @@ class Journal:
         self._end(job, attempt, What.REFUSED, why=why, event=event)
         self.totals.rate_limited += 1
 
-    def lost(self, job: Job, attempt: int, *, charge: Charge, why: str, event: Event | None = None) -> None:
-        """We stopped looking while the attempt was in flight."""
+    def lost(self, job: Job, attempt: int, *, charge: Charge | None, why: str, event: Event | None = None) -> None:
+        """We stopped looking while the attempt was in flight. `charge` is None where nothing of it had been written."""
         self._end(job, attempt, What.LOST, charge=charge, why=why, event=event)
 
     def refunded(self, job: Job, count: int) -> None:

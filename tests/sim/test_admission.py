@@ -12,10 +12,10 @@ from trio.testing import MockClock
 
 from batchrunner import budget
 from batchrunner.account_store import MemoryStore
-from batchrunner.admission import Admission, Candidate, Ticket
+from batchrunner.admission import Admission, Candidate, NotNow, Ticket
 from batchrunner.clock import NS_PER_SECOND, VirtualClock
 from batchrunner.fair import UNSATISFIABLE_AFTER, FairQueue
-from batchrunner.job import Job, RequestSize
+from batchrunner.job import Job, RequestSize, Usage
 from batchrunner.simulator.windows import CalendarMinute, SlidingLog, TokenBucket, Window
 
 HOUR_SECONDS = 3_600
@@ -23,7 +23,7 @@ HOUR_SECONDS = 3_600
 
 def candidate(number: int, tokens: int = 100) -> Candidate:
     job = Job(number, number + 1, f"job-{number}", "/v1/chat/completions", b"{}", number)
-    return Candidate(job, RequestSize("m", tokens, None), tokens)
+    return Candidate(job, RequestSize("m", tokens, None), Usage(tokens, 0))
 
 
 async def admission_for(
@@ -32,7 +32,7 @@ async def admission_for(
     rpm: int = 50,
     tpm: int = 0,
     max_in_flight: int = 1_000,
-    load: Callable[[int], Candidate | None] = candidate,
+    load: Callable[[int], Candidate | NotNow] = candidate,
 ) -> Admission:
     clock = VirtualClock(trio.current_time)
     store = MemoryStore(budget.Limits(rpm, tpm))
@@ -164,8 +164,29 @@ async def test_closing_ends_a_wait_at_once(autojump_clock: MockClock) -> None:
 
 async def test_a_job_that_load_withdraws_is_passed_over(autojump_clock: MockClock) -> None:
     """Where the job of a slot is not to be sent after all, the slot goes to the next one."""
-    admission = await admission_for(3, load=lambda number: None if number == 0 else candidate(number))
+    admission = await admission_for(3, load=lambda number: NotNow.WITHDRAWN if number == 0 else candidate(number))
     assert (await admit(admission)).job.number == 1
+
+
+async def test_a_job_that_load_holds_back_waits_for_an_end(autojump_clock: MockClock) -> None:
+    """Where a job may not be sent before something has ended, it is asked for again then, and not before."""
+    asked: list[float] = []
+
+    def load(number: int) -> Candidate | NotNow:
+        asked.append(trio.current_time())
+        return candidate(number) if number == 0 or trio.current_time() >= 5 else NotNow.WAIT
+
+    admission = await admission_for(2, rpm=0, load=load)
+    first = await admit(admission)
+    async with trio.open_nursery() as nursery:
+
+        async def settle() -> None:
+            await trio.sleep(5)
+            await admission.settle(first, 1)
+
+        nursery.start_soon(settle)
+        assert (await admit(admission)).job.number == 1
+    assert set(asked) == {asked[0], asked[0] + 5}
 
 
 async def test_tokens_are_waited_for(autojump_clock: MockClock) -> None:

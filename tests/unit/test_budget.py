@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import msgspec
@@ -53,7 +54,7 @@ def test_paces_evenly() -> None:
     for _ in range(200):
         now_ns, _ = send(state, now_ns)
         times.append(now_ns)
-    gaps = {b - a for a, b in zip(times[1:], times[2:], strict=False)}
+    gaps = {b - a for a, b in itertools.pairwise(times)}
     assert gaps == {interval_ns(50)}
     assert interval_ns(50) * 50 >= SAFE_WINDOW_NS
 

@@ -1,0 +1,303 @@
+"""One attempt, from the ticket to its record: sent, answered, judged, written down, handed back to the budget.
+
+Everything that ends an attempt goes through `_conclude` in this order: the journal (results, costs, record), the job's
+state, the budget. What is not written down has not happened.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import msgspec
+import trio
+
+from batchrunner import dialect, lifecycle, outcome
+from batchrunner.admission import Admission, Candidate, NotNow, Ticket
+from batchrunner.clock import NS_PER_SECOND, Clock
+from batchrunner.config import Options
+from batchrunner.costs import Charge
+from batchrunner.errors import DiskError
+from batchrunner.estimate import Estimator
+from batchrunner.events import AttemptResult, Billing, Event
+from batchrunner.exchange import Failure, FailureKind, Reply
+from batchrunner.heads import Heads
+from batchrunner.index import Index, Inputs
+from batchrunner.job import Job, Usage
+from batchrunner.journal import History, Journal
+from batchrunner.lifecycle import Happening, State
+from batchrunner.spending import Spending
+from batchrunner.status import StoppedBy
+from batchrunner.transport import Connection, Pool, Timeouts, TransportError
+
+
+class _Flight(msgspec.Struct):
+    """An attempt under way."""
+
+    ticket: Ticket
+    connection: Connection
+    #: the ordinal of this send among all of the job's
+    attempt: int
+    key_number: int
+    began_ns: int
+    #: of the attempt, so far
+    seconds: float = 0.0
+
+    @property
+    def job(self) -> Job:
+        return self.ticket.job
+
+
+class Attempts:
+    """Loads jobs for admission, and carries out what it admits.
+
+    `stop` is told why nothing more can succeed; `say` gets a line for people.
+    """
+
+    def __init__(
+        self,
+        *,
+        options: Options,
+        clock: Clock,
+        rng: random.Random,
+        inputs: Inputs,
+        index: Index,
+        histories: dict[int, History],
+        journal: Journal,
+        heads: Heads,
+        spending: Spending,
+        estimator: Estimator,
+        stop: Callable[[StoppedBy, str], None],
+    ) -> None:
+        self._options = options
+        self._clock = clock
+        self._rng = rng
+        self._inputs = inputs
+        self._index = index
+        self._histories = histories
+        self._journal = journal
+        self._heads = heads
+        self._spending = spending
+        self._estimator = estimator
+        self._stop = stop
+        self._stale: set[int] = set()
+
+    # --------------------------------------------------------------------------------------------- before it is sent
+
+    def load(self, number: int) -> Candidate | NotNow:
+        """Read and size up a job, and see whether it may be sent."""
+        job = self._inputs.load(self._index, number)
+        size = dialect.of(job).size(job.body)
+        prediction = self._estimator.predict(size)
+        candidate = Candidate(job, size, Usage(prediction.input_tokens, prediction.output_tokens))
+        match self._spending.verdict(candidate):
+            case "allowed":
+                return candidate
+            case "wait":
+                return NotNow.WAIT
+            case "cap_reached":
+                self._stop("max_cost", f"the next job could pass --max-cost {self._options.max_cost_usd} USD")
+                return NotNow.WAIT
+            case "price_unknown":
+                message = (
+                    f"model {size.model!r} has no known price, or the request no bound on its output: under --max-cost it "
+                    "is not sent. Give it an output cap, name a model of the catalog, or leave --max-cost out."
+                )
+                self._fail_unsent(job, size.model, "price_unknown", message)
+                return NotNow.WITHDRAWN
+
+    def begin(self, ticket: Ticket, connection: Connection) -> _Flight:
+        """Write down that the request goes out. From here on it may have been billed."""
+        job = ticket.job
+        history = self._histories.setdefault(job.number, History())
+        history.sends += 1
+        self._move(job, Happening.READY)
+        self._move(job, Happening.SEND)
+        self._journal.sent(
+            job,
+            history.sends,
+            model=ticket.candidate.size.model,
+            input_tokens=ticket.candidate.size.input_tokens,
+            output_cap_tokens=ticket.candidate.size.output_cap_tokens,
+            reserve_tokens=ticket.candidate.tokens,
+        )
+        self._spending.sent(ticket.candidate)
+        return _Flight(ticket, connection, history.sends, self._heads.key_number, self._clock.monotonic_ns())
+
+    # ------------------------------------------------------------------------------------------------- while it flies
+
+    async def carry_out(self, flight: _Flight, pool: Pool, admission: Admission) -> None:
+        """Send the request, wait for its end, and conclude it. Cancellation is an end like any other: `interrupted`."""
+        try:
+            result = await self._exchange(flight, pool)
+        except trio.Cancelled:
+            flight.seconds = (self._clock.monotonic_ns() - flight.began_ns) / NS_PER_SECOND
+            self._interrupted(flight, sent=flight.connection.started)
+            raise
+        flight.seconds = (self._clock.monotonic_ns() - flight.began_ns) / NS_PER_SECOND
+        await self._conclude(flight, result, admission)
+
+    async def _exchange(self, flight: _Flight, pool: Pool) -> Reply | Failure:
+        job = flight.job
+        timeouts = Timeouts(attempt_seconds=job.extras.timeout or self._options.timeout_seconds)
+        try:
+            if not flight.connection.alive() or job.number in self._stale:
+                # It went stale while we waited for the slot; nothing was written, so that nothing is lost.
+                flight.connection.close()
+                flight.connection = await pool.connect(timeouts, fresh=True)
+            return await flight.connection.exchange(self._heads.head(job), job.body, timeouts)
+        except TransportError as error:
+            return error.failure
+
+    def _interrupted(self, flight: _Flight, *, sent: bool) -> None:
+        self._spending.ended(flight.ticket.candidate)
+        charge = self._maybe(flight) if sent else None
+        event = self._event(flight, AttemptResult.INTERRUPTED, charge, message="interrupted")
+        try:
+            self._journal.lost(flight.job, flight.attempt, charge=charge, why="interrupted", event=event)
+        except DiskError:
+            return  # it is what ended the run; recovery lists the attempt as lost
+        self._move(flight.job, Happening.LOSE)
+
+    # ------------------------------------------------------------------------------------------------ when it has ended
+
+    async def _conclude(self, flight: _Flight, result: Reply | Failure, admission: Admission) -> None:
+        job = flight.job
+        history = self._histories[job.number]
+        tries = outcome.Attempts(
+            history.spent + 1, job.extras.max_attempts or self._options.max_attempts, job.number in self._stale
+        )
+        verdict = outcome.classify(result, dialect.of(job), tries, self._rng, self._clock.wall_ns())
+        reply = result if isinstance(result, Reply) else None
+        if isinstance(result, Failure) and result.kind is FailureKind.STALE:
+            self._stale.add(job.number)
+        self._spending.ended(flight.ticket.candidate)
+        match verdict:
+            case outcome.Done(facts):
+                assert reply is not None
+                self._done(flight, reply, facts)
+                await admission.settle(flight.ticket, facts.usage.total_tokens if facts.usage else None)
+            case outcome.Failed():
+                self._failed(flight, verdict, reply)
+                await self._give_back(admission, flight.ticket, reply, None)
+            case outcome.Again():
+                self._again(flight, verdict)
+                await self._give_back(admission, flight.ticket, reply, verdict.after_ns)
+            case outcome.Refused(retry_after_ns, message):
+                event = self._event(flight, AttemptResult.RATE_LIMITED, None, reply, message=message)
+                self._journal.refused(job, flight.attempt, why="rate_limited", event=event)
+                self._move(job, Happening.REFUSE)
+                if not await admission.refused(flight.ticket, retry_after_ns):
+                    self._never_fits(flight)
+            case outcome.StopAccount(message):
+                self._send_back(flight, reply, message)
+                await admission.settle(flight.ticket, None, again_after_ns=0)
+                self._stop("credits", message)
+            case outcome.SuspendKey(message):
+                self._send_back(flight, reply, message)
+                await admission.settle(flight.ticket, None, again_after_ns=0)
+                if not self._heads.retire_key(flight.key_number):
+                    self._stop("keys", message)
+
+    async def _give_back(self, admission: Admission, ticket: Ticket, reply: Reply | None, after_ns: int | None) -> None:
+        """A reply means that the server took the request; without one that is not known."""
+        if reply is not None:
+            await admission.settle(ticket, None, again_after_ns=after_ns)
+        else:
+            await admission.lost(ticket, again_after_ns=after_ns)
+
+    def _done(self, flight: _Flight, reply: Reply, facts: dialect.ReplyFacts) -> None:
+        job, size = flight.job, flight.ticket.candidate.size
+        charge = self._spending.billed(job, size, facts)
+        event = self._event(
+            flight, AttemptResult.OK, charge, reply, final=True, succeeded=True, usage=facts.usage, finish=facts.finish.value
+        )
+        self._journal.done(job, flight.attempt, reply, charge=charge, finish=facts.finish.value, event=event)
+        self._move(job, Happening.SUCCEED)
+        self._forget(job)
+        if facts.usage is not None:
+            self._estimator.learn(size, facts.usage)
+
+    def _failed(self, flight: _Flight, verdict: outcome.Failed, reply: Reply | None) -> None:
+        charge = self._maybe(flight) if verdict.billing is Billing.MAYBE else None
+        event = self._event(flight, verdict.result, charge, reply, final=True, message=verdict.message)
+        self._journal.failed(
+            flight.job, flight.attempt, code=verdict.code, message=verdict.message, reply=reply, charge=charge, event=event
+        )
+        self._move(flight.job, Happening.FAIL)
+        self._forget(flight.job)
+
+    def _again(self, flight: _Flight, verdict: outcome.Again) -> None:
+        charge = self._maybe(flight) if verdict.billing is Billing.MAYBE else None
+        event = self._event(flight, verdict.result, charge, message=verdict.message)
+        self._journal.again(flight.job, flight.attempt, why=verdict.code, charge=charge, spent=verdict.spends, event=event)
+        self._histories[flight.job.number].spent += verdict.spends
+        self._move(flight.job, Happening.AGAIN)
+
+    def _send_back(self, flight: _Flight, reply: Reply | None, message: str) -> None:
+        """The account was refused, not the job: it costs the job nothing."""
+        event = self._event(flight, AttemptResult.ACCOUNT, None, reply, message=message)
+        self._journal.again(flight.job, flight.attempt, why="account_refused", spent=False, event=event)
+        self._move(flight.job, Happening.AGAIN)
+
+    def _never_fits(self, flight: _Flight) -> None:
+        message = (
+            "refused with 429 again and again while it had the whole minute to itself and smaller jobs were accepted: it is "
+            "larger than the account's limit. Split it, or ask for a higher limit."
+        )
+        self._fail_unsent(flight.job, flight.ticket.candidate.size.model, "rate_limit_unsatisfiable", message)
+
+    def _fail_unsent(self, job: Job, model: str, code: str, message: str) -> None:
+        """End a job that is not in flight."""
+        history = self._histories.get(job.number, History())
+        event = Event(job.custom_id, job.line, 0, model, job.url, AttemptResult.INVALID, final=True, message=message)
+        self._move(job, Happening.READY)
+        self._journal.failed(job, history.sends, code=code, message=message, spent=False, event=event)
+        self._move(job, Happening.FAIL)
+        self._forget(job)
+
+    def _maybe(self, flight: _Flight) -> Charge:
+        return self._spending.maybe(flight.job, flight.ticket.candidate.size)
+
+    def _move(self, job: Job, happening: Happening) -> None:
+        """READY is for jobs that back off; for others it is nothing."""
+        state = State(self._index.state[job.number])
+        if happening is Happening.READY and state is not State.BACKING_OFF:
+            return
+        self._index.state[job.number] = lifecycle.after(state, happening, job.custom_id)
+
+    def _forget(self, job: Job) -> None:
+        self._histories.pop(job.number, None)
+        self._stale.discard(job.number)
+
+    def _event(
+        self,
+        flight: _Flight,
+        result: AttemptResult,
+        charge: Charge | None,
+        reply: Reply | None = None,
+        *,
+        final: bool = False,
+        succeeded: bool = False,
+        usage: Usage | None = None,
+        finish: str | None = None,
+        message: str | None = None,
+    ) -> Event:
+        return Event(
+            custom_id=flight.job.custom_id,
+            line=flight.job.line,
+            attempt=flight.attempt,
+            model=flight.ticket.candidate.size.model,
+            endpoint=flight.job.url,
+            result=result,
+            final=final,
+            succeeded=succeeded,
+            status_code=None if reply is None else reply.status,
+            seconds=flight.seconds,
+            admission_wait_seconds=flight.ticket.wait_seconds,
+            usage=usage,
+            billing=Billing.NOT if charge is None else charge.billing,
+            cost_usd=None if charge is None else charge.amount,
+            finish=finish,
+            message=message,
+        )

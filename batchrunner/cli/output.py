@@ -1,0 +1,110 @@
+"""What commands print: data on stdout, everything else on stderr, and no error from either ends a run."""
+
+from __future__ import annotations
+
+import sys
+
+import msgspec
+
+from batchrunner.pricing import json_number
+from batchrunner.status import Status, StoppedBy
+from batchrunner.wording import escape_terminal
+
+#: How a stopped run exits. A signal's own code is added by whoever caught it.
+STOPPED_EXIT_CODES: dict[StoppedBy, int] = {
+    "signal": 130,
+    "credits": 69,
+    "keys": 69,
+    "unreachable": 69,
+    "max_cost": 3,
+    "failures": 3,
+    "disk": 74,
+}
+
+
+class _Counts(msgspec.Struct):
+    total: int
+    completed: int
+    failed: int
+
+
+class _Usage(msgspec.Struct):
+    input_tokens: int
+    cached_tokens: int
+    output_tokens: int
+
+
+class _Cost(msgspec.Struct):
+    #: exact numbers; what has no known price is in neither
+    amount: msgspec.Raw
+    currency: str
+    maybe_billed: msgspec.Raw
+    unpriced_attempts: int
+
+
+class Summary(msgspec.Struct):
+    """The `--json` document of `submit`."""
+
+    run_dir: str
+    status: str
+    stopped_by: StoppedBy | None
+    request_counts: _Counts
+    usage: _Usage
+    cost: _Cost
+    attempts: int
+    rate_limited: int
+    wall_seconds: float
+
+
+def summary(status: Status, wall_seconds: float) -> bytes:
+    """The contract's summary of a run, as JSON."""
+    return msgspec.json.encode(
+        Summary(
+            run_dir=status.run_dir,
+            status=status.state,
+            stopped_by=status.stopped_by,
+            request_counts=_Counts(status.total, status.completed, status.failed),
+            usage=_Usage(status.usage.input_tokens, status.usage.cached_tokens, status.usage.output_tokens),
+            cost=_Cost(
+                msgspec.Raw(json_number(status.billed_usd).encode()),
+                "USD",
+                msgspec.Raw(json_number(status.maybe_billed_usd).encode()),
+                status.unpriced_attempts,
+            ),
+            attempts=status.attempts,
+            rate_limited=status.rate_limited,
+            wall_seconds=round(wall_seconds, 3),
+        )
+    )
+
+
+def exit_code(status: Status, *, terminated: bool) -> int:
+    """The contract's exit code of a run that ended with this status. `terminated`: by SIGTERM."""
+    if status.stopped_by == "signal" and terminated:
+        return 143
+    if status.stopped_by is not None:
+        return STOPPED_EXIT_CODES[status.stopped_by]
+    return 1 if status.failed else 0
+
+
+def print_json(document: bytes) -> None:
+    """One JSON document on stdout, and nothing else there."""
+    print_text(document.decode().rstrip("\n") + "\n")
+
+
+def print_text(text: str) -> None:
+    """Write to stdout. A reader that has gone is no error of ours."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except (OSError, ValueError, AttributeError):
+        return
+
+
+def say(text: str) -> None:
+    """A line for people, on stderr. That nobody can read it any more never ends anything."""
+    try:
+        sys.stderr.write(escape_terminal(text) + "\n")
+        sys.stderr.flush()
+    except (OSError, ValueError, AttributeError):
+        return

@@ -1,0 +1,52 @@
+"""What SIGINT, SIGTERM and SIGHUP mean for a run."""
+
+from __future__ import annotations
+
+import signal
+
+import trio
+
+from batchrunner.progress import Progress
+from batchrunner.runner import Run
+
+
+class Signals:
+    """SIGINT drains, a second one cancels; SIGTERM drains for a while, then cancels; SIGHUP only ends the display."""
+
+    def __init__(self) -> None:
+        #: SIGTERM came first
+        self.terminated = False
+        self._interrupted = False
+
+    async def watch(
+        self, run: Run, progress: Progress, drain_seconds: float, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Act on signals until cancelled."""
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as received:
+            task_status.started()
+            async with trio.open_nursery() as nursery:
+                async for number in received:
+                    if number == signal.SIGHUP:
+                        progress.off()
+                    elif number == signal.SIGINT:
+                        self._interrupt(run, progress)
+                    else:
+                        self.terminated = self.terminated or not self._interrupted
+                        progress.say(f"terminated: what is in flight has {drain_seconds:g} s to end.")
+                        run.drain()
+                        nursery.start_soon(_cancel_later, run, drain_seconds)
+
+    def _interrupt(self, run: Run, progress: Progress) -> None:
+        if self._interrupted:
+            progress.say("interrupted again: what is in flight is cut off, and listed as maybe billed.")
+            run.cancel()
+            return
+        self._interrupted = True
+        run.drain()
+        waiting = run.status().in_flight
+        progress.say(f"interrupted: nothing more is sent; waiting for {waiting} in flight. Ctrl-C once more cuts them off.")
+
+
+async def _cancel_later(run: Run, seconds: float) -> None:
+    await trio.sleep(seconds)
+    run.cancel()

@@ -1,0 +1,240 @@
+"""Starts a run: index, prices, recovery, and the parts put together."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Sequence
+from decimal import Decimal
+
+import trio
+
+from batchrunner import __version__, dialect
+from batchrunner.account_store import MemoryStore
+from batchrunner.budget import Limits, Open, PastSend
+from batchrunner.cli.output import say
+from batchrunner.cli.signals import Signals
+from batchrunner.clock import Clock
+from batchrunner.config import Options
+from batchrunner.costs import timestamp
+from batchrunner.errors import AccountError, UsageError
+from batchrunner.estimate import Estimator
+from batchrunner.events import Event, Sink
+from batchrunner.heads import Heads
+from batchrunner.index import Index, Inputs, index_inputs
+from batchrunner.job import BadLine, Usage
+from batchrunner.journal import Journal, Recovered, Tariff, recover
+from batchrunner.lifecycle import State
+from batchrunner.metrics import Metrics
+from batchrunner.platform.fetch import fetch_catalog
+from batchrunner.pricing import PriceTable
+from batchrunner.progress import Mode, Progress
+from batchrunner.run_directory import RunDirectory
+from batchrunner.runner import Parts, Run
+from batchrunner.secret import Secret
+from batchrunner.spending import Spending
+from batchrunner.status import Status
+from batchrunner.tally import Tally
+from batchrunner.transport import Origin, Pool
+
+#: Failures that are told one by one; all of them stand in errors.jsonl.
+FAILURES_TOLD = 10
+
+
+def carry_out(
+    options: Options,
+    *,
+    clock: Clock,
+    directory: RunDirectory,
+    inputs: Inputs,
+    keys: Sequence[Secret],
+    signals: Signals,
+    metrics_address: tuple[str, int] | None,
+    progress_mode: Mode,
+    accept_changes: bool,
+    retry_failed: bool,
+) -> Status:
+    """Bring a run to where it stands and go on to its end; its last status.
+
+    Raises: UsageError, ChangedLines, JournalDamaged, InvalidInput before anything is sent; DiskError any time.
+    """
+    heads = Heads(Origin.parse(options.base_url), keys)
+    bad_lines: list[BadLine] = []
+    index = index_inputs(inputs, bad_lines.append)
+    for bad in bad_lines[:FAILURES_TOLD]:
+        say(f"{inputs.place(bad.line)} is no job: {bad.message}")
+    prices = _prices(options, directory, heads, clock)
+    assert directory.manifest is not None
+    recovered = recover(
+        directory.disk,
+        run_id=directory.manifest.run_id,
+        index=index,
+        clock=clock,
+        tariff=_tariff(inputs, index, prices),
+        pid=os.getpid(),
+        version=__version__,
+        bad_lines=bad_lines,
+        accept_changes=accept_changes,
+        retry_failed=retry_failed,
+    )
+    for warning in recovered.warnings:
+        say(f"warning: {warning}")
+    return trio.run(
+        _live, options, clock, directory, inputs, index, recovered, prices, heads, signals, metrics_address, progress_mode
+    )
+
+
+async def _live(
+    options: Options,
+    clock: Clock,
+    directory: RunDirectory,
+    inputs: Inputs,
+    index: Index,
+    recovered: Recovered,
+    prices: PriceTable,
+    heads: Heads,
+    signals: Signals,
+    metrics_address: tuple[str, int] | None,
+    progress_mode: Mode,
+) -> Status:
+    """Put the parts together and let them run, with everything that looks on."""
+    assert directory.manifest is not None
+    tally = _tally(recovered)
+    sinks: list[Sink] = [tally.add]
+    journal = Journal(recovered.files, clock, sink=_to_all(sinks), totals=recovered.totals)
+    store = MemoryStore(Limits(options.rpm, options.tpm))
+    await store.step(clock.monotonic_ns(), Open(_last_minute(recovered), jobs=index.state.count(State.PENDING)))
+    pool = Pool(Origin.parse(options.base_url))
+    progress = Progress(lambda: run.status(), mode=progress_mode)  # noqa: PLW0108 - the run is made below, and told of it
+    run = Run(
+        Parts(
+            options=options,
+            run_id=directory.manifest.run_id,
+            clock=clock,
+            disk=directory.disk,
+            rng=random.Random(),
+            inputs=inputs,
+            index=index,
+            bad_lines=recovered.bad_lines,
+            histories=recovered.histories,
+            tally=tally,
+            journal=journal,
+            store=store,
+            pool=pool,
+            heads=heads,
+            spending=Spending(prices, recovered.totals, options.max_cost_usd),
+            estimator=Estimator(),
+            say=progress.say,
+        )
+    )
+    sinks.append(_Failures(progress).on_event)
+    metrics = Metrics(run.status, account=options.account or "default", journal=journal.statistics, clock=clock)
+    sinks.append(metrics.on_event)
+    if metrics_address is not None:
+        host, _ = metrics_address
+        progress.say(f"metrics on http://{host}:{metrics.serve(*metrics_address)}/metrics")
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(signals.watch, run, progress, options.drain_seconds)
+            await nursery.start(progress.run)
+            status = await run.run()
+            nursery.cancel_scope.cancel()
+    finally:
+        metrics.close()
+        await pool.aclose()
+    return status
+
+
+def _prices(options: Options, directory: RunDirectory, heads: Heads, clock: Clock) -> PriceTable:
+    """The catalog's prices, kept in the manifest with their date; those kept before where there is no catalog now.
+
+    Raises: UsageError where there are none at all, and a spend cap rests on them.
+    """
+    assert directory.manifest is not None
+    kept = directory.manifest.prices
+    try:
+        prices = trio.run(_fetch, Origin.parse(options.base_url), heads, timestamp(clock.wall_ns()))
+    except AccountError as error:
+        if kept is not None:
+            say(f"warning: {error} Prices are those of {kept.fetched_at}.")
+            return kept
+        if options.max_cost_usd is not None:
+            raise UsageError(f"--max-cost needs prices, and there are none: {error}") from error
+        say(f"warning: {error} Costs are unknown; tokens are counted all the same.")
+        return PriceTable()
+    directory.keep_prices(prices)
+    return prices
+
+
+async def _fetch(origin: Origin, heads: Heads, fetched_at: str) -> PriceTable:
+    pool = Pool(origin)
+    try:
+        return (await fetch_catalog(pool, heads, fetched_at=fetched_at)).prices
+    finally:
+        await pool.aclose()
+
+
+def _tariff(inputs: Inputs, index: Index, prices: PriceTable) -> Tariff:
+    """How recovery prices what an earlier process did not get to write down."""
+
+    def request(number: int) -> tuple[str, str]:
+        job = inputs.load(index, number)
+        return job.url, dialect.of(job).size(job.body).model
+
+    def facts(endpoint: str, body: bytes) -> dialect.ReplyFacts | None:
+        shape = dialect.for_url(endpoint)
+        return None if shape is None else shape.read(body)
+
+    def price(model: str, _: str, usage: Usage) -> Decimal | None:
+        return prices.cost(model, usage)
+
+    return Tariff(request=request, facts=facts, price=price, ceiling=prices.ceiling)
+
+
+def _tally(recovered: Recovered) -> Tally:
+    """What earlier processes of the run did."""
+    totals = recovered.totals
+    return Tally(
+        completed=recovered.completed,
+        failed=recovered.failed + recovered.bad_lines,
+        attempts=totals.attempts,
+        rate_limited=totals.rate_limited,
+        input_tokens=totals.input_tokens,
+        cached_tokens=totals.cached_tokens,
+        output_tokens=totals.output_tokens,
+        billed_usd=totals.billed,
+        maybe_billed_usd=totals.maybe_billed,
+        unpriced_attempts=totals.unpriced,
+    )
+
+
+def _last_minute(recovered: Recovered) -> tuple[PastSend, ...] | None:
+    """The run's own sends of the last minute; None where they cannot be known."""
+    if not recovered.fresh and not recovered.same_boot:
+        return None
+    return tuple(PastSend(sent_ns, tokens) for sent_ns, tokens in recovered.recent_sends)
+
+
+def _to_all(sinks: list[Sink]) -> Sink:
+    def publish(event: Event) -> None:
+        for sink in sinks:
+            sink(event)
+
+    return publish
+
+
+class _Failures:
+    """Tells people of the first few jobs that fail, while it is still time to stop."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._told = 0
+
+    def on_event(self, event: Event) -> None:
+        if not event.final or event.succeeded or self._told > FAILURES_TOLD:
+            return
+        self._told += 1
+        if self._told > FAILURES_TOLD:
+            self._progress.say("more jobs fail; all of them stand in errors.jsonl.")
+        else:
+            self._progress.say(f"job {event.custom_id} (line {event.line}) failed: {event.message}")

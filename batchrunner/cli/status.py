@@ -1,0 +1,36 @@
+"""`batchrun status`: how a run stands, from the figures that it leaves behind every few seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from batchrunner.cli.output import print_json, print_text
+from batchrunner.journal import is_locked
+from batchrunner.run_directory import read_status
+from batchrunner.status import Status, encode
+from batchrunner.wording import AGAIN, BINDING_TEXT, duration, summary_text
+
+
+@click.command()
+@click.argument("run_dir", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def status(run_dir: Path, as_json: bool) -> None:  # noqa: FBT001 - click's calling convention
+    """Show counts, spend, rate and remaining time of a live or ended run."""
+    found = read_status(run_dir)
+    if as_json:
+        print_json(encode(found))
+    else:
+        print_text(summary_text(found) + _now(found, alive=is_locked(run_dir)))
+
+
+def _now(found: Status, *, alive: bool) -> str:
+    """What a run that had not ended is doing, or that nobody is at it any more."""
+    if found.state not in ("running", "draining"):
+        return ""
+    if not alive:
+        return f"\nAs of {found.at}. No process is at work on it: {AGAIN}.\n"
+    eta = "" if found.eta_seconds is None else f", about {duration(found.eta_seconds)} to go"
+    binding = BINDING_TEXT[found.binding]
+    return f"\nAs of {found.at}: {found.in_flight:,} in flight{eta}{binding and ', ' + binding}.\n"

@@ -1,0 +1,162 @@
+"""`batchrun submit`: run a job file to its end, or go on where an earlier start stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from batchrunner.cli.output import exit_code, print_json, print_text, summary
+from batchrunner.cli.signals import Signals
+from batchrunner.cli.simulate import SimulatedPlatform
+from batchrunner.cli.start import carry_out
+from batchrunner.clock import NS_PER_SECOND, Clock, SystemClock
+from batchrunner.config import (
+    DEFAULT_BASE_URL,
+    DEFAULT_DRAIN_SECONDS,
+    DEFAULT_MAX_ATTEMPTS,
+    DEFAULT_RPM,
+    DEFAULT_TIMEOUT_SECONDS,
+    DEFAULT_TPM,
+    SIMULATED_KEY,
+    Options,
+    default_run_dir,
+    in_flight_cap,
+    keys_for,
+)
+from batchrunner.index import Inputs
+from batchrunner.metrics import parse_address
+from batchrunner.progress import MODES
+from batchrunner.run_directory import RunDirectory
+from batchrunner.secret import Secret
+from batchrunner.status import Status
+from batchrunner.transport import Origin
+from batchrunner.wording import summary_text
+
+
+def _decimal(context: click.Context, parameter: click.Parameter, value: str | None) -> Decimal | None:  # noqa: ARG001
+    """A sum of money, kept exact."""
+    if value is None:
+        return None
+    try:
+        amount = Decimal(value)
+    except InvalidOperation:
+        amount = Decimal("NaN")
+    if not amount.is_finite() or amount < 0:
+        raise click.BadParameter("give an amount in USD, such as 2.50")
+    return amount
+
+
+@click.command()
+@click.argument("jobs", nargs=-1, required=True, type=click.Path())
+@click.option(
+    "-o", "--run-dir", type=click.Path(), help="Where results, costs and journal go.  [default: beside the first job file]"
+)
+@click.option("--base-url", default=DEFAULT_BASE_URL, show_default=True, help="The server; with or without its /v1.")
+@click.option("--simulate", is_flag=True, help="Run against the embedded platform: no key, no network, no cost.")
+@click.option("--simulate-options", default="", metavar="OPTIONS", help="Options of `batchrun simulate` for it.")
+@click.option("--account", help="A name for the account, for metrics and logs.")
+@click.option("--rpm", type=click.IntRange(min=0), default=DEFAULT_RPM, show_default=True, help="Requests a minute; 0: no limit.")
+@click.option("--tpm", type=click.IntRange(min=0), default=DEFAULT_TPM, show_default=True, help="Tokens a minute; 0: no limit.")
+@click.option("--max-in-flight", type=click.IntRange(min=1), help="Requests in flight.  [default: what descriptors allow]")
+@click.option("--max-attempts", type=click.IntRange(min=1), default=DEFAULT_MAX_ATTEMPTS, show_default=True, help="Per job.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=DEFAULT_TIMEOUT_SECONDS,
+    show_default=True,
+    help="Seconds for one attempt.",
+)
+@click.option("--max-cost", callback=_decimal, metavar="USD", help="Stop before more than this is spent.")
+@click.option(
+    "--drain-seconds",
+    type=click.FloatRange(min=0),
+    default=DEFAULT_DRAIN_SECONDS,
+    show_default=True,
+    help="After SIGTERM, what is in flight has this long to end.",
+)
+@click.option("--retry-failed", is_flag=True, help="Run the jobs in errors.jsonl again.")
+@click.option("--accept-changes", is_flag=True, help="Run changed lines that have not succeeded; without it they stop the run.")
+@click.option("--metrics", metavar="HOST:PORT", help="Serve Prometheus metrics; a bare port means loopback, 0 a free one.")
+@click.option("--progress", type=click.Choice(MODES), default="auto", show_default=True, help="How to show progress on stderr.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout at the end.")
+@click.pass_context
+def submit(context: click.Context, /, **given: Any) -> None:
+    """Run the job files JOBS to the end, or resume.
+
+    The same command again goes on where the run stood. Results are in RUN_DIR/results.jsonl, failures in errors.jsonl,
+    costs in costs.jsonl. The key comes from EMPIRIOLABS_API_KEY, or from BATCHRUN_API_KEY for any other server.
+    """
+    began_ns = (clock := SystemClock()).monotonic_ns()
+    signals = Signals()
+    status = _submit(given, clock, signals)
+    wall_seconds = (clock.monotonic_ns() - began_ns) / NS_PER_SECOND
+    if given["as_json"]:
+        print_json(summary(status, wall_seconds))
+    else:
+        print_text(summary_text(status))
+    context.exit(exit_code(status, terminated=signals.terminated))
+
+
+def _submit(given: dict[str, Any], clock: Clock, signals: Signals) -> Status:
+    """Prepare a run and carry it out; its last status. What can be refused is refused before anything is sent."""
+    with contextlib.ExitStack() as held:
+        options = _options(given)
+        metrics_address = parse_address(given["metrics"]) if given["metrics"] is not None else None
+        Origin.parse(options.base_url)
+        keys = (Secret(SIMULATED_KEY),) if options.simulate else keys_for(options.base_url, os.environ)
+        inputs = held.enter_context(Inputs.open(options.inputs))
+        directory = held.enter_context(contextlib.closing(RunDirectory(Path(options.run_dir), clock)))
+        finished = directory.finished(inputs.identity(), options)
+        if finished is not None and not (given["retry_failed"] and finished.failed):
+            return finished
+        directory.begin(options)
+        if options.simulate:
+            platform = SimulatedPlatform(rpm=options.rpm, tpm=options.tpm, options=given["simulate_options"])
+            options = msgspec.structs.replace(options, base_url=held.enter_context(platform).url)
+        return carry_out(
+            options,
+            clock=clock,
+            directory=directory,
+            inputs=inputs,
+            keys=keys,
+            signals=signals,
+            metrics_address=metrics_address,
+            progress_mode=given["progress"],
+            accept_changes=given["accept_changes"],
+            retry_failed=given["retry_failed"],
+        )
+
+
+def _options(given: dict[str, Any]) -> Options:
+    jobs: tuple[str, ...] = given["jobs"]
+    return Options(
+        inputs=jobs,
+        run_dir=given["run_dir"] or default_run_dir(jobs[0], simulate=given["simulate"]),
+        base_url=given["base_url"],
+        simulate=given["simulate"],
+        account=given["account"],
+        rpm=given["rpm"],
+        tpm=given["tpm"],
+        max_in_flight=in_flight_cap(given["max_in_flight"], _raise_descriptor_limit()),
+        max_attempts=given["max_attempts"],
+        timeout_seconds=given["timeout"],
+        max_cost_usd=given["max_cost"],
+        drain_seconds=given["drain_seconds"],
+    )
+
+
+def _raise_descriptor_limit() -> int:
+    """Let this process open as many files as it may; how many that is."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 1 << 16 if hard == resource.RLIM_INFINITY else hard
+    with contextlib.suppress(OSError, ValueError):  # fewer connections then
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    return soft

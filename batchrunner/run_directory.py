@@ -1,0 +1,148 @@
+"""A run's directory and its manifest: whose it is, what it was asked to do, whether it is finished."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+import msgspec
+
+from batchrunner import __version__, status
+from batchrunner.clock import Clock
+from batchrunner.config import Options
+from batchrunner.costs import timestamp
+from batchrunner.disk import Disk, SystemDisk
+from batchrunner.errors import InvalidInput
+from batchrunner.journal import RunLock, read_finished
+from batchrunner.pricing import PriceTable
+
+MANIFEST = "run.json"
+VERSION = 1
+#: An input as the system names it: path, bytes, mtime, inode. Unchanged means unchanged, as a fast path only.
+Identity = list[list[str | int]]
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """`run.json`: what a run is. Holds no secret."""
+
+    version: int
+    run_id: str
+    created_at: str
+    #: of the program that last started the run
+    batchrun: str
+    options: Options
+    #: the price table in force, with its date; null where none was ever known
+    prices: PriceTable | None = None
+
+
+class RunDirectory:
+    """A run directory, held by this process from the making of this object to `close()`.
+
+    Raises: RunDirectoryInUse; InvalidInput where it belongs to something else; DiskError.
+    """
+
+    def __init__(self, path: Path, clock: Clock) -> None:
+        self.path = path
+        _refuse_strangers(path)
+        self.disk: Disk = SystemDisk(path)
+        self._clock = clock
+        self._lock = RunLock(path, wall_ns=clock.wall_ns())
+        try:
+            self.manifest = self._read()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._lock.release()
+
+    def begin(self, options: Options) -> Manifest:
+        """Take this start's options into the manifest, durably; made where there is none.
+
+        Raises: InvalidInput where a simulated run would be mixed with a real one.
+        """
+        known = self.manifest
+        if known is not None and known.options.simulate != options.simulate:
+            was, now = ("simulated", "real") if known.options.simulate else ("real", "simulated")
+            raise InvalidInput(
+                f"{self.path}: holds a {was} run, and is not mixed with a {now} one. Use another --run-dir"
+                f"{', or leave --simulate out' if options.simulate else ', or add --simulate'}."
+            )
+        self._write(
+            Manifest(
+                version=VERSION,
+                run_id=known.run_id if known else secrets.token_hex(6),
+                created_at=known.created_at if known else timestamp(self._clock.wall_ns()),
+                batchrun=__version__,
+                options=options,
+                prices=known.prices if known else None,
+            )
+        )
+        assert self.manifest is not None
+        return self.manifest
+
+    def keep_prices(self, prices: PriceTable) -> None:
+        """Note the price table in force, durably, before anything is priced by it."""
+        assert self.manifest is not None
+        self._write(msgspec.structs.replace(self.manifest, prices=prices))
+
+    def finished(self, identity: Identity, options: Options) -> status.Status | None:
+        """The last status of a run that has ended, where neither its input nor its options ask for more."""
+        known = self.manifest
+        if known is None or known.options.simulate != options.simulate:
+            return None
+        record = read_finished(self.disk, known.run_id)
+        if record is None or record.identity != identity:
+            return None
+        try:
+            return status.decode(bytes(record.summary))
+        except msgspec.DecodeError:
+            return None
+
+    def _read(self) -> Manifest | None:
+        data = b"".join(self.disk.chunks(MANIFEST))
+        if not data:
+            if self.disk.size("journal.jsonl"):
+                raise InvalidInput(f"{self.path}: has a journal but no {MANIFEST}. Restore it, or use another --run-dir.")
+            return None
+        try:
+            manifest = msgspec.json.decode(data, type=Manifest)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as cause:
+            raise InvalidInput(
+                f"{self.path / MANIFEST}: cannot be read. Restore it from a copy, or use another --run-dir."
+            ) from cause
+        if manifest.version != VERSION:
+            raise InvalidInput(
+                f"{self.path / MANIFEST}: is of version {manifest.version}, and this program reads version {VERSION}. "
+                "Use the batchrun that began the run, or another --run-dir."
+            )
+        return manifest
+
+    def _write(self, manifest: Manifest) -> None:
+        self.disk.replace(MANIFEST, [msgspec.json.format(msgspec.json.encode(manifest), indent=2), b"\n"])
+        self.manifest = manifest
+
+
+def read_status(path: Path) -> status.Status:
+    """The figures that a run last left in its directory, without its lock. Raises: InvalidInput."""
+    file = path / "status.json"
+    try:
+        return status.decode(file.read_bytes())
+    except FileNotFoundError:
+        raise InvalidInput(f"{file}: no such file; {path} is no run directory, or its run has not begun.") from None
+    except OSError as cause:
+        raise InvalidInput(f"{file}: cannot be read: {cause.strerror or cause}.") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as cause:
+        raise InvalidInput(f"{file}: cannot be read; the next start of the run writes it anew.") from cause
+
+
+def _refuse_strangers(path: Path) -> None:
+    """A directory with files that are no run's is somebody's home, not a place for a run."""
+    try:
+        names = {entry.name for entry in path.iterdir()}
+    except FileNotFoundError:
+        return
+    except OSError as cause:
+        raise InvalidInput(f"{path}: cannot be used as a run directory: {cause.strerror or cause}.") from None
+    if names and not names & {MANIFEST, "lock", "journal.jsonl"}:
+        raise InvalidInput(f"{path}: is no run directory and not empty. Use another --run-dir.")

@@ -1,0 +1,284 @@
+"""A run: the dispatcher, the attempts and the writer, wired together in one nursery.
+
+    admission -> attempts (transport -> outcome -> journal) -> settled budget
+                                              `-> events -> tally, metrics, progress
+
+The dispatcher asks admission for one ticket after another and starts a task for each; nobody else takes from the queue.
+The writer lives in the outer nursery and closes last, so that whatever ends a run, what came of it is on disk.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+from collections.abc import Callable, Iterator
+
+import msgspec
+import trio
+
+from batchrunner.account_store import AccountStore
+from batchrunner.admission import Admission
+from batchrunner.attempts import Attempts
+from batchrunner.clock import NS_PER_SECOND, Clock
+from batchrunner.config import Options
+from batchrunner.costs import timestamp
+from batchrunner.disk import Disk
+from batchrunner.errors import DiskError
+from batchrunner.estimate import Estimator
+from batchrunner.fair import FairQueue
+from batchrunner.heads import Heads
+from batchrunner.index import Index, Inputs
+from batchrunner.journal import History, Journal
+from batchrunner.lifecycle import State
+from batchrunner.spending import Spending
+from batchrunner.status import Binding, RunState, Status, StoppedBy, encode
+from batchrunner.tally import Tally
+from batchrunner.transport import Connection, Pool, TransportError
+
+STATUS_FILE = "status.json"
+STATUS_INTERVAL_SECONDS = 5.0
+#: A server that was never reached for this long is taken for a wrong address.
+UNREACHED_SECONDS = 30.0
+CONNECT_BACKOFF_BASE_SECONDS = 0.5
+CONNECT_BACKOFF_CAP_SECONDS = 30.0
+
+
+class Parts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run is made of. Every seam is here, so that a test can put its double in."""
+
+    options: Options
+    run_id: str
+    clock: Clock
+    disk: Disk
+    rng: random.Random
+    inputs: Inputs
+    index: Index
+    #: lines of the input that are no job; they count as failed
+    bad_lines: int
+    #: jobs that were sent before and have not ended
+    histories: dict[int, History]
+    #: sums over what is on disk, earlier processes included; fed by the journal's sink
+    tally: Tally
+    journal: Journal
+    store: AccountStore
+    pool: Pool
+    heads: Heads
+    spending: Spending
+    estimator: Estimator
+    #: a line for people
+    say: Callable[[str], None]
+
+
+class Run:
+    """Runs the jobs of an index to their end, or until it is told to stop.
+
+    `drain()` admits nothing more and lets what is in flight end; `cancel()` cuts that off. Both leave a run that resumes.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._clock = parts.clock
+        self._began_ns = parts.clock.monotonic_ns()
+        self._attempts = Attempts(
+            options=parts.options,
+            clock=parts.clock,
+            rng=parts.rng,
+            inputs=parts.inputs,
+            index=parts.index,
+            histories=parts.histories,
+            journal=parts.journal,
+            heads=parts.heads,
+            spending=parts.spending,
+            estimator=parts.estimator,
+            stop=self._stop,
+        )
+        self._admission = Admission(
+            parts.store,
+            FairQueue(_pending(parts.index)),
+            parts.clock,
+            load=self._attempts.load,
+            max_in_flight=parts.options.max_in_flight,
+            tpm=parts.options.tpm,
+            rng=parts.rng,
+        )
+        self._total = len(parts.index) + parts.bad_lines
+        self._done_before = parts.tally.completed + parts.tally.failed
+        self._stopped_by: StoppedBy | None = None
+        self._over = False
+        self._reached = False
+        self._connecting = False
+        self._stopping = trio.Event()
+        self._flights = trio.CancelScope()
+
+    async def run(self) -> Status:
+        """Run until every job has ended, or until stopped; the last status. The first disk error stops it too.
+
+        Raises: ChangedLines, perhaps in an ExceptionGroup; the run can be resumed.
+        """
+        try:
+            await self._run()
+        except* DiskError as errors:
+            self._stop("disk", str(_first(errors)))
+        self._over = True
+        return self.status()
+
+    async def _run(self) -> None:
+        async with trio.open_nursery() as outer:
+            await outer.start(self._parts.journal.run)
+            try:
+                async with trio.open_nursery() as inner:
+                    inner.start_soon(self._write_status)
+                    with self._flights:
+                        await self._dispatch()
+                    inner.cancel_scope.cancel()
+                await self._finish()
+            finally:
+                await self._parts.journal.close()
+
+    def drain(self, stopped_by: StoppedBy = "signal") -> None:
+        """Admit nothing more; what is in flight goes on to its end."""
+        if self._stopped_by is None:
+            self._stopped_by = stopped_by
+        self._stopping.set()
+        self._admission.close()
+
+    def cancel(self) -> None:
+        """Cut off what is in flight. Each of these attempts is listed as perhaps billed."""
+        self.drain()
+        self._flights.cancel()
+
+    def status(self) -> Status:
+        """The run as it stands: jobs and money as they are on disk."""
+        now_ns = self._clock.monotonic_ns()
+        parts, tally = self._parts, self._parts.tally
+        admission = self._admission.statistics()
+        used = parts.store.statistics(now_ns)
+        elapsed_seconds = (now_ns - self._began_ns) / NS_PER_SECOND
+        done = tally.completed + tally.failed
+        return Status(
+            run_dir=parts.options.run_dir,
+            run_id=parts.run_id,
+            state=self._state(done),
+            stopped_by=self._stopped_by if done < self._total else None,
+            simulated=parts.options.simulate,
+            pid=os.getpid(),
+            at=timestamp(self._clock.wall_ns()),
+            total=self._total,
+            completed=tally.completed,
+            failed=tally.failed,
+            in_flight=admission.in_flight,
+            backing_off=admission.backing_off,
+            attempts=tally.attempts,
+            rate_limited=tally.rate_limited,
+            finish_length=tally.finish_length,
+            finish_refusal=tally.finish_refusal,
+            finish_empty=tally.finish_empty,
+            usage=tally.usage,
+            billed_usd=tally.billed_usd,
+            maybe_billed_usd=tally.maybe_billed_usd,
+            unpriced_attempts=tally.unpriced_attempts,
+            rpm_limit=parts.options.rpm,
+            tpm_limit=parts.options.tpm,
+            requests_last_minute=used.requests,
+            tokens_last_minute=used.tokens,
+            binding=self._binding(),
+            elapsed_seconds=elapsed_seconds,
+            eta_seconds=self._eta_seconds(done, elapsed_seconds),
+        )
+
+    # ---------------------------------------------------------------------------------------------------- dispatching
+
+    async def _dispatch(self) -> None:
+        async with trio.open_nursery() as flights:
+            while await self._admission.ready():
+                # Opened before its slot is due: a handshake must not make a send late, nor a dead server cost a job.
+                connection = await self._connect()
+                if connection is None:
+                    break
+                ticket = await self._admission.admit()
+                if ticket is None:
+                    connection.release()
+                    break
+                flight = self._attempts.begin(ticket, connection)
+                flights.start_soon(self._attempts.carry_out, flight, self._parts.pool, self._admission)
+
+    async def _connect(self) -> Connection | None:
+        """An open connection; None once the run is stopping. A server that is away is waited for, unless it never was there."""
+        first_failure = math.inf
+        failures = 0
+        while not self._stopping.is_set():
+            try:
+                connection = await self._parts.pool.connect()
+            except TransportError as error:
+                failures += 1
+                first_failure = min(first_failure, trio.current_time())
+                if not self._reached and trio.current_time() - first_failure >= UNREACHED_SECONDS:
+                    self._stop("unreachable", error.failure.message)
+                    return None
+                if failures == 1:
+                    self._parts.say(f"{error.failure.message}; trying again")
+                self._connecting = True
+                ceiling = min(CONNECT_BACKOFF_CAP_SECONDS, CONNECT_BACKOFF_BASE_SECONDS * 2 ** min(failures, 10))
+                with trio.move_on_after(self._parts.rng.uniform(ceiling / 2, ceiling)):
+                    await self._stopping.wait()
+            else:
+                self._reached = True
+                self._connecting = False
+                return connection
+        return None
+
+    def _stop(self, stopped_by: StoppedBy, message: str) -> None:
+        """Nothing more can or may succeed: let what is in flight end, and say why."""
+        if self._stopped_by is None:
+            self._parts.say(f"stopping: {message}")
+        self.drain(stopped_by)
+
+    # ------------------------------------------------------------------------------------------------------ reporting
+
+    async def _finish(self) -> None:
+        """Leave the last status behind; and where every job has ended, the note by which the next start knows it."""
+        await self._parts.journal.commit()
+        self._over = True
+        last = encode(self.status())
+        if self._parts.tally.completed + self._parts.tally.failed == self._total:
+            await self._parts.journal.finish(self._parts.inputs.identity(), msgspec.json.format(last, indent=0))
+        self._parts.disk.replace(STATUS_FILE, [last])
+
+    async def _write_status(self) -> None:
+        while True:
+            self._parts.disk.replace(STATUS_FILE, [encode(self.status())], durable=False)
+            await trio.sleep(STATUS_INTERVAL_SECONDS)
+
+    def _state(self, done: int) -> RunState:
+        if not self._over:
+            return "running" if self._stopped_by is None else "draining"
+        return "completed" if done == self._total else "stopped"
+
+    def _binding(self) -> Binding:
+        if self._over:
+            return "none"
+        if self._connecting:
+            return "server"
+        return self._admission.statistics().waits_for or "none"
+
+    def _eta_seconds(self, done: int, elapsed_seconds: float) -> float | None:
+        """At the mean speed of this process so far; None before there is one."""
+        mine = done - self._done_before
+        return elapsed_seconds / mine * (self._total - done) if mine > 0 and not self._over else None
+
+
+def _first(errors: BaseExceptionGroup[DiskError]) -> BaseException:
+    """Of errors that came together, one: the others are its echoes."""
+    inner: BaseException = errors
+    while isinstance(inner, BaseExceptionGroup):
+        inner = inner.exceptions[0]
+    return inner
+
+
+def _pending(index: Index) -> Iterator[int]:
+    """Numbers of the jobs that are to be sent, in file order, found as they are asked for."""
+    number = index.state.find(State.PENDING)
+    while number >= 0:
+        yield number
+        number = index.state.find(State.PENDING, number + 1)

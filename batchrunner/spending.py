@@ -1,0 +1,69 @@
+"""What an attempt costs, may have cost and will cost, and whether the spend cap still allows it."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Literal
+
+from batchrunner.admission import Candidate
+from batchrunner.costs import Charge, Totals
+from batchrunner.dialect import ReplyFacts
+from batchrunner.job import Job, RequestSize
+from batchrunner.pricing import PriceTable
+
+Verdict = Literal["allowed", "wait", "cap_reached", "price_unknown"]
+
+
+class Spending:
+    """Prices attempts, and keeps the spend cap.
+
+    The cap counts what was billed, what may have been billed, and what is in flight at its prediction: it is never passed
+    by more than what was in flight. `totals` are the journal's, counted as soon as written.
+    """
+
+    def __init__(self, prices: PriceTable, totals: Totals, max_cost_usd: Decimal | None) -> None:
+        self._prices = prices
+        self._totals = totals
+        self._max_cost_usd = max_cost_usd
+        self._in_flight = 0
+        self._in_flight_usd = Decimal(0)
+
+    def verdict(self, candidate: Candidate) -> Verdict:
+        """Whether a job may be sent. Under a cap, one whose bill could not be bounded may not.
+
+        `wait`: what is in flight stands in its way, and may turn out cheaper than predicted.
+        """
+        if self._max_cost_usd is None:
+            return "allowed"
+        if self._ceiling(candidate.size) is None:
+            return "price_unknown"
+        spent = self._totals.billed + self._totals.maybe_billed + self._in_flight_usd
+        if spent + self._prediction(candidate) <= self._max_cost_usd:
+            return "allowed"
+        return "wait" if self._in_flight else "cap_reached"
+
+    def sent(self, candidate: Candidate) -> None:
+        """Count an attempt that goes out."""
+        self._in_flight += 1
+        self._in_flight_usd += self._prediction(candidate)
+
+    def ended(self, candidate: Candidate) -> None:
+        """Take an attempt's prediction off again, once its charge is in the totals."""
+        self._in_flight -= 1
+        self._in_flight_usd -= self._prediction(candidate)
+
+    def billed(self, job: Job, size: RequestSize, facts: ReplyFacts) -> Charge:
+        """The charge of an attempt whose reply came whole."""
+        amount = None if facts.usage is None else self._prices.cost(size.model, facts.usage, facts.tool_usage)
+        return Charge.billed(size.model, job.url, facts.usage, amount)
+
+    def maybe(self, job: Job, size: RequestSize) -> Charge:
+        """The charge of an attempt whose reply was not seen: the most that it can have taken."""
+        return Charge.maybe(size.model, job.url, size.input_tokens, size.output_cap_tokens, self._ceiling(size))
+
+    def _ceiling(self, size: RequestSize) -> Decimal | None:
+        return self._prices.ceiling(size.model, size.input_tokens, size.output_cap_tokens)
+
+    def _prediction(self, candidate: Candidate) -> Decimal:
+        """Unknown counts as nothing here: under a cap such a job is not sent."""
+        return self._prices.cost(candidate.size.model, candidate.predicted) or Decimal(0)

@@ -1,0 +1,68 @@
+"""What has come of a run so far: sums over events, and so over what is on disk. Pure."""
+
+from __future__ import annotations
+
+import decimal
+from decimal import Decimal
+
+import msgspec
+
+from batchrunner.events import AttemptResult, Billing, Event
+from batchrunner.job import Usage
+
+#: Sums of money never round: a sum that does not fit 60 digits raises.
+_EXACT = decimal.Context(prec=60, traps=[decimal.Inexact, decimal.InvalidOperation])
+
+
+class Tally(msgspec.Struct):
+    """Sums of one run, earlier processes included: recovery fills in what they did, `add` counts on."""
+
+    completed: int = 0
+    failed: int = 0
+    attempts: int = 0
+    rate_limited: int = 0
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    billed_usd: Decimal = Decimal(0)
+    maybe_billed_usd: Decimal = Decimal(0)
+    #: billed or maybe billed at a price that is not known
+    unpriced_attempts: int = 0
+    finish_length: int = 0
+    finish_refusal: int = 0
+    finish_empty: int = 0
+
+    def add(self, event: Event) -> None:
+        """Count one event."""
+        self.attempts += event.attempt > 0
+        self.rate_limited += event.result is AttemptResult.RATE_LIMITED
+        if event.final:
+            self.completed += event.succeeded
+            self.failed += not event.succeeded
+        if event.usage is not None:
+            self.input_tokens += event.usage.input_tokens
+            self.cached_tokens += event.usage.cached_tokens
+            self.output_tokens += event.usage.output_tokens
+            self.reasoning_tokens += event.usage.reasoning_tokens
+        self.count_finish(event.finish)
+        if event.billing is not Billing.NOT:
+            self._add_cost(event.billing, event.cost_usd)
+
+    def count_finish(self, finish: str | None) -> None:
+        """Count a success that people should look at."""
+        self.finish_length += finish == "length"
+        self.finish_refusal += finish == "refusal"
+        self.finish_empty += finish == "empty"
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(self.input_tokens, self.output_tokens, self.cached_tokens, self.reasoning_tokens)
+
+    def _add_cost(self, billing: Billing, amount: Decimal | None) -> None:
+        if amount is None:
+            self.unpriced_attempts += 1
+        elif billing is Billing.BILLED:
+            self.billed_usd = _EXACT.add(self.billed_usd, amount)
+        else:
+            self.maybe_billed_usd = _EXACT.add(self.maybe_billed_usd, amount)
