@@ -124,8 +124,8 @@ def _finishes(status: Status) -> str:
 
 
 def _rate(status: Status) -> str:
-    """The mean over the whole time, beside the limit; nothing for a run too short to have one."""
-    if status.elapsed_seconds < 1:
+    """The mean over the whole time, beside the limit; nothing for a run that took less than the limits' own minute."""
+    if status.elapsed_seconds < 60:
         return ""
     minutes = status.elapsed_seconds / 60
     requests = f"{status.attempts / minutes:,.1f} requests/min" + (f" of {status.rpm_limit:,}" if status.rpm_limit else "")

@@ -55,6 +55,10 @@ class TestSummary:
         text = summary_text(make_status(attempts=100, elapsed_seconds=120.0))
         assert "50.0 requests/min of 50, 0 tokens/min of 2,000,000" in text
 
+    def test_a_run_of_seconds_has_no_rate(self, make_status: MakeStatus) -> None:
+        """What was sent in less than a minute is not blown up to a figure that seems to break the limit."""
+        assert "requests/min" not in summary_text(make_status(attempts=100, elapsed_seconds=1.0))
+
     def test_replies_that_deserve_a_look_are_named(self, make_status: MakeStatus) -> None:
         """A success that was cut, refused or empty is not hidden among the others."""
         text = summary_text(make_status(finish_length=1200, finish_refusal=2, finish_empty=0))
