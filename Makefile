@@ -5,6 +5,9 @@ PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
 
+# A model that takes its time and a server that stumbles now and then, as real ones do.
+DEMO_PLATFORM ?= --latency 3 --latency-sigma 0.5 --faults model_unavailable=0.02,upstream_error=0.01,reset_body=0.005
+
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.batchrun-installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
@@ -17,7 +20,7 @@ help: ## show this list
 
 demo: $(STAMP) ## run 300 jobs against the embedded platform: no key, no cost, nothing leaves this machine
 	@run="demo.$$(date +%Y%m%d-%H%M%S).run"; code=0; \
-	$(BIN)/batchrun submit jobs/demo.jsonl --simulate --rpm 1200 --metrics 0 -o "$$run" $(ARGS) || code=$$?; \
+	$(BIN)/batchrun submit jobs/demo.jsonl --simulate --simulate-options '$(DEMO_PLATFORM)' --rpm 1200 --metrics 0 -o "$$run" $(ARGS) || code=$$?; \
 	for file in results costs errors; do \
 		if [ -s "$$run/$$file.jsonl" ]; then \
 			printf '\n%s/%s.jsonl begins:\n' "$$run" "$$file"; head -n 3 "$$run/$$file.jsonl" | cut -c 1-200; \

@@ -13,9 +13,10 @@ JITTER_NS = NS // 4
 SAFE_WINDOW_NS = WINDOW_NS + JITTER_NS
 #: A send that is late by up to this much does not delay those behind it. More would be a burst.
 LATENESS_NS = NS // 20
-#: A fast start sends this many times as fast as the pace, slowing down as it goes.
+#: A fast start begins this many times as fast as the pace, and has doubled its speed after this share of a minute's
+#: requests: a whole minute's are sent in about four seconds, whatever the limit is.
 FAST_START_SPEED = 5
-FAST_START_EASE = 8
+FAST_START_DOUBLES_AFTER = (4, 25)
 #: Share of a minute's tokens that may be taken at once.
 TOKEN_BURST_DIVISOR = 4
 
@@ -40,8 +41,10 @@ class RequestPacer(msgspec.Struct):
         """Account for a send planned at `at_ns`. Idle time is never banked beyond LATENESS_NS."""
         interval = interval_ns(rpm)
         if self.fast_left > 0:
-            # T / (5 (1 + k/8)): the first ones slow enough that a server without burst refuses a few, not all.
-            interval = interval * FAST_START_EASE // (FAST_START_SPEED * (FAST_START_EASE + self.fast_made))
+            # T / (5 (1 + k / 0.16 N)): the first ones slow enough that a server without burst refuses a few, not all.
+            share, whole = FAST_START_DOUBLES_AFTER
+            ease = max(1, rpm * share // whole)
+            interval = interval * ease // (FAST_START_SPEED * (ease + self.fast_made))
             self.fast_left -= 1
             self.fast_made += 1
         self.due_ns = max(self.due_ns, at_ns - LATENESS_NS) + interval
