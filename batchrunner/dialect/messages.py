@@ -71,7 +71,7 @@ def _finish(reply: dict[str, Any]) -> tuple[Finish, str | None]:
     if finish is not Finish.STOP:
         return finish, reason
     blocks = facts.mappings(reply.get("content"))
-    if any(str(block.get("type")).endswith("tool_use") for block in blocks) or facts.has_text(blocks):
+    if any(str(block.get("type")).endswith("tool_use") for block in blocks) or facts.has_text(reply.get("content")):
         return finish, reason
     return Finish.EMPTY, reason
 

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchrunner.estimate import MAX_KEYS, UNKNOWN_OUTPUT_TOKENS, WINDOW, Estimator
+from batchrunner.job import RequestSize, Usage
+
+
+def size(tokens: int = 1000, cap: int | None = 4096, model: str = "m", *, opaque: bool = False) -> RequestSize:
+    return RequestSize(model, tokens, cap, opaque)
+
+
+def taught(times: int, usage: Usage, of: RequestSize | None = None) -> Estimator:
+    estimator = Estimator()
+    for _ in range(times):
+        estimator.learn(of or size(), usage)
+    return estimator
+
+
+def test_before_any_answer_the_cap_and_the_guess_count() -> None:
+    """The safe side: all that the body allows."""
+    prediction = Estimator().predict(size())
+    assert (prediction.input_tokens, prediction.output_tokens) == (1000, 4096)
+    assert (prediction.reserve_tokens, prediction.ceiling_tokens) == (5096, 5096)
+
+
+def test_without_a_cap_the_ceiling_is_unknown() -> None:
+    """Nothing bounds such an answer; a plain figure is expected."""
+    prediction = Estimator().predict(size(cap=None))
+    assert (prediction.output_tokens, prediction.ceiling_tokens) == (UNKNOWN_OUTPUT_TOKENS, None)
+
+
+def test_an_absurd_cap_does_not_reserve_absurdly() -> None:
+    """A cap that no model can fill says no more than none; the ceiling still names it."""
+    prediction = Estimator().predict(size(cap=1_000_000_000))
+    assert (prediction.output_tokens, prediction.ceiling_tokens) == (131_072, 1_000_001_000)
+
+
+@pytest.mark.parametrize(("answers", "expected"), [(1, 3697), (5, 2098), (9, 500), (10, 100), (400, 100)])
+def test_each_of_the_first_answers_replaces_a_tenth_of_the_cap(answers: int, expected: int) -> None:
+    """Ten answers carry a class alone."""
+    assert taught(answers, Usage(1000, 100)).predict(size()).output_tokens == expected
+
+
+def test_a_prediction_is_never_above_the_cap() -> None:
+    """Jobs of one class differ in their caps by up to a factor of two."""
+    estimator = taught(50, Usage(1000, 120), size(cap=127))
+    assert estimator.predict(size(cap=64)).output_tokens == 64
+
+
+def test_classes_of_cap_and_models_learn_apart() -> None:
+    """What short answers take says nothing about long ones, nor about another model."""
+    estimator = taught(50, Usage(1000, 10), size(cap=100))
+    assert estimator.predict(size(cap=100)).output_tokens == 10
+    assert estimator.predict(size(cap=1000)).output_tokens == 1000
+    assert estimator.predict(size(cap=None)).output_tokens == UNKNOWN_OUTPUT_TOKENS
+    assert estimator.predict(size(cap=100, model="other")).output_tokens == 100
+
+
+def test_the_input_ratio_is_learned_by_model() -> None:
+    """What servers report corrects the guess, and leaves other models alone."""
+    estimator = taught(100, Usage(1500, 10))
+    assert estimator.predict(size(10_000)).input_tokens == 14_950
+    assert estimator.predict(size(10_000, model="other")).input_tokens == 10_000
+
+
+def test_the_first_small_answers_say_little() -> None:
+    """Twenty tokens of a server's own template must not multiply a prompt of a hundred thousand."""
+    estimator = taught(1, Usage(23, 1), size(3))
+    assert 100_000 <= estimator.predict(size(100_000)).input_tokens <= 103_000
+
+
+def test_opaque_parts_are_learned_on_top_of_text() -> None:
+    """Pictures take about as much each time; they do not bend the ratio of text."""
+    estimator = taught(20, Usage(1765, 10), size(1000, opaque=True))
+    assert estimator.predict(size(2000, opaque=True)).input_tokens == 2765
+    assert estimator.predict(size(2000)).input_tokens == 2000
+
+
+def test_learning_follows_change() -> None:
+    """After a few windows the old answers are forgotten, in and out."""
+    estimator = taught(WINDOW * 4, Usage(1000, 100))
+    for _ in range(WINDOW * 6):
+        estimator.learn(size(), Usage(2000, 900))
+    prediction = estimator.predict(size())
+    assert 890 <= prediction.output_tokens <= 900
+    assert 1950 <= prediction.input_tokens <= 2000
+
+
+def test_the_number_of_models_is_bounded() -> None:
+    """Past the bound all share one entry, which still learns."""
+    estimator = Estimator()
+    for number in range(MAX_KEYS + 200):
+        estimator.learn(size(model=f"model-{number}"), Usage(3000, 50))
+        estimator.learn(size(model=f"model-{number}", opaque=True), Usage(9000, 50))
+    assert {len(estimator.ratios), len(estimator.outputs), len(estimator.parts)} == {MAX_KEYS + 1}
+    assert estimator.predict(size(model="never seen")).output_tokens == 50
+    assert estimator.predict(size(model="never seen")).input_tokens > 2900
+
+
+def test_a_long_model_name_is_not_kept_whole() -> None:
+    """A hostile file cannot fill memory with names."""
+    estimator = taught(1, Usage(1, 1), size(model="x" * 1_000_000))
+    assert len(msgspec.json.encode(estimator)) < 1000
+
+
+SIZES = st.builds(
+    RequestSize,
+    st.sampled_from(["a", "b"]),
+    st.integers(1, 10**7),
+    st.none() | st.integers(1, 10**9),
+    st.booleans(),
+)
+USAGES = st.builds(Usage, st.integers(0, 10**9), st.integers(0, 10**9))
+
+
+@given(st.lists(st.tuples(SIZES, USAGES), max_size=30), SIZES)
+def test_the_state_is_plain_and_predictions_make_sense(history: list[tuple[RequestSize, Usage]], asked: RequestSize) -> None:
+    """It survives encoding, and any history leaves whole numbers: some input, and no more output than the cap."""
+    estimator = Estimator()
+    for one, usage in history:
+        estimator.learn(one, usage)
+    prediction = estimator.predict(asked)
+    again = msgspec.json.decode(msgspec.json.encode(estimator), type=Estimator)
+    assert again.predict(asked) == prediction
+    assert type(prediction.input_tokens) is type(prediction.output_tokens) is int
+    assert prediction.input_tokens >= 1
+    assert 0 <= prediction.output_tokens <= (asked.output_cap_tokens or 10**9)
+
+
+@given(st.lists(st.integers(0, 10_000), min_size=10, max_size=WINDOW))
+def test_the_mean_is_the_mean(outputs: list[int]) -> None:
+    """Within a window every answer counts the same, to less than a token."""
+    estimator = Estimator()
+    for tokens in outputs:
+        estimator.learn(size(cap=None), Usage(1000, tokens))
+    assert abs(estimator.predict(size(cap=None)).output_tokens - sum(outputs) / len(outputs)) <= 1.1
