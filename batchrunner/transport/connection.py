@@ -123,39 +123,39 @@ class Connection:
         if self._spent:
             raise RuntimeError("a connection carries one exchange: get another from the pool")
         parser = ReplyParser(max_body_bytes=max_body_bytes)
-        phases = _Phases(timeouts)
         clean = False
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
-            await self._converse(head, body, parser, phases)
-            clean = parser.keep_alive and not phases.writing
+            wrote_all = await self._converse(head, body, parser, timeouts)
+            clean = wrote_all and parser.keep_alive
         finally:
             parser.end()
             self._end(clean=clean)
         return parser.reply
 
-    async def _converse(self, head: bytes, body: bytes, parser: ReplyParser, phases: _Phases) -> None:
-        """Write, then read until the parser is complete.
+    async def _converse(self, head: bytes, body: bytes, parser: ReplyParser, timeouts: Timeouts) -> bool:
+        """Write, then read until the parser is complete. Whether the server took the whole request.
 
         Raises: TransportError.
         """
         broken: str | None = None
         try:
             unsent = self._send_now(head, body)
-            if not unsent:
-                phases.await_answer()
-            with phases.scope:  # entered late: the usual request is on its way by now, and its one deadline is set
-                if unsent:
-                    for piece in unsent:
-                        await self._link.send_all(piece)
-                    phases.await_answer()
-                await self._read(parser, phases)
         except LinkBroken as cause:
-            broken = str(cause)
-        except WireError as error:
-            raise self._error(error.kind, str(error), parser) from None
+            phases, broken = _Phases(timeouts, writing=True), str(cause)
+        else:
+            phases = _Phases(timeouts, writing=bool(unsent))
+            try:
+                with phases.scope:  # entered late: the usual request is on its way by now, and its one deadline is set
+                    if unsent:
+                        await self._write(unsent, phases)
+                    await self._read(parser, phases)
+            except LinkBroken as cause:
+                broken = str(cause)
+            except WireError as error:
+                raise self._error(error.kind, str(error), parser) from None
         if parser.complete or (phases.writing and await self._read_late_answer(parser, phases)):
-            return
+            return not phases.writing
         if broken is None:
             raise self._error(phases.timeout, _WORDS[phases.timeout], parser)
         if self.reused and not parser.started:
@@ -172,6 +172,12 @@ class Connection:
         if len(body) > JOIN_BYTES:
             unsent.append(memoryview(body))
         return unsent
+
+    async def _write(self, pieces: list[memoryview], phases: _Phases) -> None:
+        for piece in pieces:
+            await self._link.send_all(piece)
+        phases.writing = False
+        phases.enter(FailureKind.FIRST_BYTE_TIMEOUT, phases.timeouts.first_byte_seconds)
 
     async def _read(self, parser: ReplyParser, phases: _Phases) -> None:
         """Feed the parser until it is complete.
@@ -227,18 +233,19 @@ class _Phases:
 
     __slots__ = ("_attempt_end", "scope", "timeout", "timeouts", "writing")
 
-    def __init__(self, timeouts: Timeouts) -> None:
+    def __init__(self, timeouts: Timeouts, *, writing: bool) -> None:
         self.timeouts = timeouts
-        self.scope = trio.CancelScope()
-        self.timeout = FailureKind.ATTEMPT_TIMEOUT
-        self.writing = True
-        self._attempt_end = trio.current_time() + timeouts.attempt_seconds
-        self.enter(FailureKind.WRITE_TIMEOUT, timeouts.write_seconds)
-
-    def await_answer(self) -> None:
-        """The request is out."""
-        self.writing = False
-        self.enter(FailureKind.FIRST_BYTE_TIMEOUT, self.timeouts.first_byte_seconds)
+        #: some of the request is still to be handed to the kernel
+        self.writing = writing
+        now = trio.current_time()
+        self._attempt_end = now + timeouts.attempt_seconds
+        if writing:
+            self.timeout, deadline = FailureKind.WRITE_TIMEOUT, now + timeouts.write_seconds
+        else:
+            self.timeout, deadline = FailureKind.FIRST_BYTE_TIMEOUT, now + timeouts.first_byte_seconds
+        if deadline >= self._attempt_end:
+            self.timeout, deadline = FailureKind.ATTEMPT_TIMEOUT, self._attempt_end
+        self.scope = trio.CancelScope(deadline=deadline)
 
     def enter(self, timeout: FailureKind, seconds: float) -> None:
         """Begin a phase that may take `seconds`, and no longer than the attempt."""

@@ -37,9 +37,7 @@ class Link(Protocol):
         ...
 
     async def receive_some(self) -> bytes:
-        """Wait for the next bytes: at least one, or none at all once the peer has closed.
-
-        The first call after sending is a checkpoint.
+        """Wait for the next bytes: at least one, or none at all once the peer has closed. Always a checkpoint.
 
         Raises: LinkBroken.
         """

@@ -19,8 +19,8 @@ from batchrunner.transport.sockets import SocketDriver
 #: in which a request meets the server's close on the way; a server that closes sooner is noticed when the connection is met.
 IDLE_SECONDS = 55.0
 
-#: how many connections that have been idle for too long are closed along with each operation: twice what one can add,
-#: so that the stack shrinks, at a constant cost
+#: how many connections that have been idle for too long are closed each time that one is asked for: twice what one exchange
+#: can add, so that the stack shrinks, at a constant cost
 TRIM_COUNT = 2
 
 
@@ -122,9 +122,7 @@ class Pool:
         if self._is_closed:
             self._close(link)
             return
-        now = trio.current_time()
-        self._idle.append((link, now))
-        self._trim(now)
+        self._idle.append((link, trio.current_time()))
 
     def discard(self, connection: Connection, link: Link) -> None:
         """Close a link that must not be used again."""

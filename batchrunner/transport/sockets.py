@@ -63,22 +63,24 @@ class SocketDriver:
                         self._prefer(address)
                     return link
         self._resolved_at = -math.inf  # perhaps the name leads elsewhere by now
-        raise broken or LinkBroken("no address answered in time")
+        raise broken or LinkBroken("no address of the name answered")
 
     async def _resolve(self) -> list[Address]:
         """The addresses of the host; asked for once however many connections want them."""
+        if self._is_fresh():
+            return self._addresses
         async with self._resolving:
-            if trio.current_time() - self._resolved_at > ADDRESSES_FRESH_SECONDS:
+            if not self._is_fresh():  # else another connection has asked in the meantime
                 try:
                     found = await trio.socket.getaddrinfo(self._origin.host, self._origin.port, type=socket.SOCK_STREAM)
                 except OSError as cause:
                     raise LinkBroken(f"the name cannot be resolved: {_reason(cause)}") from cause
-                addresses: list[Address] = [(family, address) for family, _, _, _, address in found]
-                if not addresses:
-                    raise LinkBroken("the name has no address")
-                self._addresses = addresses
+                self._addresses = [(family, address) for family, _, _, _, address in found]
                 self._resolved_at = trio.current_time()
             return self._addresses
+
+    def _is_fresh(self) -> bool:
+        return trio.current_time() - self._resolved_at <= ADDRESSES_FRESH_SECONDS
 
     def _prefer(self, address: Address) -> None:
         if address in self._addresses:
@@ -87,7 +89,7 @@ class SocketDriver:
     async def _open_at(self, address: Address) -> SocketLink | TlsLink:
         family, where = address
         try:
-            connection = socket.socket(family, socket.SOCK_STREAM | getattr(socket, "SOCK_CLOEXEC", 0))
+            connection = socket.socket(family, socket.SOCK_STREAM)
         except OSError as cause:
             raise LinkBroken(_reason(cause)) from cause
         try:
@@ -114,14 +116,12 @@ class SocketDriver:
 class SocketLink:
     """A link over a connected, non-blocking TCP socket."""
 
-    __slots__ = ("_drained", "_fd", "_socket", "sent")
+    __slots__ = ("_fd", "_socket", "sent")
 
     def __init__(self, connection: socket.socket) -> None:
         self.sent = False
         self._socket = connection
         self._fd = connection.fileno()
-        #: nothing was left to read when we last looked: wait first, and save a system call that would fail
-        self._drained = True
 
     def send_now(self, data: bytes | memoryview) -> int:
         try:
@@ -131,7 +131,6 @@ class SocketLink:
         except OSError as cause:
             raise LinkBroken(_reason(cause)) from cause
         self.sent = True
-        self._drained = True
         return count
 
     async def send_all(self, data: bytes | memoryview) -> None:
@@ -144,18 +143,16 @@ class SocketLink:
                 await _wait(trio.lowlevel.wait_writable, self._fd)
 
     async def receive_some(self) -> bytes:
-        if self._drained:
-            await _wait(trio.lowlevel.wait_readable, self._fd)
+        # Waiting first is right almost always: an answer is not there yet, and one read takes what is there of most. It also
+        # makes each read a checkpoint, so that no flood from a server can hold up the other exchanges.
         while True:
+            await _wait(trio.lowlevel.wait_readable, self._fd)
             try:
-                data = self._socket.recv(RECEIVE_BYTES)
+                return self._socket.recv(RECEIVE_BYTES)
             except (BlockingIOError, InterruptedError):
-                await _wait(trio.lowlevel.wait_readable, self._fd)
+                continue
             except OSError as cause:
                 raise LinkBroken(_reason(cause)) from cause
-            else:
-                self._drained = len(data) < RECEIVE_BYTES
-                return data
 
     def alive(self) -> bool:
         try:
@@ -209,15 +206,16 @@ class TlsLink:
                 raise LinkBroken(_reason(cause)) from cause
 
     async def receive_some(self) -> bytes:
-        if not self._socket.pending():  # OpenSSL reads no further than one record: all else is still in the kernel
-            await _wait(trio.lowlevel.wait_readable, self._fd)
+        # Nothing readable is ever left inside OpenSSL: it takes one record at a time from the kernel, and one read all of it.
+        until_ready = trio.lowlevel.wait_readable
         while True:
+            await _wait(until_ready, self._fd)
             try:
                 return self._socket.recv(TLS_RECEIVE_BYTES)
             except ssl.SSLWantReadError:
-                await _wait(trio.lowlevel.wait_readable, self._fd)
+                until_ready = trio.lowlevel.wait_readable
             except ssl.SSLWantWriteError:
-                await _wait(trio.lowlevel.wait_writable, self._fd)
+                until_ready = trio.lowlevel.wait_writable
             except OSError as cause:
                 raise LinkBroken(_reason(cause)) from cause
 

@@ -127,7 +127,9 @@ class ReplyParser:
         "_interim",
         "_max_body_bytes",
         "_max_head_bytes",
+        "_names",
         "_parser",
+        "_values",
         "body_bytes",
         "complete",
         "excess",
@@ -148,7 +150,9 @@ class ReplyParser:
         self.body_bytes = 0
         self._max_body_bytes = max_body_bytes
         self._max_head_bytes = max_head_bytes
-        self._headers: list[tuple[str, str]] = []
+        self._headers: tuple[tuple[str, str], ...] = ()
+        self._names: list[bytes] = []
+        self._values: list[bytes] = []
         self._first = b""
         self._body: bytearray | None = None
         self._fed_bytes = 0
@@ -172,7 +176,7 @@ class ReplyParser:
         if not self.complete or self.status is None:
             raise RuntimeError("the reply is not complete")
         body = self._first if self._body is None else bytes(self._body)
-        return Reply(self.status, tuple(self._headers), body)
+        return Reply(self.status, self._headers, body)
 
     def feed(self, data: bytes) -> bool:
         """Read some bytes (not none: that is `eof`). True once the reply is whole.
@@ -231,9 +235,9 @@ class ReplyParser:
             self.excess = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._error is not None or self.complete or self._head_done:  # after the head it is a trailer: counted, not kept
-            return
-        self._headers.append((name.decode("latin-1").lower(), value.decode("latin-1").strip(" \t")))
+        # Trailers come here too, after the headers have been taken: their bytes count, their values are dropped.
+        self._names.append(name)
+        self._values.append(value)
 
     def on_headers_complete(self) -> None:
         if self._error is not None or self.complete:
@@ -249,10 +253,12 @@ class ReplyParser:
             self._error = WireError(FailureKind.PROTOCOL, f"the server answered with the impossible status {status}")
         elif status < 200:
             self._interim = True
-            self._headers.clear()
+            self._names.clear()
+            self._values.clear()
         else:
             self.status = status
             self._head_done = True
+            self._headers = self._decode_headers()
             self._read_framing(status)
 
     def on_chunk_header(self) -> None:
@@ -284,6 +290,15 @@ class ReplyParser:
         self.complete = True
         self.keep_alive = self._parser.should_keep_alive()  # false for ever if asked any later
 
+    def _decode_headers(self) -> tuple[tuple[str, str], ...]:
+        # Decoded together: two dozen small calls are most of what reading a reply costs. No name or value holds a line feed.
+        names = b"\n".join(self._names).decode("latin-1").lower().split("\n")
+        text = b"\n".join(self._values).decode("latin-1")
+        values = text.split("\n")
+        if " \n" in text or "\t\n" in text or text.endswith((" ", "\t")):  # llhttp drops blanks before a value, not after it
+            values = [value.rstrip(" \t") for value in values]
+        return tuple(zip(names, values, strict=True)) if self._names else ()
+
     def _read_framing(self, status: int) -> None:
         length: str | None = None
         for name, value in self._headers:
@@ -309,7 +324,7 @@ class ReplyParser:
             self._error = self._too_large_body()
 
     def _head_bytes(self) -> int:
-        return sum(len(name) + len(value) + 4 for name, value in self._headers)
+        return sum(map(len, self._names)) + sum(map(len, self._values)) + 4 * len(self._names)
 
     def _too_large_head(self) -> WireError:
         return WireError(

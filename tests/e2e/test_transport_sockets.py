@@ -225,17 +225,24 @@ async def test_ipv6_loopback() -> None:
         pytest.skip("this machine has no IPv6 loopback")
 
 
-async def test_a_reset_in_the_body_is_a_read_failure() -> None:
-    """The status that arrived is kept, the body is not."""
+@pytest.mark.parametrize("reused", [False, True])
+async def test_a_reset_in_the_body_is_a_read_failure(reused: bool) -> None:
+    """The status that arrived is kept, the body is not; a server that has begun to answer has read the request."""
 
     async def script(stream: trio.SocketStream) -> None:
+        if reused:
+            await read_request(stream)
+            await stream.send_all(OK)
         await read_request(stream)
         await stream.send_all(OK[:-1])
         await trio.sleep(0.05)
         reset(stream)
 
     async with serving(script) as port, pool_to(port) as pool:
+        if reused:
+            await exchange(pool)
         assert await fail(pool) == (FailureKind.READ, True, 200)
+        assert pool.statistics().reused == reused
 
 
 async def test_a_reset_before_the_answer_is_a_read_failure_or_stale() -> None:

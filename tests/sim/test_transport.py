@@ -400,10 +400,11 @@ async def test_an_answer_before_the_request_was_whole_is_the_answer(autojump_clo
 
 
 async def test_an_answer_of_a_server_that_stops_reading_is_the_answer(autojump_clock: trio.testing.MockClock) -> None:
-    """Even where it leaves the connection open: the write timeout ends the wait."""
+    """Even where it leaves the connection open: the write timeout ends the wait, and the connection is not used again."""
 
     async def script(server: Stream) -> None:
-        await refuse_early(server)
+        await server.receive_some(16)
+        await server.send_all(REFUSAL.replace(b"Connection: close\r\n", b""))
         await trio.sleep_forever()
 
     async with pool_over(script, lockstep=True) as (pool, _):
@@ -450,13 +451,24 @@ async def test_idle_connections_grow_old(autojump_clock: trio.testing.MockClock)
         assert pool.statistics().opened == 2
 
 
+async def test_none_of_many_old_connections_is_used(autojump_clock: trio.testing.MockClock) -> None:
+    """However many grew old together, a request never goes out on one of them."""
+    async with pool_over(answers(OK)) as (pool, _):
+        connections = [await pool.connect() for _ in range(10)]
+        for connection in connections:
+            await connection.exchange(HEAD, BODY)
+        await trio.sleep(56)
+        await exchange(pool)
+        assert (pool.statistics().reused, pool.statistics().opened, pool.statistics().idle) == (0, 11, 1)
+
+
 async def test_a_surplus_is_closed_while_a_few_stay_in_use(autojump_clock: trio.testing.MockClock) -> None:
     """The bottom of the stack ages and is trimmed, a constant number at each operation."""
     async with pool_over(answers(OK)) as (pool, network):
         connections = [await pool.connect() for _ in range(40)]
         for connection in connections:
             await connection.exchange(HEAD, BODY)
-        for _ in range(20):
+        for _ in range(30):
             await trio.sleep(10)
             await exchange(pool)
         await trio.testing.wait_all_tasks_blocked()

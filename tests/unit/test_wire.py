@@ -241,6 +241,14 @@ def test_endless_heads_are_cut_off(pieces: Iterable[bytes]) -> None:
     assert "65536" in message
 
 
+def test_a_head_over_the_limit_is_refused_though_it_came_whole() -> None:
+    """The limit does not depend on how many bytes one read brings."""
+    head = b"".join(endless_headers())
+    assert fail([head + b"Content-Length: 2\r\n\r\n{}"])[0] is FailureKind.TOO_LARGE
+    body = b"x" * 200_000
+    assert read([b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)])[0].body == body
+
+
 def test_tiny_chunks_are_no_attack() -> None:
     """A body streamed a byte at a time passes, though its framing outweighs it."""
     body = b"x" * 20_000
