@@ -345,15 +345,13 @@ def test_any_history_holds_the_budget(seed: int, rpm: int, tpm: int) -> None:
         now_ns += rng.choice([0, 0, 0, rng.randrange(5 * NS), rng.randrange(100 * NS)])
         if flying and rng.random() < 0.6:
             entry = flying.pop(rng.randrange(len(flying)))
-            event = rng.choice(
-                [
-                    budget.Settle(entry, rng.randrange(1_000)),
-                    budget.Settle(entry, None),
-                    budget.Lost(entry),
-                    budget.Refuse(entry, rng.choice([None, 0, NS]), rng.random()),
-                ]
-            )
-            budget.step(state, now_ns, event)
+            events: list[budget.Event] = [
+                budget.Settle(entry, rng.randrange(1_000)),
+                budget.Settle(entry, None),
+                budget.Lost(entry),
+                budget.Refuse(entry, rng.choice([None, 0, NS]), rng.random()),
+            ]
+            budget.step(state, now_ns, rng.choice(events))
         else:
             now_ns, entry = send(state, now_ns, rng.randrange(1_500))
             sends.append(now_ns)
