@@ -18,6 +18,7 @@ import msgspec
 from batchrunner.clock import NS_PER_SECOND
 from batchrunner.events import Billing
 from batchrunner.job import Usage
+from batchrunner.pricing import json_number
 
 # Sums never round: 60 digits hold ten million amounts of any price, and a sum that would not fit raises.
 _EXACT: Final = decimal.Context(prec=60, traps=[decimal.Inexact, decimal.InvalidOperation])
@@ -151,14 +152,6 @@ def timestamp(wall_ns: int) -> str:
     """A UTC time as RFC 3339 with milliseconds: `2026-11-21T23:11:38.123Z`."""
     seconds, rest_ns = divmod(wall_ns, NS_PER_SECOND)
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest_ns // 1_000_000:03}Z"
-
-
-def json_number(amount: Decimal) -> str:
-    """An exact JSON number without exponent or needless zeros."""
-    text = format(amount, "f")
-    if "." in text:
-        text = text.rstrip("0").rstrip(".")
-    return "0" if text == "-0" else text
 
 
 class Totals(msgspec.Struct):

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -22,6 +23,10 @@ from batchrunner.errors import DiskError, InvalidInput, RunDirectoryInUse
 NAME: Final = "lock"
 _HELD: Final = frozenset({errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES})
 _UNSUPPORTED: Final = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL})
+
+# `is_locked` holds a shared lock for a moment: whoever meets it there tries again.
+_TRIES: Final = 5
+_PAUSE_SECONDS: Final = 0.01
 
 
 def is_locked(directory: Path) -> bool:
@@ -87,11 +92,15 @@ class RunLock:
             os.close(second)
         raise self._unsupported(OSError(0, "the same file was locked twice"))
 
-    def _flock(self, fd: int) -> None:
+    def _flock(self, fd: int, tries: int = _TRIES) -> None:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as cause:
             if cause.errno in _HELD:
+                if tries > 1:
+                    time.sleep(_PAUSE_SECONDS)
+                    self._flock(fd, tries - 1)
+                    return
                 raise RunDirectoryInUse(
                     f"{self._path.parent}: another batchrun is at work on this run directory{self._holder()}. "
                     "Wait for it or stop it, or use another --run-dir."

@@ -13,7 +13,7 @@ import trio
 
 from batchrunner.clock import NS_PER_SECOND
 from batchrunner.costs import Charge, CostLine, read_cost_line
-from batchrunner.disk import MemoryDisk
+from batchrunner.disk import Disk, MemoryDisk
 from batchrunner.events import AttemptResult, Billing, Event
 from batchrunner.exchange import Reply
 from batchrunner.index import Index
@@ -88,7 +88,7 @@ def job_of(index: Index, ids: list[str], number: int) -> Job:
 
 
 def start(
-    disk: MemoryDisk,
+    disk: Disk,
     ids: list[str],
     *,
     clock: StepClock | None = None,
@@ -96,6 +96,7 @@ def start(
     bad_lines: list[BadLine] | None = None,
     accept_changes: bool = False,
     retry_failed: bool = False,
+    tariff_facts: Callable[[str, bytes], _Facts | None] = _facts,
 ) -> tuple[Recovered, Index]:
     """Recover as a run does when it starts."""
     index = index_of(ids) if index is None else index
@@ -104,7 +105,7 @@ def start(
         run_id=RUN,
         index=index,
         clock=clock or StepClock(),
-        tariff=TARIFF,
+        tariff=msgspec.structs.replace(TARIFF, facts=tariff_facts),
         pid=1,
         version="0",
         bad_lines=bad_lines or [],
@@ -131,18 +132,16 @@ def body_of(custom_id: str, attempt: int) -> bytes:
 
 
 async def run_script(
-    disk: MemoryDisk,
+    disk: Disk,
     ids: list[str],
     world: World,
     *,
     commit_every: int = 3,
     clock: StepClock | None = None,
-    then: Callable[[Recovered], None] = lambda recovered: None,
 ) -> None:
     """Run all jobs that have not ended, two in flight at a time; commit after every few jobs."""
     clock = clock or StepClock()
     recovered, index = start(disk, ids, clock=clock, bad_lines=BAD_LINES)
-    then(recovered)
     journal = Journal(recovered.files, clock, sink=world.sink, totals=recovered.totals, sync_in=inline)
     sends = {number: history.sends for number, history in recovered.histories.items()}
     todo = [number for number in range(len(ids)) if index.state[number] == State.PENDING]

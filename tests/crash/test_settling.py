@@ -1,0 +1,297 @@
+"""What recovery makes of each thing that a run can leave behind."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+
+from batchrunner.costs import Charge, Source, cost_line
+from batchrunner.disk import MemoryDisk
+from batchrunner.errors import JournalDamaged
+from batchrunner.events import Billing
+from batchrunner.exchange import Reply
+from batchrunner.journal.files import COSTS, CUT, ERRORS, JOURNAL, RESULTS
+from batchrunner.journal.replay import RECENT_NS
+from batchrunner.results import failure_line, success_line
+from tests.crash.byhand import Run, finished, raw_success, settled, states
+from tests.crash.scripted import (
+    CEILING,
+    PRICE,
+    RUN,
+    URL,
+    StepClock,
+    final_lines,
+    fingerprint_of,
+    ids_of,
+    job_of,
+    killed,
+    lines_of,
+    start,
+    valid_costs,
+)
+
+# Adoption --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sent", [True, False])
+def test_a_whole_result_line_is_adopted_sent_or_not(sent: bool) -> None:
+    """What was answered is not asked again, and its cost is computed from its usage."""
+    ids = ids_of(2)
+    disk = MemoryDisk()
+    run = Run(disk, ids)
+    if sent:
+        run.send(0)
+    disk.files[RESULTS] += raw_success("job-0")
+    recovered, index = start(killed(disk), ids)
+    assert states(index) == ["SUCCEEDED", "PENDING"]
+    assert (recovered.completed, recovered.lost, recovered.totals.attempts) == (1, 0, 1)
+    assert (recovered.totals.billed, recovered.totals.input_tokens, recovered.totals.output_tokens) == (PRICE, 1, 3)
+    assert recovered.totals.finishes == {"stop": 1}
+    left = recovered.files.disk
+    assert isinstance(left, MemoryDisk)
+    assert valid_costs(left)[("job-0", 1)].state is Billing.BILLED
+    settled(left, ids)
+
+
+def test_a_result_that_names_no_usage_is_adopted_at_an_unknown_price() -> None:
+    """Unknown is null, never nothing."""
+    ids = ids_of(1)
+    disk = MemoryDisk()
+    Run(disk, ids)
+    reply = Reply(200, (), b'{"usage":null}')
+    disk.files[RESULTS] += success_line(RUN, "job-0", fingerprint_of("job-0"), 1, reply)
+    recovered, _ = start(disk, ids, tariff_facts=lambda endpoint, body: None)
+    assert recovered.totals.unpriced == 1
+    assert valid_costs(disk)[("job-0", 1)].cost.amount is None
+
+
+@pytest.mark.parametrize(
+    ("reply", "billing"),
+    [
+        (Reply(400, (), b"{}"), None),
+        (Reply(504, (), b"<html>"), Billing.MAYBE),
+        (Reply(200, (), b"not json"), Billing.MAYBE),
+        (None, Billing.MAYBE),
+    ],
+)
+def test_an_adopted_failure_costs_what_its_answer_tells(reply: Reply | None, billing: Billing | None) -> None:
+    """An error status costs nothing; what was not seen or not readable may have been billed."""
+    ids = ids_of(1)
+    disk = MemoryDisk()
+    Run(disk, ids).send(0)
+    disk.files[ERRORS] += failure_line(RUN, "job-0", fingerprint_of("job-0"), 1, code="c", message="m", reply=reply)
+    recovered, index = start(disk, ids)
+    assert states(index) == ["FAILED"]
+    assert recovered.totals.maybe_billed == (CEILING if billing else 0)
+    assert [line.state for line in valid_costs(disk).values()] == ([billing] if billing else [])
+    settled(disk, ids)
+
+
+def test_a_failure_that_was_never_sent_is_adopted_without_a_bill() -> None:
+    """Attempt 0 cost nothing."""
+    ids = ids_of(1)
+    disk = MemoryDisk()
+    Run(disk, ids)
+    disk.files[ERRORS] += failure_line(RUN, "job-0", fingerprint_of("job-0"), 0, code="price_unknown", message="m")
+    recovered, index = start(disk, ids)
+    assert states(index) == ["FAILED"]
+    assert (recovered.totals.attempts, len(valid_costs(disk))) == (0, 0)
+
+
+def test_a_bill_that_stands_already_is_not_written_again() -> None:
+    """A cost line that reached the file before the crash is the one that counts, settled or not."""
+    ids = ids_of(2)
+    disk = MemoryDisk()
+    run = Run(disk, ids)
+    run.send(0)
+    run.send(1)
+    settled_amount = Charge("model-1", URL, Billing.BILLED, 5, 0, 6, Decimal("0.07"))
+    disk.files[RESULTS] += raw_success("job-0")
+    for custom_id in ids:
+        disk.files[COSTS] += cost_line(custom_id, 1, settled_amount, 0, Source.USAGE_EVENT)
+    recovered, index = start(disk, ids)
+    assert states(index) == ["SUCCEEDED", "PENDING"]
+    assert len(lines_of(disk, COSTS)) == 2
+    assert recovered.totals.billed == Decimal("0.14")
+    settled(disk, ids)
+
+
+def test_a_bill_for_an_attempt_without_a_record_keeps_its_number() -> None:
+    """Its records went with the power; its money counts, and the next attempt takes the next number."""
+    ids = ids_of(1)
+    disk = MemoryDisk()
+    Run(disk, ids)
+    disk.files[COSTS] += cost_line("job-0", 1, Charge.maybe("model-1", URL, 5, 7, CEILING), 0)
+    recovered, index = start(disk, ids)
+    assert states(index) == ["PENDING"]
+    assert recovered.histories[0].sends == 1
+    assert recovered.totals.maybe_billed == CEILING
+    settled(disk, ids)
+
+
+# What matches nothing --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        raw_success("job-0", run_id="another-run"),
+        b"hello\n",
+        raw_success("job-1")[:-2] + b",}\n",
+        raw_success("job-1").replace(b'"custom_id":"job-1"', b'"custom_id":null'),
+        b"\x00" * 50 + b"\n",
+    ],
+    ids=["another run's", "no line of ours", "no json", "no job's", "zeros"],
+)
+@pytest.mark.parametrize("name", [RESULTS, ERRORS])
+async def test_a_line_that_matches_nothing_is_put_by(line: bytes, name: str) -> None:
+    """It leaves the file, is kept in results.cut, is named, and the run's own lines stay."""
+    ids = ids_of(4)
+    disk = await finished(ids)
+    before = final_lines(disk)
+    disk.files[name][:0] = line
+    recovered, index = start(disk, ids)
+    assert disk.files[CUT] == line
+    assert {key: [final.raw for final in value] for key, value in final_lines(disk).items()} == {
+        key: [final.raw for final in value] for key, value in before.items()
+    }
+    assert any(CUT in warning for warning in recovered.warnings)
+    assert states(index) == ["SUCCEEDED", "SUCCEEDED", "FAILED", "PENDING"]
+    settled(disk, ids)
+
+
+async def test_a_line_that_stands_twice_is_kept_once() -> None:
+    """A doubled line is a duplicate whether the journal or recovery itself knows the first; also in the other file."""
+    ids = ids_of(5)
+    disk = await finished(ids)
+    first = lines_of(disk, RESULTS)[0]
+    disk.files[RESULTS] += first + raw_success("job-3") + raw_success("job-3") + raw_success("job-3", attempt=2)
+    disk.files[ERRORS] += failure_line(RUN, "job-3", fingerprint_of("job-3"), 1, code="c", message="m")
+    _, index = start(disk, ids)
+    assert states(index) == ["SUCCEEDED", "SUCCEEDED", "FAILED", "SUCCEEDED", "PENDING"]
+    assert {key: len(found) for key, found in final_lines(disk).items()} == {"job-0": 1, "job-1": 1, "job-2": 1, "job-3": 1}
+    assert len(lines_of(disk, CUT)) == 4
+    settled(disk, ids)
+
+
+@pytest.mark.parametrize("name", [RESULTS, ERRORS])
+async def test_a_torn_last_line_is_cut_and_kept_aside(name: str) -> None:
+    """Half an answer is no result, but it was paid for."""
+    ids = ids_of(4)
+    disk = await finished(ids)
+    torn = raw_success("job-3")[:40]
+    disk.files[name] += torn
+    recovered, index = start(disk, ids)
+    assert disk.files[CUT] == torn + b"\n"
+    assert any("torn" in warning for warning in recovered.warnings)
+    assert states(index)[3] == "PENDING"
+    settled(disk, ids)
+
+
+# Damage ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [RESULTS, ERRORS])
+@pytest.mark.parametrize("harm", ["alter", "lose"])
+async def test_a_synced_line_that_is_gone_or_altered_is_refused(name: str, harm: str) -> None:
+    """Nothing is guessed and nothing touched; the message names file, place and job."""
+    ids = ids_of(4)
+    disk = await finished(ids)
+    if harm == "alter":
+        place = disk.files[name].index(b'"body"')
+        disk.files[name][place + 1 : place + 5] = b"BODY"
+    else:
+        disk.files[name][:] = b""
+    before = {key: bytes(data) for key, data in disk.files.items()}
+    job = "job-0" if name == RESULTS else "job-2"
+    with pytest.raises(JournalDamaged, match=rf"{name}: damaged at byte 0: the line of job '{job}'"):
+        start(disk, ids)
+    assert {key: bytes(data) for key, data in disk.files.items()} == before
+
+
+async def test_synced_costs_that_are_gone_are_refused() -> None:
+    """A bill that was on disk does not vanish by itself."""
+    ids = ids_of(4)
+    disk = await finished(ids)
+    del disk.files[COSTS][-10:]
+    with pytest.raises(JournalDamaged, match=r"costs\.jsonl"):
+        start(disk, ids)
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_a_line_that_never_reached_the_disk_runs_its_job_again(number: int) -> None:
+    """The journal outlived the line: the job is pending again, and what it was billed stays billed."""
+    ids = ids_of(3)
+    disk = MemoryDisk()
+    run = Run(disk, ids)
+    run.send(number)
+    run.fail(number) if number == 2 else run.done(number)
+    left = disk.crash({JOURNAL: 10_000})
+    recovered, index = start(left, ids)
+    assert states(index) == ["PENDING"] * 3
+    assert recovered.totals.billed == (PRICE if number == 0 else 0)
+    assert (recovered.histories[number].sends, recovered.histories[number].spent) == (1, 0)
+    assert any("run again" in warning for warning in recovered.warnings)
+    settled(left, ids)
+
+
+# In flight -------------------------------------------------------------------------------------------------------
+
+
+def test_what_was_in_flight_may_have_been_billed() -> None:
+    """Each attempt cut off by the end of the process is counted lost, at the most that it can have cost."""
+    ids = ids_of(3)
+    disk = MemoryDisk()
+    run = Run(disk, ids)
+    run.send(0)
+    run.send(1)
+    recovered, index = start(killed(disk), ids)
+    assert recovered.lost == 2
+    assert recovered.totals.maybe_billed == 2 * CEILING
+    assert {number: history.sends for number, history in recovered.histories.items()} == {0: 1, 1: 1}
+    assert {history.spent for history in recovered.histories.values()} == {0}
+    assert states(index) == ["PENDING"] * 3
+    assert any("2 attempt(s)" in warning for warning in recovered.warnings)
+
+
+async def test_histories_come_back_as_they_were() -> None:
+    """Sends, spent attempts and refunds of jobs that go on are known to the next process."""
+    ids = ids_of(1)
+    disk = MemoryDisk()
+    run = Run(disk, ids)
+    job = job_of(run.index, ids, 0)
+    for attempt in (1, 2, 3):
+        run.send(0, attempt)
+        run.journal.again(job, attempt, why="upstream_error")
+    run.send(0, 4)
+    run.journal.refused(job, 4, why="rate_limit_exceeded")
+    run.journal.refunded(job, 2)
+    recovered, _ = start(disk, ids)
+    assert (recovered.histories[0].sends, recovered.histories[0].spent) == (4, 1)
+    assert (recovered.totals.attempts, recovered.totals.rate_limited) == (4, 1)
+
+
+def test_the_last_two_minutes_of_the_same_boot_are_known() -> None:
+    """The budget gets each send's time and tokens; older ones and those of another boot are left out."""
+    ids = ids_of(3)
+    disk = MemoryDisk()
+    clock = StepClock()
+    run = Run(disk, ids, clock)
+    run.send(0)
+    clock.now_ns += RECENT_NS
+    run.send(1)
+    recovered, _ = start(killed(disk), ids, clock=clock)
+    assert [tokens for _, tokens in recovered.recent_sends] == [12]
+    assert recovered.same_boot
+    rebooted, _ = start(killed(disk), ids, clock=StepClock("boot-2"))
+    assert (rebooted.recent_sends, rebooted.same_boot) == ([], False)
+    clock.now_ns += RECENT_NS
+    assert start(killed(disk), ids, clock=clock)[0].recent_sends == []
+
+
+def test_an_empty_directory_begins_a_run() -> None:
+    """No journal is no error: it says that it is fresh, once."""
+    disk = MemoryDisk()
+    assert start(disk, ids_of(1))[0].fresh
+    assert not start(disk, ids_of(1))[0].fresh
