@@ -381,3 +381,21 @@ def test_an_unknown_event_is_a_defect() -> None:
     """There is no event that is silently ignored."""
     with pytest.raises(KeyError):
         budget.step(opened(), 0, object())  # type: ignore[arg-type]
+
+
+def test_statistics_leave_out_what_has_expired() -> None:
+    """A look at the budget after a minute of silence shows an empty window, and changes nothing."""
+    state = opened(rpm=50, tpm=1_000)
+    send(state, 0, 400)
+    before = msgspec.json.encode(state)
+    later = budget.statistics(state, SAFE_WINDOW_NS)
+    assert (later.requests, later.tokens) == (0, 0)
+    assert msgspec.json.encode(state) == before
+
+
+def test_a_window_that_contradicts_itself_is_a_defect() -> None:
+    """Sums that the cells do not hold are never waited for: there would be no end."""
+    state = opened(rpm=0, tpm=1_000)
+    state.window.tokens = 1_000
+    with pytest.raises(AssertionError, match="more than its cells"):
+        send(state, 0, 1)
