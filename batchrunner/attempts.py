@@ -90,6 +90,10 @@ class Attempts:
         size = dialect.of(job).size(job.body)
         prediction = self._estimator.predict(size)
         candidate = Candidate(job, size, Usage(prediction.input_tokens, prediction.output_tokens))
+        if job.extras.account not in (None, self._options.account):
+            message = f"it asks for account {job.extras.account!r}, and this run's is {self._options.account!r} (--account)."
+            self._fail_unsent(job, size.model, "unknown_account", message)
+            return NotNow.WITHDRAWN
         match self._spending.verdict(candidate):
             case "allowed":
                 return candidate

@@ -11,6 +11,8 @@ from batchrunner.dialect import ReplyFacts
 from batchrunner.job import Job, RequestSize
 from batchrunner.pricing import PriceTable
 
+_NOTHING = Decimal(0)
+
 Verdict = Literal["allowed", "wait", "cap_reached", "price_unknown"]
 
 
@@ -26,7 +28,7 @@ class Spending:
         self._totals = totals
         self._max_cost_usd = max_cost_usd
         self._in_flight = 0
-        self._in_flight_usd = Decimal(0)
+        self._in_flight_usd = _NOTHING
 
     def verdict(self, candidate: Candidate) -> Verdict:
         """Whether a job may be sent. Under a cap, one whose bill could not be bounded may not.
@@ -65,5 +67,7 @@ class Spending:
         return self._prices.ceiling(size.model, size.input_tokens, size.output_cap_tokens)
 
     def _prediction(self, candidate: Candidate) -> Decimal:
-        """Unknown counts as nothing here: under a cap such a job is not sent."""
-        return self._prices.cost(candidate.size.model, candidate.predicted) or Decimal(0)
+        """Unknown counts as nothing here: under a cap such a job is not sent. Without a cap nobody asks."""
+        if self._max_cost_usd is None:
+            return _NOTHING
+        return self._prices.cost(candidate.size.model, candidate.predicted) or _NOTHING
