@@ -16,6 +16,7 @@ from batchrunner.exchange import Failure, FailureKind, Reply
 from batchrunner.transport import (
     Connection,
     EngineTransport,
+    LinkBroken,
     Origin,
     Pool,
     ReplyBudget,
@@ -24,6 +25,7 @@ from batchrunner.transport import (
     TransportError,
     request_head,
 )
+from batchrunner.transport.drivers import StreamLink
 
 ORIGIN = Origin.parse("http://localhost:8000")
 BODY = b'{"model":"m"}'
@@ -338,6 +340,44 @@ async def test_a_reused_connection_closed_without_an_answer_is_stale(autojump_cl
         failure = await fail(pool)
         assert (failure.kind, failure.sent) == (FailureKind.STALE, True)
         assert (await exchange(pool, fresh=True)).status == 200
+
+
+class SeveringDriver(StreamDriver):
+    """Links whose second request finds the connection broken as soon as it is written to."""
+
+    async def open(self) -> StreamLink:
+        link = await super().open()
+        return SeveringLink(link._stream, link._is_alive)
+
+
+class SeveringLink(StreamLink):
+    requests = 0
+
+    def send_now(self, data: bytes | memoryview) -> int:
+        self.requests += 1
+        if self.requests == 2:
+            raise LinkBroken("broken pipe")
+        return super().send_now(data)
+
+
+async def test_a_stale_connection_that_took_no_byte_has_sent_nothing(autojump_clock: trio.testing.MockClock) -> None:
+    """Found closed before the first byte was written: it costs nothing, and the failure says so."""
+
+    async def script(server: Stream) -> None:
+        await read_request(server)
+        await server.send_all(OK)
+
+    async with trio.open_nursery() as nursery:
+        pool = Pool(ORIGIN, SeveringDriver(Network(nursery, script).connect))
+        first = await pool.connect()
+        await first.exchange(HEAD, BODY)
+        assert first.started
+        second = await pool.connect()
+        with pytest.raises(TransportError) as caught:
+            await second.exchange(HEAD, BODY)
+        assert (caught.value.failure.kind, caught.value.failure.sent) == (FailureKind.STALE, False)
+        assert not second.started
+        await pool.aclose()
 
 
 async def test_one_byte_of_an_answer_is_not_stale(autojump_clock: trio.testing.MockClock) -> None:
