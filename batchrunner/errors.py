@@ -48,7 +48,7 @@ class ChangedLines(InvalidInput):
         more = "" if count <= len(lines) else f" and {count - len(lines)} more"
         super().__init__(
             f"{count} line(s) of the job file changed since this run began: {named}{more}. "
-            "Restore them, give the changed jobs new ids, or use another run directory (--run-dir)."
+            "Restore them, run them as they are now with --accept-changes, or use another --run-dir."
         )
 
 

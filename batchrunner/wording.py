@@ -21,7 +21,7 @@ AGAIN = "run the same command again to resume"
 #: why a run stopped before its end -> what happened, and what to do about it
 STOPPED: dict[StoppedBy, tuple[str, str]] = {
     "signal": ("interrupted", f"{AGAIN}."),
-    "credits": ("the account has no credits left", f"Top up the account, then {AGAIN} (--wait-for-credits waits instead)."),
+    "credits": ("the account has no credits left", f"Top up the account, then {AGAIN}."),
     "keys": ("no valid key is left", f"Give a valid key, then {AGAIN}."),
     "max_cost": ("the spend cap is reached", f"Raise --max-cost, then {AGAIN}."),
     "failures": ("too many jobs failed", f"See why in errors.jsonl, then {AGAIN}; --retry-failed takes in what failed."),
@@ -143,5 +143,7 @@ def _next_step(status: Status) -> str:
     if status.failed:
         return f"See {run_dir}/errors.jsonl for what failed; the same command with --retry-failed runs those jobs again."
     if status.maybe_billed_usd or status.unpriced_attempts:
-        return f"`batchrun reconcile {run_dir}` settles the cost against the account's own figures."
+        return (
+            f"See {run_dir}/costs.jsonl for each attempt whose cost is not certain; the account's usage page has the final word."
+        )
     return ""

@@ -4,35 +4,38 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import click
 
 from batchrunner import __version__
 from batchrunner.cli.output import say
-from batchrunner.cli.settings import default_map
+from batchrunner.cli.settings import default_map, unknown_variables
 from batchrunner.cli.simulate import simulate
 from batchrunner.cli.status import status
 from batchrunner.cli.submit import submit
-from batchrunner.errors import BatchrunError
+from batchrunner.errors import BatchrunError, UsageError
 
 INTERRUPTED = 130
+#: A defect of this program (EX_SOFTWARE). Python's own 1 would read as "finished, some jobs failed".
+DEFECT = 70
 
 
-class _Group(click.Group):
-    """Reads `batchrun.toml` before a command's options are looked at."""
-
-    def make_context(
-        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
-    ) -> click.Context:
-        return super().make_context(info_name, args, parent, default_map=default_map(), **extra)
-
-
-@click.group(cls=_Group, context_settings={"auto_envvar_prefix": "BATCHRUN", "help_option_names": ["-h", "--help"]})
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="batchrun")
-def batchrun() -> None:
+@click.pass_context
+def batchrun(context: click.Context) -> None:
     """Run files of LLM requests to the end: at the whole paid rate, crash-safe, every cent accounted for."""
+    if context.invoked_subcommand is None:
+        for line in context.get_help().splitlines():
+            say(line)
+        context.exit(UsageError.exit_code)
+    if context.invoked_subcommand == submit.name:
+        context.default_map = {str(submit.name): default_map(submit.params)}
+        for name in unknown_variables(os.environ, submit.params):
+            say(f"warning: {name} is set, and no option of `batchrun submit` has this name: it is ignored.")
 
 
 batchrun.add_command(submit)
@@ -42,24 +45,33 @@ batchrun.add_command(simulate)
 
 def main() -> NoReturn:
     """Run the command line and exit with the contract's code."""
+    _open_standard_descriptors()
+    _leave(_code_of_the_command())
+
+
+def _code_of_the_command() -> int:
     try:
         # Outside of its standalone mode click returns what `Context.exit` was given.
-        code = batchrun.main(standalone_mode=False) or 0
-    except click.Abort:
-        code = INTERRUPTED
+        return batchrun.main(prog_name="batchrun", standalone_mode=False) or 0
     except click.ClickException as error:
         say(f"batchrun: {error.format_message()}")
-        code = error.exit_code
-    except KeyboardInterrupt:
+        if isinstance(error, click.UsageError) and error.ctx is not None:
+            say(f"`{error.ctx.command_path} --help` lists what there is.")
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
         say("batchrun: interrupted; run the same command again to resume.")
-        code = INTERRUPTED
+        return INTERRUPTED
+    except SystemExit as ended:  # the simulator's own parser, after its message
+        return ended.code if isinstance(ended.code, int) else 0
     except BaseException as error:
         known = next(_batchrun_errors(error), None)
-        if known is None:
-            raise
-        say(f"batchrun: {known}")
-        code = known.exit_code
-    _leave(code)
+        if known is not None:
+            say(f"batchrun: {known}")
+            return known.exit_code
+        for line in traceback.format_exc().splitlines():
+            say(line)
+        say("batchrun: this is a defect of batchrun. What was recorded is safe: run the same command again to resume.")
+        return DEFECT
 
 
 def _batchrun_errors(error: BaseException) -> Iterator[BatchrunError]:
@@ -77,12 +89,21 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
         yield error
 
 
+def _open_standard_descriptors() -> None:
+    """Give those that came closed a place: else the journal would become descriptor 2, and whatever writes there write in it."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest that is free: this one
+
+
 def _leave(code: int) -> NoReturn:
     """Exit without a word about streams whose readers have gone."""
-    for stream in (sys.stdout, sys.stderr):
+    for descriptor, stream in ((1, sys.stdout), (2, sys.stderr)):
         try:
             stream.flush()
         except (OSError, ValueError, AttributeError):
             # Python would try again at exit, and change the exit code over it.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
     sys.exit(code)

@@ -61,8 +61,7 @@ def carry_out(
     heads = Heads(Origin.parse(options.base_url), keys)
     bad_lines: list[BadLine] = []
     index = index_inputs(inputs, bad_lines.append)
-    for bad in bad_lines[:FAILURES_TOLD]:
-        say(f"{inputs.place(bad.line)} is no job: {bad.message}")
+    _tell_of_input(inputs, index, bad_lines)
     prices = _prices(options, directory, heads, clock)
     assert directory.manifest is not None
     recovered = recover(
@@ -82,6 +81,16 @@ def carry_out(
     return trio.run(
         _live, options, clock, directory, inputs, index, recovered, prices, heads, signals, metrics_address, progress_mode
     )
+
+
+def _tell_of_input(inputs: Inputs, index: Index, bad_lines: Sequence[BadLine]) -> None:
+    """What people should know of the job files before anything is sent."""
+    for bad in bad_lines[:FAILURES_TOLD]:
+        say(f"{inputs.place(bad.line)} is no job: {bad.message}")
+    if len(bad_lines) > FAILURES_TOLD:
+        say(f"{len(bad_lines) - FAILURES_TOLD:,} more lines are no jobs; all of them stand in errors.jsonl.")
+    if not len(index) and not bad_lines:
+        say(f"warning: no job in {', '.join(file.path for file in inputs.files)}.")
 
 
 async def _live(
@@ -159,7 +168,9 @@ def _prices(options: Options, directory: RunDirectory, heads: Heads, clock: Cloc
             say(f"warning: {error} Prices are those of {kept.fetched_at}.")
             return kept
         if options.max_cost_usd is not None:
-            raise UsageError(f"--max-cost needs prices, and there are none: {error}") from error
+            raise UsageError(
+                f"--max-cost needs prices, and there are none: {error} Check --base-url, or leave --max-cost out."
+            ) from error
         say(f"warning: {error} Costs are unknown; tokens are counted all the same.")
         return PriceTable()
     directory.keep_prices(prices)

@@ -13,7 +13,7 @@ from batchrunner.status import Status, encode
 from batchrunner.wording import AGAIN, BINDING_TEXT, duration, summary_text
 
 
-@click.command()
+@click.command(short_help="Show how a live or ended run stands.")
 @click.argument("run_dir", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def status(run_dir: Path, as_json: bool) -> None:  # noqa: FBT001 - click's calling convention

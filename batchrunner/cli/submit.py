@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import resource
+import signal
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import click
 import msgspec
 
 from batchrunner.cli.output import exit_code, print_json, print_text, summary
+from batchrunner.cli.settings import PREFIX
 from batchrunner.cli.signals import Signals
 from batchrunner.cli.simulate import SimulatedPlatform
 from batchrunner.cli.start import carry_out
@@ -39,65 +42,116 @@ from batchrunner.status import Status
 from batchrunner.transport import Origin
 from batchrunner.wording import summary_text
 
+_COUNT = click.IntRange(min=0)
+_AT_LEAST_ONE = click.IntRange(min=1)
 
-def _decimal(context: click.Context, parameter: click.Parameter, value: str | None) -> Decimal | None:  # noqa: ARG001
+
+class _Seconds(click.FloatRange):
+    """A finite number of seconds; NaN and infinity have no place in `run.json`."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        seconds: float = super().convert(value, param, ctx)
+        if not math.isfinite(seconds):
+            self.fail(f"{value} is not a number of seconds.", param, ctx)
+        return seconds
+
+
+class _Usd(click.ParamType):  # type: ignore[type-arg]  # generic in the newest versions alone
     """A sum of money, kept exact."""
-    if value is None:
-        return None
-    try:
-        amount = Decimal(value)
-    except InvalidOperation:
-        amount = Decimal("NaN")
-    if not amount.is_finite() or amount < 0:
-        raise click.BadParameter("give an amount in USD, such as 2.50")
-    return amount
+
+    name = "usd"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Decimal:
+        try:
+            amount = Decimal(str(value))
+        except InvalidOperation:
+            amount = Decimal("NaN")
+        if not amount.is_finite() or amount < 0:
+            self.fail(f"{value!r} is not an amount in USD, such as 2.50.", param, ctx)
+        return amount
 
 
-@click.command()
+# Option `--max-cost` is also the variable BATCHRUN_MAX_COST, and the key max_cost of batchrun.toml; see `settings`.
+@click.command(context_settings={"auto_envvar_prefix": PREFIX})
 @click.argument("jobs", nargs=-1, required=True, type=click.Path())
 @click.option(
-    "-o", "--run-dir", type=click.Path(), help="Where results, costs and journal go.  [default: beside the first job file]"
+    "-o",
+    "--run-dir",
+    type=click.Path(),
+    metavar="DIR",
+    help="Where results, costs and journal go.  [default: beside the first job file]",
 )
-@click.option("--base-url", default=DEFAULT_BASE_URL, show_default=True, help="The server; with or without its /v1.")
+@click.option("--base-url", default=DEFAULT_BASE_URL, show_default=True, metavar="URL", help="The server; with or without /v1.")
 @click.option("--simulate", is_flag=True, help="Run against the embedded platform: no key, no network, no cost.")
-@click.option("--simulate-options", default="", metavar="OPTIONS", help="Options of `batchrun simulate` for it.")
-@click.option("--account", help="A name for the account, for metrics and logs.")
-@click.option("--rpm", type=click.IntRange(min=0), default=DEFAULT_RPM, show_default=True, help="Requests a minute; 0: no limit.")
-@click.option("--tpm", type=click.IntRange(min=0), default=DEFAULT_TPM, show_default=True, help="Tokens a minute; 0: no limit.")
-@click.option("--max-in-flight", type=click.IntRange(min=1), help="Requests in flight.  [default: what descriptors allow]")
-@click.option("--max-attempts", type=click.IntRange(min=1), default=DEFAULT_MAX_ATTEMPTS, show_default=True, help="Per job.")
+@click.option("--simulate-options", default="", metavar="OPTIONS", help="Options of `batchrun simulate` for it, in one text.")
+@click.option("--account", metavar="NAME", help="A name for the account, for metrics and logs.")
+@click.option("--rpm", type=_COUNT, default=DEFAULT_RPM, show_default=True, metavar="N", help="Requests a minute; 0: no limit.")
+@click.option("--tpm", type=_COUNT, default=DEFAULT_TPM, show_default=True, metavar="N", help="Tokens a minute; 0: no limit.")
+@click.option("--max-in-flight", type=_AT_LEAST_ONE, metavar="N", help="Requests in flight.  [default: what descriptors allow]")
+@click.option(
+    "--max-attempts",
+    type=_AT_LEAST_ONE,
+    default=DEFAULT_MAX_ATTEMPTS,
+    show_default=True,
+    metavar="N",
+    help="Per job; a 429 costs none.",
+)
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=_Seconds(min=0, min_open=True),
     default=DEFAULT_TIMEOUT_SECONDS,
     show_default=True,
-    help="Seconds for one attempt.",
+    metavar="SECONDS",
+    help="For one attempt.",
 )
-@click.option("--max-cost", callback=_decimal, metavar="USD", help="Stop before more than this is spent.")
+@click.option("--max-cost", type=_Usd(), metavar="USD", help="Stop before more than this is spent.")
 @click.option(
     "--drain-seconds",
-    type=click.FloatRange(min=0),
+    type=_Seconds(min=0),
     default=DEFAULT_DRAIN_SECONDS,
     show_default=True,
+    metavar="SECONDS",
     help="After SIGTERM, what is in flight has this long to end.",
 )
 @click.option("--retry-failed", is_flag=True, help="Run the jobs in errors.jsonl again.")
 @click.option("--accept-changes", is_flag=True, help="Run changed lines that have not succeeded; without it they stop the run.")
 @click.option("--metrics", metavar="HOST:PORT", help="Serve Prometheus metrics; a bare port means loopback, 0 a free one.")
 @click.option("--progress", type=click.Choice(MODES), default="auto", show_default=True, help="How to show progress on stderr.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout at the end.")
+@click.option("--json", is_flag=True, help="Print one JSON document on stdout at the end.")
 @click.pass_context
 def submit(context: click.Context, /, **given: Any) -> None:
-    """Run the job files JOBS to the end, or resume.
+    r"""Run the job files JOBS to the end, or resume.
 
     The same command again goes on where the run stood. Results are in RUN_DIR/results.jsonl, failures in errors.jsonl,
-    costs in costs.jsonl. The key comes from EMPIRIOLABS_API_KEY, or from BATCHRUN_API_KEY for any other server.
+    costs in costs.jsonl.
+
+    The key comes from EMPIRIOLABS_API_KEY, or from BATCHRUN_API_KEY for any other server; several are separated by commas.
+
+    Each option is also an environment variable (--max-cost is BATCHRUN_MAX_COST) and a key of batchrun.toml (max_cost), in
+    this directory or in the user's own configuration. The command line goes first, then the environment, then the file.
+
+    \b
+    Exit codes:
+      0    all jobs succeeded
+      1    finished, some jobs failed
+      2    an option, a key or a price is missing or makes no sense
+      3    stopped at the spend cap
+      65   the job file or the run directory cannot be trusted
+      69   stopped by the account or the server
+      74   a write failed
+      75   another process is at work on the run directory
+      130  interrupted; 143 by SIGTERM
+    After all but 2 and 65 the same command resumes the run.
     """
+    # A terminal that hangs up ends its display and nothing else, from the first moment to the last.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     began_ns = (clock := SystemClock()).monotonic_ns()
     signals = Signals()
     status = _submit(given, clock, signals)
     wall_seconds = (clock.monotonic_ns() - began_ns) / NS_PER_SECOND
-    if given["as_json"]:
+    if given["json"]:
         print_json(summary(status, wall_seconds))
     else:
         print_text(summary_text(status))
