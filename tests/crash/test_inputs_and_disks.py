@@ -152,6 +152,26 @@ async def test_failed_jobs_are_reopened_durably_before_their_lines_go() -> None:
     assert len(lines_of(disk, ERRORS)) == 2
 
 
+async def test_a_reopened_job_stays_reopened_when_its_line_did_not_go() -> None:
+    """Cut off between the records and the replaced file: the old line does not count any more, and goes at the next start."""
+    ids = ids_of(4)
+    disk = await finished(ids)
+
+    def fail(operation: str, name: str) -> None:
+        if operation == "replace":
+            raise PowerCut
+
+    disk.fail = fail  # type: ignore[method-assign]
+    with pytest.raises(PowerCut):
+        start(disk, ids, retry_failed=True)
+    left = disk.crash()
+    recovered, index = start(left, ids)
+    assert states(index)[2] == "PENDING"
+    assert (recovered.histories[2].sends, recovered.failed) == (1, 0)
+    assert lines_of(left, ERRORS) == []
+    settled(left, ids)
+
+
 async def test_reopening_may_be_cut_off_anywhere() -> None:
     """Crash at any operation of it: a failed job has its line, or runs again and has none; then ends with one."""
     ids = ids_of(8)

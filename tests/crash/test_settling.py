@@ -138,7 +138,7 @@ def test_a_bill_for_an_attempt_without_a_record_keeps_its_number() -> None:
     [
         raw_success("job-0", run_id="another-run"),
         b"hello\n",
-        raw_success("job-1")[:-2] + b",}\n",
+        raw_success("job-3")[:-2] + b",}\n",
         raw_success("job-1").replace(b'"custom_id":"job-1"', b'"custom_id":null'),
         b"\x00" * 50 + b"\n",
     ],
@@ -151,7 +151,9 @@ async def test_a_line_that_matches_nothing_is_put_by(line: bytes, name: str) -> 
     disk = await finished(ids)
     before = final_lines(disk)
     disk.files[name][:0] = line
+    disk.operations.clear()
     recovered, index = start(disk, ids)
+    assert disk.operations.index(("sync", CUT)) < disk.operations.index(("replace", name))
     assert disk.files[CUT] == line
     assert {key: [final.raw for final in value] for key, value in final_lines(disk).items()} == {
         key: [final.raw for final in value] for key, value in before.items()
@@ -288,6 +290,34 @@ def test_the_last_two_minutes_of_the_same_boot_are_known() -> None:
     assert (rebooted.recent_sends, rebooted.same_boot) == ([], False)
     clock.now_ns += RECENT_NS
     assert start(killed(disk), ids, clock=clock)[0].recent_sends == []
+
+
+def test_bills_that_reached_their_file_are_not_written_twice() -> None:
+    """After kill -9 each cost line still stands there, once."""
+    ids = ids_of(2)
+    disk = MemoryDisk()
+    run = Run(disk, ids)
+    run.send(0)
+    run.done(0)
+    left = killed(disk)
+    start(left, ids)
+    assert lines_of(left, COSTS) == lines_of(disk, COSTS)
+
+
+def test_what_recovery_hands_over_is_on_disk() -> None:
+    """Counts of a resumed run may be shown at once: whatever they rest on has been synced."""
+    ids = ids_of(4)
+    disk = MemoryDisk()
+    run = Run(disk, ids)
+    for number in range(3):
+        run.send(number)
+        run.fail(number) if number == 2 else run.done(number)
+    disk.files[RESULTS] += raw_success("job-3")
+    start(disk, ids)
+    for name in (RESULTS, ERRORS, COSTS):
+        assert disk.synced[name] == len(disk.files[name])
+    assert lines_of(disk, JOURNAL)[-1].startswith(b'{"n":11,"t":"synced"')
+    assert disk.synced[JOURNAL] == len(disk.files[JOURNAL]) - len(lines_of(disk, JOURNAL)[-1])
 
 
 def test_an_empty_directory_begins_a_run() -> None:

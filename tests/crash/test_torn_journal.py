@@ -103,6 +103,26 @@ def test_damage_behind_the_last_synced_mark_is_a_torn_end() -> None:
         assert reader.torn_bytes == len(data) - ends[line]
 
 
+def test_a_record_with_a_number_out_of_turn_is_not_taken() -> None:
+    """The chain alone would let it pass."""
+    line, crc = header(RUN)
+    reader, found = read(disk_with(line + encode(Refunded("a", "0"), 2, crc)[0]))
+    assert found == []
+    assert reader.torn_bytes > 0
+
+
+def test_what_is_written_where_a_tail_was_cut_is_synced_again() -> None:
+    """A file that was on disk, was cut and has grown to its old size is not on disk."""
+    disk = MemoryDisk()
+    files = RunFiles(disk, RUN)
+    files.final_line("results.jsonl", b"first\n")
+    files.commit()
+    files.truncate("results.jsonl", 0)
+    files.final_line("results.jsonl", b"other\n")
+    files.commit()
+    assert disk.synced["results.jsonl"] == 6
+
+
 def test_a_header_of_another_run_is_not_resumed() -> None:
     """A journal that was copied from another run directory is refused by name."""
     disk = disk_with(header("another")[0])
