@@ -24,7 +24,7 @@ from batchrunner.journal.records import (
     declared_crc,
     decode,
     header,
-    number_of,
+    is_numbered,
     read_header,
 )
 
@@ -61,7 +61,7 @@ class JournalReader:
             return
         for offset, line in lines:
             crc = check(line, self.crc)
-            if crc is None or number_of(line) != self.number + 1:
+            if crc is None or not is_numbered(line, self.number + 1):
                 self._refuse_damage(offset, line, lines)
                 return
             record = self._decode(line, offset)

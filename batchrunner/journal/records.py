@@ -167,8 +167,8 @@ def encode(record: Record, number: int, previous_crc: int) -> tuple[bytes, int]:
 
 def check(line: bytes, previous_crc: int) -> int | None:
     """The crc of a line (with its end) that stands whole behind one with `previous_crc`; None where it does not."""
-    declared = declared_crc(line)
-    return declared if declared is not None and zlib.crc32(line[:-_CRC_BYTES], previous_crc) == declared else None
+    crc = zlib.crc32(line[:-_CRC_BYTES], previous_crc)
+    return crc if line.endswith(b'%b%08x"}\n' % (_CRC_START, crc)) else None
 
 
 def declared_crc(line: bytes) -> int | None:
@@ -184,12 +184,9 @@ def declared_crc(line: bytes) -> int | None:
     return crc if b"%08x" % crc == text else None  # int() also takes capitals, spaces and underscores
 
 
-def number_of(line: bytes) -> int | None:
-    """A record line's own number."""
-    if not line.startswith(b'{"n":'):
-        return None
-    text = line[5 : line.find(b",")]
-    return int(text) if text.isdigit() else None
+def is_numbered(line: bytes, number: int) -> bool:
+    """Whether a record line names this as its number."""
+    return line.startswith(b'{"n":%d,' % number)
 
 
 def decode(line: bytes) -> Record:

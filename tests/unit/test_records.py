@@ -27,7 +27,7 @@ from batchrunner.journal.records import (
     encode,
     fingerprint_text,
     header,
-    number_of,
+    is_numbered,
     read_header,
 )
 
@@ -48,7 +48,8 @@ def test_a_record_reads_back_as_it_was_written(record: Record) -> None:
     """Every kind of record survives its line, with its number."""
     line, crc = encode(record, 41, 0x1234)
     assert check(line, 0x1234) == crc == declared_crc(line)
-    assert number_of(line) == 41
+    assert is_numbered(line, 41)
+    assert not is_numbered(line, 4)
     assert decode(line) == record
 
 
@@ -92,7 +93,7 @@ def test_any_single_flipped_bit_is_found() -> None:
 def test_bytes_that_are_no_line_are_refused_without_an_error(data: bytes) -> None:
     """Whatever stands in a damaged journal, reading it says no and nothing else."""
     assert check(data, 0) is None
-    assert number_of(data) is None
+    assert not is_numbered(data, 1)
     assert read_header(data) is None
 
 
