@@ -34,6 +34,10 @@ class Gate(msgspec.Struct):
     def opens_ns(self, now_ns: int) -> int:
         return max(now_ns, self.until_ns)
 
+    def planned_ns(self, now_ns: int) -> int:
+        """What to plan a send for: a canary's answer may end its grace any time, and must not find everybody late."""
+        return now_ns if self.canary is not None else self.opens_ns(now_ns)
+
     def taken(self, now_ns: int, entry: int) -> None:
         """A request goes out: the first one after a closure is the canary."""
         if self.wants_canary:

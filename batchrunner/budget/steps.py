@@ -76,7 +76,7 @@ def _open(state: State, now_ns: int, event: Open) -> None:
 
 def _reserve(state: State, now_ns: int, _: Reserve) -> Slot:
     _lapse(state, now_ns)
-    at_ns = state.gate.opens_ns(now_ns)
+    at_ns = state.gate.planned_ns(now_ns)
     rpm = state.limits.rpm
     if rpm:
         at_ns = max(at_ns, state.pacer.due_ns, state.window.room_for_request_ns(now_ns, rpm, len(state.slots)))
@@ -97,7 +97,7 @@ def _take(state: State, now_ns: int, event: Take) -> Taken | Later | Stale:
     if at_ns is None:
         return Stale()
     rpm, tpm = state.limits.rpm, state.limits.tpm
-    due_ns = max(at_ns, state.gate.opens_ns(now_ns))
+    due_ns = max(at_ns, state.gate.planned_ns(now_ns))
     if rpm:
         due_ns = max(due_ns, state.window.room_for_request_ns(now_ns, rpm, len(state.slots) - 1))
     tokens_ns = now_ns
@@ -108,10 +108,12 @@ def _take(state: State, now_ns: int, event: Take) -> Taken | Later | Stale:
             state.token_pacer.earliest(now_ns, event.tokens, tpm),
             state.window.room_for_tokens_ns(now_ns, asked, tpm),
         )
-    if max(due_ns, tokens_ns) > now_ns:
-        # Waiting for tokens is not lateness: the slot moves along, so that it does not lapse before the next question.
+    opens_ns = max(due_ns, state.gate.opens_ns(now_ns))
+    if max(opens_ns, tokens_ns) > now_ns:
+        # Waiting for tokens or for a canary is not lateness: the slot moves along, so that it does not lapse before the
+        # next question.
         state.slots[event.slot] = max(due_ns, now_ns)
-        return Later(max(due_ns, tokens_ns), tokens=tokens_ns > due_ns)
+        return Later(max(opens_ns, tokens_ns), tokens=tokens_ns > opens_ns)
     return _send(state, now_ns, event)
 
 

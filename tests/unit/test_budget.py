@@ -242,6 +242,19 @@ def test_an_accepted_canary_opens_the_gate_at_once() -> None:
     assert state.gate.consecutive == 0
 
 
+def test_an_accepted_canary_lets_those_go_who_waited_for_it() -> None:
+    """A slot given out during the grace is good at its end, however early that comes: a 429 costs a canary's flight."""
+    state = opened(rpm=6_000)
+    _, entry = send(state, 0)
+    budget.step(state, NS, budget.Refuse(entry, None, 0.0))
+    canary_ns, canary = send(state, NS)
+    waiting = slot_of(state, canary_ns)
+    later = budget.step(state, waiting.at_ns, budget.Take(waiting.slot, 0))
+    assert later == budget.Later(canary_ns + CANARY_GRACE_NS, tokens=False)
+    budget.step(state, canary_ns + NS, budget.Settle(canary, 1))
+    assert isinstance(budget.step(state, canary_ns + NS, budget.Take(waiting.slot, 0)), budget.Taken)
+
+
 def test_backoff_doubles_and_jitter_never_shortens_it() -> None:
     """Each refused canary doubles the wait, up to its cap, whatever the draw."""
     waits: dict[float, list[int]] = {}
