@@ -207,6 +207,8 @@ class Admission:
 
     async def _wait(self, reason: Literal["requests", "tokens", "in_flight", "work"], until_ns: int | None) -> None:
         """Sleep until `until_ns`, or until something changes."""
+        if self._closed:  # by `load` perhaps, after the last look at it: nothing might ever change again
+            return
         now_ns = self._clock.monotonic_ns()
         gate_seconds = self._store.statistics(now_ns).closed_for_seconds
         self._waits_for = "rate_limited" if gate_seconds and reason == "requests" else reason
