@@ -86,15 +86,21 @@ class Index:
         self.state.append(0)
         return number
 
-    def find(self, custom_id: str) -> int | None:
-        """The number of the job with this id, or None."""
+    def find(self, custom_id: str, fingerprint: int | None = None) -> int | None:
+        """The number of the job with this id, or None.
+
+        Its line is read again to tell it from another id of the same hash, unless its `fingerprint` is as given: two equal
+        64-bit values that have nothing to do with each other are proof enough.
+        """
         hashes, table = self._hashes, self._table
         mask = len(table) - 1
         key = self._hash_of(custom_id)
         slot = key & mask
         while entry := table[slot]:
-            if hashes[entry - 1] == key and self._custom_id_of(entry - 1) == custom_id:
-                return entry - 1
+            if hashes[entry - 1] == key:
+                known = fingerprint is not None and self.fingerprints[entry - 1] == fingerprint
+                if known or self._custom_id_of(entry - 1) == custom_id:
+                    return entry - 1
             slot = (slot + 1) & mask
         return None
 

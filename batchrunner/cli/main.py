@@ -58,12 +58,14 @@ def _code_of_the_command() -> int:
         if isinstance(error, click.UsageError) and error.ctx is not None:
             say(f"`{error.ctx.command_path} --help` lists what there is.")
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        say("batchrun: interrupted; run the same command again to resume.")
+    except click.Abort:
         return INTERRUPTED
     except SystemExit as ended:  # the simulator's own parser, after its message
         return ended.code if isinstance(ended.code, int) else 0
     except BaseException as error:
+        if all(isinstance(leaf, KeyboardInterrupt) for leaf in _leaves(error)):
+            say("batchrun: interrupted; run the same command again to resume.")
+            return INTERRUPTED
         known = next(_batchrun_errors(error), None)
         if known is not None:
             say(f"batchrun: {known}")

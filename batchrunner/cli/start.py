@@ -22,8 +22,8 @@ from batchrunner.estimate import Estimator
 from batchrunner.events import Event, Sink
 from batchrunner.heads import Heads
 from batchrunner.index import Index, Inputs, index_inputs
-from batchrunner.job import BadLine, Usage
-from batchrunner.journal import Journal, Recovered, Tariff, recover
+from batchrunner.job import BadLine
+from batchrunner.journal import Facts, Journal, Recovered, Tariff, recover
 from batchrunner.lifecycle import State
 from batchrunner.metrics import Metrics
 from batchrunner.platform.fetch import fetch_catalog
@@ -196,8 +196,8 @@ def _tariff(inputs: Inputs, index: Index, prices: PriceTable) -> Tariff:
         shape = dialect.for_url(endpoint)
         return None if shape is None else shape.read(body)
 
-    def price(model: str, _: str, usage: Usage) -> Decimal | None:
-        return prices.cost(model, usage)
+    def price(model: str, facts: Facts) -> Decimal | None:
+        return None if facts.usage is None else prices.cost(model, facts.usage, facts.tool_usage)
 
     return Tariff(request=request, facts=facts, price=price, ceiling=prices.ceiling)
 
@@ -216,6 +216,9 @@ def _tally(recovered: Recovered) -> Tally:
         billed_usd=totals.billed,
         maybe_billed_usd=totals.maybe_billed,
         unpriced_attempts=totals.unpriced,
+        finish_length=totals.finishes.get(dialect.Finish.LENGTH, 0),
+        finish_refusal=totals.finishes.get(dialect.Finish.REFUSAL, 0),
+        finish_empty=totals.finishes.get(dialect.Finish.EMPTY, 0),
     )
 
 

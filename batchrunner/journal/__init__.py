@@ -6,10 +6,11 @@ from batchrunner.journal.lock import RunLock, is_locked
 from batchrunner.journal.reading import read_finished
 from batchrunner.journal.recovery import Recovered, recover
 from batchrunner.journal.replay import History
-from batchrunner.journal.tariff import Tariff
+from batchrunner.journal.tariff import Facts, Tariff
 from batchrunner.journal.writer import Journal, JournalStatistics, in_thread, inline
 
 __all__ = [
+    "Facts",
     "History",
     "Journal",
     "JournalStatistics",

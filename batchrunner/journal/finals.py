@@ -138,7 +138,7 @@ class Survey:
         identity = parse_id(line.id)
         if identity is None or identity.run_id != self._run_id:
             return line, None, None
-        return line, identity, self._replay.key(line.custom_id)
+        return line, identity, self._replay.key(line.custom_id, identity.fingerprint)
 
     def _judge(self, raw: bytes, line: FinalLine | None, identity: LineId | None, key: Key | None) -> Verdict:
         if line is None:

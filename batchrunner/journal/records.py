@@ -59,6 +59,8 @@ class Sent(_Record, tag="sent", frozen=True):
     fp: str
     #: the ordinal of this send among all of the job, 1 for the first
     attempt: int
+    #: monotonic times compare only under the same boot
+    boot: str
     mono_ns: int
     #: tokens that the budget set aside
     reserve: int

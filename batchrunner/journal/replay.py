@@ -90,13 +90,14 @@ class Replay:
                 history = self._history(self._key(record.id, record.fp))
                 history.spent = max(0, history.spent - record.count)
             case Started():
-                if record.boot != self.boot:
-                    self.recent.clear()
-                    self.boot = record.boot
+                self._under_boot(record.boot)
 
-    def key(self, custom_id: str) -> Key:
-        """The number of the job with this id, or the id itself where the input has no such job."""
-        number = self.index.find(custom_id)
+    def key(self, custom_id: str, fingerprint: int | None = None) -> Key:
+        """The number of the job with this id, or the id itself where the input has no such job.
+
+        `fingerprint`: of the line that the job had, where it is known; it saves reading the line again.
+        """
+        number = self.index.find(custom_id, fingerprint)
         return custom_id if number is None else number
 
     def sends(self, key: Key) -> int:
@@ -105,7 +106,7 @@ class Replay:
         return 0 if history is None else history.sends
 
     def _key(self, custom_id: str, fp: str) -> Key:
-        key = self.key(custom_id)
+        key = self.key(custom_id, int(fp, 16))
         self._compare(key, custom_id, fp)
         return key
 
@@ -120,6 +121,11 @@ class Replay:
     def _history(self, key: Key) -> History:
         return self.histories.setdefault(key, History())
 
+    def _under_boot(self, boot: str) -> None:
+        if boot != self.boot:
+            self.recent.clear()
+            self.boot = boot
+
     def _move(self, number: int, happening: Happening, custom_id: str) -> None:
         self.index.state[number] = after(State(self.index.state[number]), happening, custom_id)
 
@@ -131,6 +137,7 @@ class Replay:
         self.totals.attempts += 1
         if isinstance(key, int):
             self._move(key, Happening.SEND, sent.id)
+        self._under_boot(sent.boot)
         self.recent.append((sent.mono_ns, sent.reserve))
         while self.recent[0][0] < sent.mono_ns - RECENT_NS:
             self.recent.popleft()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Protocol
 
@@ -23,6 +23,9 @@ class Facts(Protocol):
     @property
     def finish(self) -> str: ...
 
+    @property
+    def tool_usage(self) -> Mapping[str, int]: ...
+
 
 class Tariff(msgspec.Struct, frozen=True):
     """How the run tells what an attempt cost."""
@@ -31,8 +34,8 @@ class Tariff(msgspec.Struct, frozen=True):
     request: Callable[[int], tuple[str, str]]
     #: (endpoint, body) of a success -> what it says, or None
     facts: Callable[[str, bytes], Facts | None]
-    #: (model, endpoint, usage) -> exact amount, or None where the price is unknown
-    price: Callable[[str, str, Usage], Decimal | None]
+    #: (model, what a success says) -> exact amount, or None where the price is unknown
+    price: Callable[[str, Facts], Decimal | None]
     #: (model, input tokens, output cap or None) -> the most that an attempt can have cost, or None
     ceiling: Callable[[str, int, int | None], Decimal | None]
 
@@ -42,7 +45,7 @@ class Tariff(msgspec.Struct, frozen=True):
         facts = self.facts(endpoint, line.answer() or b"")
         if facts is None or facts.usage is None:
             return Charge.billed(model, endpoint, None, None), None if facts is None else str(facts.finish)
-        amount = self.price(model, endpoint, facts.usage)
+        amount = self.price(model, facts)
         return Charge.billed(model, endpoint, facts.usage, amount), str(facts.finish)
 
     def failure(self, sent: Sent | None, line: FinalLine) -> Charge | None:

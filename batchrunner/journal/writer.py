@@ -115,6 +115,7 @@ class Journal:
                 id=job.custom_id,
                 fp=fingerprint_text(job.fingerprint),
                 attempt=attempt,
+                boot=self._clock.boot_id,
                 mono_ns=self._clock.monotonic_ns(),
                 reserve=reserve_tokens,
                 input=input_tokens,

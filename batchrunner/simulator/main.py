@@ -121,36 +121,86 @@ def parser() -> argparse.ArgumentParser:
         prog="batchrun simulate",
         description="A simulated EmpirioLabs on loopback. Prints one JSON line with its url and pid when it is ready.",
     )
-    of.add_argument("--port", type=_port, default=0, help="0 takes any that is free")
+    of.add_argument("--port", type=_port, default=0, help="0 takes any that is free (default)")
     of.add_argument("--key", action="append", dest="keys", metavar="KEY", help=f"an accepted test key (default {TEST_KEY})")
-    of.add_argument("--seed", type=int, default=_DEFAULTS.seed)
-    of.add_argument("--balance", type=_amount, default=_DEFAULTS.balance_usd, metavar="USD")
+    of.add_argument("--seed", type=int, default=_DEFAULTS.seed, metavar="N", help="the same seed, the same answers and faults")
+    of.add_argument("--balance", type=_amount, default=_DEFAULTS.balance_usd, metavar="USD", help="credits (default %(default)s)")
     of.add_argument("--ledger", metavar="FILE", help="append a JSON line for each request that was billed")
     of.add_argument("--exit-with-stdin", action="store_true", help="end when stdin does; then SIGINT is ignored")
 
     limits = of.add_argument_group("limits (0: none)")
-    limits.add_argument("--rpm", type=_count, default=_DEFAULTS.rpm, metavar="N")
-    limits.add_argument("--tpm", type=_count, default=_DEFAULTS.tpm, metavar="N")
-    limits.add_argument("--window", type=WindowShape, choices=list(WindowShape), default=_DEFAULTS.window)
+    limits.add_argument("--rpm", type=_count, default=_DEFAULTS.rpm, metavar="N", help="requests a minute (default none)")
+    limits.add_argument("--tpm", type=_count, default=_DEFAULTS.tpm, metavar="N", help="tokens a minute (default none)")
+    limits.add_argument(
+        "--window",
+        type=WindowShape,
+        choices=list(WindowShape),
+        default=_DEFAULTS.window,
+        help="what a minute is (default %(default)s)",
+    )
     limits.add_argument("--burst", type=_count, default=_DEFAULTS.burst, metavar="N", help="a bucket's size in requests")
-    limits.add_argument("--burst-tokens", type=_count, default=_DEFAULTS.burst_tokens, metavar="N")
-    limits.add_argument("--charge", type=Charging, choices=list(Charging), default=_DEFAULTS.charging)
+    limits.add_argument(
+        "--burst-tokens", type=_count, default=_DEFAULTS.burst_tokens, metavar="N", help="a bucket's size in tokens"
+    )
+    limits.add_argument(
+        "--charge",
+        type=Charging,
+        choices=list(Charging),
+        default=_DEFAULTS.charging,
+        help="tokens count as estimated when a request comes, as used when it has ended, or as the one corrected to the other "
+        "(default %(default)s)",
+    )
     limits.add_argument("--retry-after", action="store_true", help="send Retry-After with a 429")
 
-    times = of.add_argument_group("answers")
-    times.add_argument("--latency", type=_positive, default=_DEFAULTS.latency_median_seconds, metavar="SECONDS", help="median")
-    times.add_argument("--latency-sigma", type=_positive, default=_DEFAULTS.latency_sigma, metavar="SIGMA")
-    times.add_argument("--latency-per-token", type=_positive, default=_DEFAULTS.latency_per_token_seconds, metavar="SECONDS")
+    times = of.add_argument_group("answers (lognormal: a median, and how far it scatters)")
     times.add_argument(
-        "--output-tokens", type=_positive_count, default=_DEFAULTS.output_median_tokens, metavar="N", help="median"
+        "--latency",
+        type=_positive,
+        default=_DEFAULTS.latency_median_seconds,
+        metavar="SECONDS",
+        help="how long one takes, the median (default %(default)s)",
     )
-    times.add_argument("--output-sigma", type=_positive, default=_DEFAULTS.output_sigma, metavar="SIGMA")
-    times.add_argument("--cached-share", type=_share, default=_DEFAULTS.cached_share, metavar="SHARE")
+    times.add_argument(
+        "--latency-sigma", type=_positive, default=_DEFAULTS.latency_sigma, metavar="SIGMA", help="0: always the median"
+    )
+    times.add_argument(
+        "--latency-per-token",
+        type=_positive,
+        default=_DEFAULTS.latency_per_token_seconds,
+        metavar="SECONDS",
+        help="on top of it, for each token of output (default %(default)s)",
+    )
+    times.add_argument(
+        "--output-tokens",
+        type=_positive_count,
+        default=_DEFAULTS.output_median_tokens,
+        metavar="N",
+        help="how long one is without a cap, the median (default %(default)s)",
+    )
+    times.add_argument(
+        "--output-sigma", type=_positive, default=_DEFAULTS.output_sigma, metavar="SIGMA", help="0: always the median"
+    )
+    times.add_argument(
+        "--cached-share",
+        type=_share,
+        default=_DEFAULTS.cached_share,
+        metavar="SHARE",
+        help="of requests with part of the prompt cached (default %(default)s)",
+    )
 
-    faults = of.add_argument_group(f"faults (kinds: {', '.join(KINDS)})")
-    faults.add_argument("--faults", type=_rates, default={}, metavar="KIND=PROBABILITY,...")
-    faults.add_argument("--script", type=_script, default=(), metavar="KIND,...", help="by order of arrival")
-    faults.add_argument("--fault-on", type=_rule, action="append", default=[], metavar="TAG=KIND[*N]", help="*0: always")
+    faults = of.add_argument_group("faults", f"What can go wrong: {', '.join(KINDS)}.")
+    faults.add_argument(
+        "--faults", type=_rates, default={}, metavar="KIND=SHARE,...", help="at random, such as error500=0.05,silent=0.01"
+    )
+    faults.add_argument("--script", type=_script, default=(), metavar="KIND,...", help="by order of arrival; ok: none")
+    faults.add_argument(
+        "--fault-on",
+        type=_rule,
+        action="append",
+        default=[],
+        metavar="TAG=KIND[*N]",
+        help="for the first N requests (1; 0: all) whose metadata.tag, metadata.custom_id or user is TAG",
+    )
     return of
 
 

@@ -52,6 +52,7 @@ class StepClock:
 class _Facts(msgspec.Struct):
     usage: Usage | None
     finish: str
+    tool_usage: dict[str, int] = {}
 
 
 def _facts(endpoint: str, body: bytes) -> _Facts:
@@ -62,7 +63,7 @@ def _facts(endpoint: str, body: bytes) -> _Facts:
 TARIFF = Tariff(
     request=lambda number: (URL, "model-1"),
     facts=_facts,
-    price=lambda model, endpoint, usage: PRICE,
+    price=lambda model, facts: PRICE,
     ceiling=lambda model, input_tokens, cap: CEILING,
 )
 

@@ -23,7 +23,9 @@ def journal(records: int, *, synced_every: int = 0) -> tuple[bytes, list[Record]
     line, crc = header(RUN)
     data, kept, ends = bytearray(line), [], [len(line)]
     for number in range(1, records + 1):
-        record: Record = Refunded(f"j{number}", "0", 1) if number % 10 else Sent(f"j{number}", "0", 1, 2, 3, 4, None, "m", "/e")
+        record: Record = (
+            Refunded(f"j{number}", "0", 1) if number % 10 else Sent(f"j{number}", "0", 1, "b", 2, 3, 4, None, "m", "/e")
+        )
         if synced_every and number % synced_every == 0:
             record = Synced(0, 0, 0, len(data))
         line, crc = encode(record, number, crc)

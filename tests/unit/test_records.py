@@ -34,7 +34,7 @@ from batchrunner.journal.records import (
 CHARGE = Charge("m", "/v1/messages", Billing.BILLED, 5, 1, 6, Decimal("0.000000123"))
 RECORDS: list[Record] = [
     Started("boot-1", 1, 2, 3, "0.1.0"),
-    Sent("job-1", "00000000000000ff", 2, 10, 20, 5, None, "m", "/v1/messages"),
+    Sent("job-1", "00000000000000ff", 2, "boot", 10, 20, 5, None, "m", "/v1/messages"),
     Ended("job-1", "00000000000000ff", 2, What.DONE, 7, True, CHARGE, Line("results.jsonl", 0, 9, 4_000_000_000), None, "stop"),
     Ended("job-2", "00000000000000ff", 0, What.FAILED, 7, why="no price"),
     Reopened("job-1", "00000000000000ff", 2, "failed before"),
