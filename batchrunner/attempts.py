@@ -149,7 +149,7 @@ class Attempts:
                 # It went stale while we waited for the slot; nothing was written, so that nothing is lost.
                 flight.connection.close()
                 flight.connection = await pool.connect(timeouts, fresh=True)
-            return await flight.connection.exchange(self._heads.head(job), job.body, timeouts)
+            return self._heads.without_keys(await flight.connection.exchange(self._heads.head(job), job.body, timeouts))
         except TransportError as error:
             return error.failure
 

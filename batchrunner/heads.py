@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from batchrunner import __version__
+from batchrunner.exchange import Reply
 from batchrunner.job import Job
 from batchrunner.secret import Secret
 from batchrunner.transport import Origin, request_head
@@ -25,6 +28,8 @@ class Heads:
     def __init__(self, origin: Origin, keys: Sequence[Secret]) -> None:
         self._origin = origin
         self._keys = list(keys)
+        #: of all keys, those retired included: what was in flight with one is answered after
+        self._never_shown = [key.reveal().encode() for key in keys]
         self._authentication = self._headers()
 
     def head(self, job: Job) -> bytes:
@@ -50,6 +55,14 @@ class Heads:
             del self._keys[0]
             self._authentication = self._headers()
         return bool(self._keys)
+
+    def without_keys(self, reply: Reply) -> Reply:
+        """The reply, with our keys blotted out of its body: some servers spell out the key that they refuse, some echo."""
+        body = reply.body
+        for key in self._never_shown:
+            if key in body:
+                body = body.replace(key, b"***")
+        return reply if body is reply.body else msgspec.structs.replace(reply, body=body)
 
     def _headers(self) -> list[tuple[str, str]]:
         return [("authorization", f"Bearer {self._keys[0].reveal()}")] if self._keys else []
