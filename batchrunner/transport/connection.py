@@ -25,6 +25,9 @@ JOIN_BYTES = 128 << 10
 #: how long to look for an answer after writing failed; what the server said before it closed is there already
 LATE_ANSWER_SECONDS = 2.0
 
+#: held unused for longer than this, a connection is as likely to have been closed as one that was kept alive
+FRESH_SECONDS = 1.0
+
 
 class Timeouts(msgspec.Struct, frozen=True):
     """How long each phase of an attempt may take, in seconds; `math.inf` for no limit.
@@ -79,7 +82,7 @@ class Connection:
     Use `exchange` once, or `release` it unused.
     """
 
-    __slots__ = ("_link", "_owner", "_spent", "reused", "started")
+    __slots__ = ("_fresh_until", "_link", "_owner", "_spent", "reused", "started")
 
     def __init__(self, owner: Owner, link: Link, *, reused: bool) -> None:
         link.sent = False
@@ -87,6 +90,7 @@ class Connection:
         self.reused = reused
         #: a byte of the request has, or may have, been handed to the kernel
         self.started = False
+        self._fresh_until = -math.inf if reused else trio.current_time() + FRESH_SECONDS
         self._owner = owner
         self._link = link
         self._spent = False
@@ -139,6 +143,7 @@ class Connection:
         Raises: TransportError.
         """
         broken: str | None = None
+        stood_idle = trio.current_time() > self._fresh_until
         try:
             unsent = self._send_now(head, body)
         except LinkBroken as cause:
@@ -158,8 +163,8 @@ class Connection:
             return not phases.writing
         if broken is None:
             raise self._error(phases.timeout, _WORDS[phases.timeout], parser)
-        if self.reused and not parser.started:
-            raise self._error(FailureKind.STALE, f"the server had closed this kept-alive connection ({broken})", parser)
+        if stood_idle and not parser.started:
+            raise self._error(FailureKind.STALE, f"the server had closed this idle connection ({broken})", parser)
         raise self._error(FailureKind.WRITE if phases.writing else FailureKind.READ, broken, parser)
 
     def _send_now(self, head: bytes, body: bytes) -> list[memoryview]:
