@@ -104,6 +104,8 @@ class Run:
         )
         self._total = len(parts.index) + parts.bad_lines
         self._done_before = parts.tally.completed + parts.tally.failed
+        self._attempts_before = parts.tally.attempts
+        self._tokens_before = parts.tally.usage.total_tokens
         self._stopped_by: StoppedBy | None = None
         self._over = False
         self._reached = False
@@ -184,6 +186,8 @@ class Run:
             tokens_last_minute=used.tokens,
             binding=self._binding(),
             elapsed_seconds=elapsed_seconds,
+            requests_per_minute=self._per_minute(tally.attempts - self._attempts_before, elapsed_seconds),
+            tokens_per_minute=self._per_minute(tally.usage.total_tokens - self._tokens_before, elapsed_seconds),
             eta_seconds=self._eta_seconds(done, elapsed_seconds),
         )
 
@@ -261,6 +265,10 @@ class Run:
         if self._connecting:
             return "server"
         return self._admission.statistics().waits_for or "none"
+
+    @staticmethod
+    def _per_minute(count: int, elapsed_seconds: float) -> float | None:
+        return count / elapsed_seconds * 60 if elapsed_seconds >= 60 else None
 
     def _eta_seconds(self, done: int, elapsed_seconds: float) -> float | None:
         """At the mean speed of this process so far; None before there is one."""

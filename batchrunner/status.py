@@ -51,7 +51,11 @@ class Status(msgspec.Struct, frozen=True):
     requests_last_minute: int
     tokens_last_minute: int
     binding: Binding
+    #: of the process that wrote this
     elapsed_seconds: float
+    #: its means; None in its first minute, which says nothing about a limit per minute
+    requests_per_minute: float | None
+    tokens_per_minute: float | None
     eta_seconds: float | None
 
     @property

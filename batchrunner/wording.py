@@ -124,12 +124,11 @@ def _finishes(status: Status) -> str:
 
 
 def _rate(status: Status) -> str:
-    """The mean over the whole time, beside the limit; nothing for a run that took less than the limits' own minute."""
-    if status.elapsed_seconds < 60:
+    """The means beside the limits; nothing for a run that took less than the limits' own minute."""
+    if status.requests_per_minute is None or status.tokens_per_minute is None:
         return ""
-    minutes = status.elapsed_seconds / 60
-    requests = f"{status.attempts / minutes:,.1f} requests/min" + (f" of {status.rpm_limit:,}" if status.rpm_limit else "")
-    tokens = f"{status.usage.total_tokens / minutes:,.0f} tokens/min" + (f" of {status.tpm_limit:,}" if status.tpm_limit else "")
+    requests = f"{status.requests_per_minute:,.1f} requests/min" + (f" of {status.rpm_limit:,}" if status.rpm_limit else "")
+    tokens = f"{status.tokens_per_minute:,.0f} tokens/min" + (f" of {status.tpm_limit:,}" if status.tpm_limit else "")
     return f"{requests}, {tokens}"
 
 

@@ -62,5 +62,7 @@ JUST_BEGUN: dict[str, object] = {
     "tokens_last_minute": 0,
     "binding": "none",
     "elapsed_seconds": 0.0,
+    "requests_per_minute": None,
+    "tokens_per_minute": None,
     "eta_seconds": None,
 }

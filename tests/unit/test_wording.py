@@ -51,13 +51,13 @@ class TestSummary:
         assert summary_text(make_status(state="completed", simulated=True)).startswith("Completed (simulated): ")
 
     def test_the_rate_stands_beside_its_limit(self, make_status: MakeStatus) -> None:
-        """The mean over the run in the limit's own unit."""
-        text = summary_text(make_status(attempts=100, elapsed_seconds=120.0))
-        assert "50.0 requests/min of 50, 0 tokens/min of 2,000,000" in text
+        """The mean in the limit's own unit."""
+        text = summary_text(make_status(requests_per_minute=50.0, tokens_per_minute=1234.5))
+        assert "50.0 requests/min of 50, 1,234 tokens/min of 2,000,000" in text
 
     def test_a_run_of_seconds_has_no_rate(self, make_status: MakeStatus) -> None:
         """What was sent in less than a minute is not blown up to a figure that seems to break the limit."""
-        assert "requests/min" not in summary_text(make_status(attempts=100, elapsed_seconds=1.0))
+        assert "requests/min" not in summary_text(make_status(attempts=100, elapsed_seconds=1.0, requests_per_minute=None))
 
     def test_replies_that_deserve_a_look_are_named(self, make_status: MakeStatus) -> None:
         """A success that was cut, refused or empty is not hidden among the others."""
