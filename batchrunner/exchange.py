@@ -29,7 +29,7 @@ class FailureKind(enum.StrEnum):
     CONNECT_TIMEOUT = "connect_timeout"
     WRITE = "write"  # the connection broke while the request was being written
     WRITE_TIMEOUT = "write_timeout"
-    STALE = "stale"  # a connection that had stood idle was closed before any byte of the answer: perhaps the request was never read
+    STALE = "stale"  # a connection that had stood idle was closed with no answer: the request may never have been read
     READ = "read"  # the connection broke before the response was whole (reset, closed early)
     FIRST_BYTE_TIMEOUT = "first_byte_timeout"
     BETWEEN_BYTES_TIMEOUT = "between_bytes_timeout"
