@@ -2,7 +2,7 @@
 
     2xx, a JSON object                        Done
     2xx, anything else                        Failed: paid for perhaps, and repeating would pay again
-    429                                       Refused: the account's wait, no attempt spent
+    429, rate_limit_exceeded                  Refused: the account's wait, no attempt spent
     401                                       SuspendKey
     402, insufficient_quota, no credits       StopAccount
     408 409 5xx, no whole response            Again, with full-jitter exponential backoff; Failed once attempts are spent
@@ -18,6 +18,7 @@ import email.utils
 import enum
 import math
 import random
+from datetime import UTC
 
 import msgspec
 
@@ -34,6 +35,10 @@ MESSAGE_MAX_CHARACTERS = 500
 NO_CREDITS_CODES = frozenset({"insufficient_credits", "insufficient_quota", "billing_hard_limit_reached"})
 NO_CREDITS_WORDS = "credit balance is too low"
 KEY_CODES = frozenset({"missing_api_key", "invalid_api_key"})
+RATE_CODES = frozenset({"rate_limit_exceeded"})
+MODEL_CODES = frozenset({"model_unavailable", "upstream_error"})
+#: Limits that no waiting of ours lifts, and what does not exist: these fail the job, also where they come as a 429.
+PERMANENT_CODES = frozenset({"gpu_limit_exceeded", "agent_limit_reached", "model_not_found"})
 #: Statuses after which the work may have been done, and billed, all the same.
 PERHAPS_WORKED_STATUSES = frozenset({408, 504})
 RETRIED_STATUSES = frozenset({408, 409})
@@ -151,12 +156,14 @@ def _judge_error(reply: Reply, attempts: Attempts, rng: random.Random, wall_ns: 
         return StopAccount(message)
     if reply.status == 401 or error.code in KEY_CODES:
         return SuspendKey(message)
-    if reply.status == 429:
-        return Refused(retry_after_ns(reply, wall_ns), message)
     code = error.code or f"http_{reply.status}"
-    if reply.status in RETRIED_STATUSES or reply.status >= 500:
+    if error.code in PERMANENT_CODES:
+        return Failed(code, message, AttemptResult.INVALID, Billing.NOT, permanent=True)
+    if reply.status == 429 or error.code in RATE_CODES:
+        return Refused(retry_after_ns(reply, wall_ns), message)
+    if reply.status in RETRIED_STATUSES or reply.status >= 500 or error.code in MODEL_CODES:
         billing = Billing.MAYBE if reply.status in PERHAPS_WORKED_STATUSES else Billing.NOT
-        blames = Blame.MODEL if error.code in {"model_unavailable", "upstream_error"} else Blame.SERVER
+        blames = Blame.MODEL if error.code in MODEL_CODES else Blame.SERVER
         if reply.status == 409:
             blames = Blame.NOBODY
         result = AttemptResult.TIMEOUT if reply.status == 408 else AttemptResult.SERVER_ERROR
@@ -256,6 +263,8 @@ def _number(text: str | None) -> float | None:
 
 def _date_seconds(text: str | None) -> float | None:
     try:
-        return email.utils.parsedate_to_datetime(text or "").timestamp()
+        date = email.utils.parsedate_to_datetime(text or "")
+        # An HTTP date is GMT, also where its (obsolete) form names no zone: without one, Python would take it for local time.
+        return (date if date.tzinfo is not None else date.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         return None
