@@ -35,6 +35,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     prices: PriceTable | None = None
 
 
+class _Version(msgspec.Struct):
+    version: int
+
+
 class RunDirectory:
     """A run directory, held by this process from the making of this object to `close()`.
 
@@ -106,17 +110,18 @@ class RunDirectory:
                 raise InvalidInput(f"{self.path}: has a journal but no {MANIFEST}. Restore it, or use another --run-dir.")
             return None
         try:
-            manifest = msgspec.json.decode(data, type=Manifest)
+            # By itself first: what else a manifest of another version holds is not ours to know.
+            version = msgspec.json.decode(data, type=_Version).version
+            if version == VERSION:
+                return msgspec.json.decode(data, type=Manifest)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as cause:
             raise InvalidInput(
                 f"{self.path / MANIFEST}: cannot be read. Restore it from a copy, or use another --run-dir."
             ) from cause
-        if manifest.version != VERSION:
-            raise InvalidInput(
-                f"{self.path / MANIFEST}: is of version {manifest.version}, and this program reads version {VERSION}. "
-                "Use the batchrun that began the run, or another --run-dir."
-            )
-        return manifest
+        raise InvalidInput(
+            f"{self.path / MANIFEST}: is of version {version}, and this program reads version {VERSION}. "
+            "Use the batchrun that began the run, or another --run-dir."
+        )
 
     def _write(self, manifest: Manifest) -> None:
         self.disk.replace(MANIFEST, [msgspec.json.format(msgspec.json.encode(manifest), indent=2), b"\n"])
