@@ -140,12 +140,11 @@ def test_metrics_are_served_during_a_run(tmp_path: Path) -> None:
     assert families["batchrun_run_info"].samples[0].labels["simulated"] == "false"
 
 
-@pytest.mark.parametrize("command", [(), ("submit",), ("status",), ("simulate",)])
-def test_help_goes_to_stdout_and_fits_a_terminal(tmp_path: Path, command: tuple[str, ...]) -> None:
-    """`--help` of each command says what it is for, exits with 0 and stays within 80 columns."""
-    ended = batchrun(tmp_path, *command, "--help", env={"COLUMNS": "80"})
+def test_help_of_the_simulator_goes_to_stdout(tmp_path: Path) -> None:
+    """It is another parser's, and behaves like the others: 0, and within 80 columns."""
+    ended = batchrun(tmp_path, "simulate", "--help", env={"COLUMNS": "80"})
     assert (ended.code, ended.stderr) == (0, "")
-    assert ended.stdout.lower().startswith(f"usage: batchrun {' '.join(command)}".rstrip())
+    assert ended.stdout.startswith("usage: batchrun simulate ")
     assert all(len(line) <= 80 for line in ended.stdout.splitlines())
 
 

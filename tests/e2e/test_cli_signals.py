@@ -113,7 +113,7 @@ def test_sigint_after_all_was_sent_lets_the_run_complete(tmp_path: Path) -> None
 
 def test_sighup_turns_off_the_display_and_nothing_else(tmp_path: Path) -> None:
     """Not a word more on stderr; the run goes on to its end and says on stdout what came of it."""
-    with platform(tmp_path, "--latency", "0.5", "--latency-sigma", "0") as slow:
+    with platform(tmp_path, "--latency", "0.4", "--latency-sigma", "0") as slow:
         arguments = ("submit", write_jobs(tmp_path, IDS[:4]), *slow.options, "--max-in-flight", "2", "--json")
         with started(tmp_path, *arguments, env=slow.env) as process:
             slow.until_in_flight(2)
@@ -127,7 +127,7 @@ def test_sighup_turns_off_the_display_and_nothing_else(tmp_path: Path) -> None:
 def test_a_terminal_that_hangs_up_ends_no_run(tmp_path: Path) -> None:
     """The session's terminal goes, and with it SIGHUP comes and all three streams fail; every job still ends, once."""
     jobs = write_jobs(tmp_path, IDS[:6])
-    with platform(tmp_path, "--latency", "0.5", "--latency-sigma", "0") as slow:
+    with platform(tmp_path, "--latency", "0.4", "--latency-sigma", "0") as slow:
         pid, terminal = pty.fork()
         if pid == 0:  # the leader of a session whose terminal this is
             os.chdir(tmp_path)
