@@ -1,0 +1,354 @@
+"""The table of outcomes: every row of it, every code that is documented, every form of a hint."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+
+import pytest
+
+from batchrunner import dialect
+from batchrunner.clock import NS_PER_SECOND
+from batchrunner.events import AttemptResult, Billing
+from batchrunner.exchange import Failure, FailureKind, Reply
+from batchrunner.outcome import (
+    MESSAGE_MAX_CHARACTERS,
+    TIMEOUTS,
+    Again,
+    Attempts,
+    Blame,
+    Done,
+    Failed,
+    Outcome,
+    Refused,
+    ServerError,
+    StopAccount,
+    SuspendKey,
+    backoff_ns,
+    classify,
+    read_error,
+    retry_after_ns,
+)
+
+CHAT = dialect.URLS["/v1/chat/completions"]
+FIRST_OF_FIVE = Attempts(1, 5)
+LAST_OF_FIVE = Attempts(5, 5)
+SUCCESS = json.dumps(
+    {
+        "model": "m",
+        "choices": [{"finish_reason": "length", "message": {"content": "high"}}],
+        "usage": {"prompt_tokens": 7, "completion_tokens": 3},
+    }
+)
+
+
+def judge(result: Reply | Failure, attempts: Attempts = FIRST_OF_FIVE) -> Outcome:
+    return classify(result, CHAT, attempts, random.Random(1), 0)
+
+
+def reply(status: int, body: str | bytes = "", **headers: str) -> Reply:
+    pairs = tuple((name.replace("_", "-"), value) for name, value in headers.items())
+    return Reply(status, pairs, body if isinstance(body, bytes) else body.encode())
+
+
+def error(status: int, code: str | None = None, message: str = "No.", **headers: str) -> Reply:
+    return reply(status, json.dumps({"error": {"code": code, "message": message}}), **headers)
+
+
+def failure(kind: FailureKind, *, sent: bool = True) -> Failure:
+    return Failure(kind, "it broke", sent=sent)
+
+
+# --- DESIGN 6, row by row
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 299])
+def test_row_2xx_with_a_json_object_is_done(status: int) -> None:
+    """A whole 2xx with a JSON object: the job has its answer, with usage and finish read."""
+    outcome = judge(reply(status, SUCCESS))
+    assert isinstance(outcome, Done)
+    assert outcome.facts.usage is not None
+    assert (outcome.facts.usage.total_tokens, outcome.facts.finish) == (10, dialect.Finish.LENGTH)
+
+
+@pytest.mark.parametrize("body", ["", "{", "[]", "null", '"text"', "<html></html>", b"\xff\xfe", '{"a": NaN}'])
+def test_row_2xx_that_is_no_json_object_fails_at_once(body: str | bytes) -> None:
+    """A whole 2xx of anything else fails without another attempt, and may have been billed."""
+    outcome = judge(reply(200, body))
+    assert isinstance(outcome, Failed)
+    assert (outcome.code, outcome.billing, outcome.permanent) == ("unreadable_reply", Billing.MAYBE, False)
+    assert f"status 200, {len(body)} bytes" in outcome.message
+
+
+def test_row_429_spends_no_attempt() -> None:
+    """429, whatever its body: the account's wait, with the server's hint, also for a job whose attempts are spent."""
+    assert judge(reply(429, "slow down", retry_after="3"), LAST_OF_FIVE) == Refused(
+        3 * NS_PER_SECOND, "the server answered with status 429"
+    )
+
+
+@pytest.mark.parametrize("status", [408, 409, 500, 501, 502, 503, 504, 507, 520, 524, 529, 599])
+def test_row_408_409_5xx_529_backs_off(status: int) -> None:
+    """408, 409 and every 5xx: another attempt after a backoff, which is spent."""
+    outcome = judge(reply(status))
+    assert isinstance(outcome, Again)
+    assert (outcome.code, outcome.spends) == (f"http_{status}", True)
+    assert 0 <= outcome.after_ns < NS_PER_SECOND
+    assert outcome.blames is (Blame.NOBODY if status == 409 else Blame.SERVER)
+
+
+@pytest.mark.parametrize(
+    ("status", "billing"),
+    [(408, Billing.MAYBE), (504, Billing.MAYBE), (409, Billing.NOT), (500, Billing.NOT), (503, Billing.NOT)],
+)
+def test_row_408_and_504_may_have_been_billed(status: int, billing: Billing) -> None:
+    """Behind 408 and 504 the work may have been done; other errors cost nothing. So it is when they end the job."""
+    again, failed = judge(reply(status)), judge(reply(status), LAST_OF_FIVE)
+    assert isinstance(again, Again)
+    assert isinstance(failed, Failed)
+    assert (again.billing, failed.billing) == (billing, billing)
+
+
+def test_row_408_is_a_timeout() -> None:
+    """408 counts as a timeout, other statuses that are tried again as server errors."""
+    results = [outcome.result for status in (408, 409, 500, 504) if isinstance(outcome := judge(reply(status)), Again)]
+    assert results == [AttemptResult.TIMEOUT, *[AttemptResult.SERVER_ERROR] * 3]
+
+
+@pytest.mark.parametrize("kind", sorted(set(FailureKind) - {FailureKind.TOO_LARGE, FailureKind.STALE}))
+@pytest.mark.parametrize("sent", [True, False])
+def test_row_no_whole_response_backs_off(kind: FailureKind, sent: bool) -> None:
+    """No whole response: another attempt; maybe billed where a byte of the request had gone out, and only there."""
+    outcome = judge(failure(kind, sent=sent))
+    assert isinstance(outcome, Again)
+    assert (outcome.code, outcome.message, outcome.spends, outcome.blames) == (kind.value, "it broke", True, Blame.SERVER)
+    assert outcome.billing is (Billing.MAYBE if sent else Billing.NOT)
+    assert outcome.result is (AttemptResult.TIMEOUT if kind in TIMEOUTS else AttemptResult.NETWORK)
+
+
+def test_every_timeout_is_called_one() -> None:
+    """The kinds of failure that are timeouts by their name are timeouts."""
+    assert {kind for kind in FailureKind if "timeout" in kind} == TIMEOUTS
+
+
+@pytest.mark.parametrize("result", [reply(503), failure(FailureKind.READ), error(502, "upstream_error")])
+def test_row_attempts_spent(result: Reply | Failure) -> None:
+    """The last attempt's failure is the job's: with its code and words, and retryable by --retry-failed."""
+    assert isinstance(judge(result, Attempts(4, 5)), Again)
+    outcome = judge(result, LAST_OF_FIVE)
+    assert isinstance(outcome, Failed)
+    assert outcome.message.endswith("(attempt 5 of 5)")
+    assert not outcome.permanent
+
+
+def test_attempts_beyond_the_maximum_are_spent() -> None:
+    """A job that has spent more than a maximum that was lowered since fails."""
+    assert isinstance(judge(reply(500), Attempts(7, 2)), Failed)
+
+
+def test_row_stale_connection_spends_nothing_once() -> None:
+    """A stale connection sends the job back at once, at no attempt's cost, listed as maybe billed if anything was sent."""
+    outcome = judge(failure(FailureKind.STALE), LAST_OF_FIVE)
+    assert outcome == Again(0, "stale", "it broke", AttemptResult.NETWORK, Billing.MAYBE, Blame.NOBODY, spends=False)
+    unsent = judge(failure(FailureKind.STALE, sent=False))
+    assert isinstance(unsent, Again)
+    assert unsent.billing is Billing.NOT
+
+
+def test_row_stale_connection_the_second_time_is_a_read_failure() -> None:
+    """A job that was sent back for a stale connection before spends an attempt on the next one."""
+    outcome = judge(failure(FailureKind.STALE), Attempts(1, 5, stale_before=True))
+    assert isinstance(outcome, Again)
+    assert outcome.spends
+    assert isinstance(judge(failure(FailureKind.STALE), Attempts(1, 1, stale_before=True)), Failed)
+
+
+def test_row_too_large_a_reply_fails_at_once() -> None:
+    """A reply over the cap would be over it again: the job fails, and was perhaps billed."""
+    outcome = judge(failure(FailureKind.TOO_LARGE))
+    assert outcome == Failed("too_large", "it broke", AttemptResult.INVALID, Billing.MAYBE, permanent=False)
+
+
+@pytest.mark.parametrize("status", [300, 301, 302, 304, 307, 308, 400, 403, 404, 405, 410, 413, 415, 418, 422, 451, 499])
+def test_row_400_403_404_413_422_unknown_4xx_fails_at_once(status: int) -> None:
+    """Redirects and 4xx: the job fails with the server's words, unbilled; another one like it would fare the same."""
+    assert judge(error(status, "bad_thing", "It is bad.")) == Failed(
+        "bad_thing", "It is bad.", AttemptResult.INVALID, Billing.NOT, permanent=True
+    )
+    bare = judge(reply(status))
+    assert isinstance(bare, Failed)
+    assert (bare.code, bare.message) == (f"http_{status}", f"the server answered with status {status}")
+
+
+@pytest.mark.parametrize("body", ["", "<html></html>", '{"error":{"code":"whatever"}}'])
+def test_row_401_suspends_the_key(body: str) -> None:
+    """401, whatever its body: it is the key that is refused, not the job."""
+    assert isinstance(judge(reply(401, body), LAST_OF_FIVE), SuspendKey)
+
+
+def test_row_402_stops_the_account() -> None:
+    """402, whatever its body: nothing of this account can succeed now."""
+    assert judge(reply(402), LAST_OF_FIVE) == StopAccount("the server answered with status 402")
+
+
+def test_row_credit_balance_is_too_low_stops_the_account() -> None:
+    """Anthropic says it with 400 and words alone."""
+    message = "Your credit balance is too low to access the API."
+    body = {"type": "error", "error": {"type": "invalid_request_error", "message": message}}
+    assert judge(reply(400, json.dumps(body))) == StopAccount(message)
+
+
+# --- every documented code
+
+
+@pytest.mark.parametrize("code", ["missing_api_key", "invalid_api_key"])
+@pytest.mark.parametrize("status", [401, 403, 400])
+def test_code_missing_and_invalid_api_key_401(code: str, status: int) -> None:
+    """Both codes are the key's, whatever the status says."""
+    assert judge(error(status, code)) == SuspendKey("No.")
+
+
+@pytest.mark.parametrize("code", ["insufficient_credits", "insufficient_quota", "billing_hard_limit_reached"])
+@pytest.mark.parametrize("status", [402, 403, 429])
+def test_code_insufficient_credits_402(code: str, status: int) -> None:
+    """No credits: every job is kept; with a 429 too, which no waiting would lift."""
+    assert judge(error(status, code), LAST_OF_FIVE) == StopAccount("No.")
+
+
+def test_code_model_not_found_404() -> None:
+    """The job fails at once, in the server's words."""
+    assert judge(error(404, "model_not_found")) == Failed(
+        "model_not_found", "No.", AttemptResult.INVALID, Billing.NOT, permanent=True
+    )
+
+
+@pytest.mark.parametrize("status", [429, 400, 503])
+def test_code_rate_limit_exceeded_429(status: int) -> None:
+    """The job goes back at no attempt's cost, whatever the status says."""
+    assert judge(error(status, "rate_limit_exceeded", retry_after="2"), LAST_OF_FIVE) == Refused(2 * NS_PER_SECOND, "No.")
+
+
+@pytest.mark.parametrize("code", ["gpu_limit_exceeded", "agent_limit_reached"])
+@pytest.mark.parametrize("status", [400, 403, 409, 429])
+def test_code_gpu_and_agent_limits_4xx(code: str, status: int) -> None:
+    """A limit that no waiting lifts fails the job, also where it comes as 409 or 429."""
+    outcome = judge(error(status, code))
+    assert isinstance(outcome, Failed)
+    assert (outcome.code, outcome.permanent, outcome.billing) == (code, True, Billing.NOT)
+
+
+@pytest.mark.parametrize(("code", "status"), [("model_unavailable", 503), ("upstream_error", 502), ("model_unavailable", 404)])
+def test_code_model_unavailable_503_and_upstream_error_502(code: str, status: int) -> None:
+    """The model's trouble and nobody else's: another attempt, and only the model's breaker hears of it."""
+    outcome = judge(error(status, code))
+    assert isinstance(outcome, Again)
+    assert (outcome.code, outcome.blames, outcome.billing) == (code, Blame.MODEL, Billing.NOT)
+
+
+# --- bodies of errors
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"error": {"code": "c", "message": "m", "type": "t"}}, ServerError("c", "m")),
+        ({"error": {"code": None, "type": "t", "message": "m"}}, ServerError("t", "m")),
+        ({"type": "error", "error": {"type": "overloaded_error", "message": "m"}}, ServerError("overloaded_error", "m")),
+        ({"error": {"code": 1234, "message": "m"}}, ServerError("1234", "m")),
+        ({"error": {"code": True, "message": ["m"]}}, ServerError(None, None)),
+        ({"error": {}}, ServerError()),
+        ({"error": "in bare words"}, ServerError(None, "in bare words")),
+        ({"error": ""}, ServerError()),
+        ({"error": None, "message": "m"}, ServerError(None, "m")),
+        ({"message": "m"}, ServerError(None, "m")),
+        ({"detail": "d"}, ServerError(None, "d")),
+        ({"detail": [{"loc": ["body"]}]}, ServerError()),
+        ({"error": ["list"]}, ServerError()),
+        ({}, ServerError()),
+        ([], ServerError()),
+        ("text", ServerError()),
+        (None, ServerError()),
+    ],
+)
+def test_error_bodies_in_every_shape(body: object, expected: ServerError) -> None:
+    """OpenAI's and Anthropic's shapes, a bare string, a framework's own; what is none of them says nothing."""
+    assert read_error(json.dumps(body).encode()) == expected
+
+
+@pytest.mark.parametrize("body", [b"", b"<html><h1>502 Bad Gateway</h1></html>", b"\xff", b'{"error"', b"[" * 100_000])
+def test_error_bodies_that_are_no_json(body: bytes) -> None:
+    """A proxy's page of HTML, nothing, or nonsense: no code and no words, and no exception."""
+    assert read_error(body) == ServerError()
+    assert isinstance(judge(reply(502, body)), Again)
+
+
+def test_long_words_of_a_server_are_cut() -> None:
+    """Messages keep the beginning of what a server says; errors.jsonl has all of it."""
+    assert read_error(json.dumps({"error": "x" * 9_999}).encode()).message == "x" * MESSAGE_MAX_CHARACTERS
+
+
+# --- hints
+
+DATE = "Sun, 06 Nov 1994 08:49:37 GMT"
+TEN_LATER = "Sun, 06 Nov 1994 08:49:47 GMT"
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({"retry_after": "7"}, 7),
+        ({"retry_after": " 7 "}, 7),
+        ({"retry_after": "0"}, 0),
+        ({"retry_after": "1.5"}, 1.5),
+        ({"retry_after_ms": "250"}, 0.25),
+        ({"retry_after_ms": "250", "retry_after": "9"}, 0.25),
+        ({"retry_after_ms": "soon", "retry_after": "9"}, 9),
+        ({"retry_after": TEN_LATER, "date": DATE}, 10),
+        ({"retry_after": "Sunday, 06-Nov-94 08:49:47 GMT", "date": DATE}, 10),
+        ({"retry_after": DATE, "date": TEN_LATER}, 0),
+        ({"retry_after": "-1"}, None),
+        ({"retry_after": "nan"}, None),
+        ({"retry_after": "inf"}, None),
+        ({"retry_after": "1e99"}, None),
+        ({"retry_after": ""}, None),
+        ({"retry_after": "later"}, None),
+        ({"retry_after": "Sun, 99 Nov 1994 08:49:37 GMT"}, None),
+        ({"retry_after": "Sun, 06 Nov 1994 08:49:37 +9999999999"}, None),
+    ],
+)
+def test_retry_after_in_every_form(headers: dict[str, str], seconds: float | None) -> None:
+    """Seconds, milliseconds, a date in either form; what makes no sense is no hint."""
+    assert retry_after_ns(reply(429, **headers), 0) == (None if seconds is None else seconds * NS_PER_SECOND)
+
+
+def test_retry_after_as_a_date_without_the_server_clock() -> None:
+    """Where the reply has no Date of its own, our wall clock stands in."""
+    wall_ns = 784_111_770 * NS_PER_SECOND  # 7 seconds before DATE
+    assert retry_after_ns(reply(429, retry_after=DATE), wall_ns) == 7 * NS_PER_SECOND
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo"])
+def test_retry_after_as_a_date_without_a_zone(zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest form of an HTTP date names no zone and means GMT, wherever this machine stands."""
+    monkeypatch.setenv("TZ", "JST-9" if zone == "Asia/Tokyo" else "UTC0")
+    time.tzset()
+    try:
+        assert retry_after_ns(reply(429, retry_after="Sun Nov  6 08:49:47 1994", date=DATE), 0) == 10 * NS_PER_SECOND
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+# --- backoff
+
+
+@pytest.mark.parametrize(("spent", "ceiling_seconds"), [(1, 1), (2, 2), (3, 4), (6, 32), (7, 60), (8, 60), (40, 60), (10**6, 60)])
+def test_backoff_is_full_jitter(spent: int, ceiling_seconds: int) -> None:
+    """Uniform between nothing and 1 s doubled with each attempt, 60 s at most."""
+    drawn = [backoff_ns(spent, random.Random(seed)) for seed in range(2_000)]
+    assert all(0 <= backoff < ceiling_seconds * NS_PER_SECOND for backoff in drawn)
+    assert min(drawn) < 0.01 * ceiling_seconds * NS_PER_SECOND
+    assert max(drawn) > 0.99 * ceiling_seconds * NS_PER_SECOND
+    assert 0.47 < sum(drawn) / len(drawn) / (ceiling_seconds * NS_PER_SECOND) < 0.53
