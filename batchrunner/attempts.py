@@ -122,7 +122,7 @@ class Attempts:
             history.sends,
             model=ticket.candidate.size.model,
             input_tokens=ticket.candidate.size.input_tokens,
-            output_cap_tokens=ticket.candidate.size.output_cap_tokens,
+            output_cap_tokens=self._spending.output_bound(ticket.candidate.size),
             reserve_tokens=ticket.candidate.tokens,
         )
         self._spending.sent(ticket.candidate)

@@ -54,6 +54,8 @@ class RequestSize(msgspec.Struct, frozen=True):
     output_cap_tokens: int | None
     #: holds parts whose tokens bytes cannot tell
     opaque_parts: bool = False
+    #: answers asked for, each of which may be as long as the model allows
+    choices: int = 1
 
 
 class Usage(msgspec.Struct, frozen=True):

@@ -24,7 +24,7 @@ from typing import Any, Final, Self
 import msgspec
 
 from batchrunner.errors import AccountError
-from batchrunner.job import Usage
+from batchrunner.job import RequestSize, Usage
 
 #: digits that hold any product of a price and a count below their bounds; a result that would not fit raises
 _EXACT: Final = decimal.Context(prec=120, traps=[decimal.Inexact, decimal.InvalidOperation, decimal.Overflow])
@@ -120,16 +120,22 @@ class PriceTable(msgspec.Struct, frozen=True):
         ]
         return _total(parts)
 
-    def ceiling(self, model: str, input_tokens: int, output_cap_tokens: int | None) -> Decimal | None:
-        """USD that one request may cost at most: nothing cached, and output up to its cap or the model's own.
+    def output_bound(self, size: RequestSize) -> int | None:
+        """The most output tokens that a request can be billed for: its own cap, else the model's for each choice.
+
+        None where neither is known.
+        """
+        if size.output_cap_tokens is not None:
+            return size.output_cap_tokens
+        price = self.prices.get(size.model)
+        return None if price is None or price.max_output_tokens is None else price.max_output_tokens * size.choices
+
+    def ceiling(self, model: str, input_tokens: int, output_bound_tokens: int | None) -> Decimal | None:
+        """USD that one request may cost at most: nothing cached, and all the output that it may take.
 
         None where the price is not known, or no bound on the output.
         """
-        price = self.prices.get(model)
-        if price is None:
-            return None
-        caps = [cap for cap in (output_cap_tokens, price.max_output_tokens) if cap is not None]
-        return self.cost(model, Usage(input_tokens, min(caps))) if caps else None
+        return None if output_bound_tokens is None else self.cost(model, Usage(input_tokens, output_bound_tokens))
 
 
 def _total(parts: list[tuple[int, Decimal | None]]) -> Decimal | None:

@@ -44,10 +44,11 @@ class ChatCompletions:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             request = _Request()
         cap = facts.cap(request.max_completion_tokens) or facts.cap(request.max_tokens)
+        choices = facts.cap(request.n) or 1
         if cap is not None:
-            cap = facts.cap(cap * (facts.cap(request.n) or 1))
+            cap = facts.cap(cap * choices)
         tokens, opaque = input_tokens(body)
-        return RequestSize(facts.string(request.model) or "", tokens, cap, opaque)
+        return RequestSize(facts.string(request.model) or "", tokens, cap, opaque, choices)
 
     def read(self, body: bytes) -> ReplyFacts | None:
         reply = facts.read_object(body)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchrunner.errors import AccountError
-from batchrunner.job import Usage
+from batchrunner.job import RequestSize, Usage
 from batchrunner.pricing import ModelPrice, PriceTable, Tier, json_number
 
 SIMPLE = {"prompt": "0.000003", "completion": "0.000015", "input_cache_read": "0.0000003"}
@@ -179,13 +179,21 @@ def test_a_tool_without_a_price_makes_the_cost_unknown(rows: object) -> None:
     assert table(SIMPLE, pricing_rows=rows).cost("m", Usage(1000, 100), {"web_search": 0}) == Decimal("0.0045")
 
 
-def test_the_ceiling_is_the_body_cap_or_the_models() -> None:
-    """The smaller of those that are known; none is no bound. Nothing counts as cached."""
-    prices = table(SIMPLE, max_output_tokens=50)
+def test_the_ceiling_is_input_and_all_the_output_uncached() -> None:
+    """Nothing counts as cached; no bound on the output is no bound on the cost."""
+    prices = table(SIMPLE)
     assert prices.ceiling("m", 1000, 10) == Decimal("0.00315")
-    assert prices.ceiling("m", 1000, None) == prices.ceiling("m", 1000, 10**9) == Decimal("0.00375")
-    assert table(SIMPLE).ceiling("m", 1000, None) is None
-    assert table(SIMPLE, max_output_tokens="x").ceiling("m", 1000, None) is None
+    assert prices.ceiling("m", 1000, None) is None
+
+
+def test_output_is_bounded_by_the_body_or_by_the_model_for_each_choice() -> None:
+    """The body's own cap holds all its choices; a request without one may take the model's for each."""
+    prices = table(SIMPLE, max_output_tokens=50)
+    assert prices.output_bound(RequestSize("m", 1, 160, choices=16)) == 160
+    assert prices.output_bound(RequestSize("m", 1, None)) == 50
+    assert prices.output_bound(RequestSize("m", 1, None, choices=16)) == 800
+    assert prices.output_bound(RequestSize("other", 1, None)) is None
+    assert table(SIMPLE, max_output_tokens="x").output_bound(RequestSize("m", 1, None)) is None
 
 
 PRICES = st.decimals(min_value=0, max_value=1_000_000, places=18).map(lambda price: format(price, "f"))
