@@ -65,9 +65,11 @@ def keys_for(base_url: str, environment: Mapping[str, str]) -> tuple[Secret, ...
     if own_host or is_loopback(host):
         names.append("EMPIRIOLABS_API_KEY")
     for name in names:
-        keys = tuple(Secret(key) for part in environment.get(name, "").split(",") if (key := part.strip()))
+        keys = [key for part in environment.get(name, "").split(",") if (key := part.strip())]
+        if not all(key.isascii() and key.isprintable() for key in keys):
+            raise UsageError(f"{name} holds what no key holds: a line break, a control character or a letter outside ASCII.")
         if keys:
-            return keys
+            return tuple(map(Secret, keys))
     if is_loopback(host):
         return ()
     if "EMPIRIOLABS_API_KEY" not in names and environment.get("EMPIRIOLABS_API_KEY"):

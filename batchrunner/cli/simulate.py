@@ -36,7 +36,10 @@ class SimulatedPlatform:
     """
 
     def __init__(self, *, rpm: int, tpm: int, options: str = "") -> None:
-        arguments = ["--exit-with-stdin", "--rpm", str(rpm), "--tpm", str(tpm), *shlex.split(options)]
+        try:
+            arguments = ["--exit-with-stdin", "--rpm", str(rpm), "--tpm", str(tpm), *shlex.split(options)]
+        except ValueError as cause:
+            raise UsageError(f"--simulate-options {options!r}: {cause}; quote it as a shell would want it.") from None
         self._process = subprocess.Popen(  # noqa: S603 - our own module, and options of the person who runs it
             [sys.executable, "-m", "batchrunner.simulator", *arguments],
             stdin=subprocess.PIPE,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import os
 from pathlib import Path
 
@@ -75,10 +74,8 @@ def _missing(path: Path) -> None:
     [
         (_missing, 2, "no such file"),
         (os.mkdir, 2, "a directory; name the job files in it"),
-        (os.mkfifo, 65, "save it to a file"),
-        (lambda path: path.write_bytes(gzip.compress(GOOD)), 65, "gunzip -k jobs.jsonl"),
     ],
-    ids=["missing", "directory", "fifo", "gzip"],
+    ids=["missing", "directory"],
 )
 def test_what_is_no_job_file_is_refused_with_what_to_do(tmp_path: Path, make: object, code: int, named: str) -> None:
     """Before a run directory is made; the message begins with the file's name."""

@@ -69,22 +69,22 @@ def test_json_prints_one_document_and_progress_as_json_lines(tmp_path: Path, run
     assert ended.events[-1]["completed"] == len(IDS)
 
 
-def test_progress_none_is_silent(tmp_path: Path, running: Platform) -> None:
-    """A run in which nothing goes wrong has nothing to say on stderr; people get their summary on stdout."""
-    ended = running.submit(tmp_path, write_jobs(tmp_path, IDS), "--progress", "none")
-    assert ended.stderr == ""
-    assert ended.stdout.startswith("Completed: 4 jobs, all succeeded.\n")
-
-
 def test_status_prints_one_document(tmp_path: Path, running: Platform) -> None:
-    """`status --json` of a finished run, in any working directory; of no run at all it is 65 and no document."""
-    assert running.submit(tmp_path, write_jobs(tmp_path, IDS), "-o", "here").code == 0
-    found = batchrun(Path("/"), "status", tmp_path / "here", "--json")
+    """`status --json`, from any working directory; of no run at all it is 65 and no document."""
+    assert running.submit(tmp_path, write_jobs(tmp_path, IDS)).code == 0
+    found = batchrun(Path("/"), "status", tmp_path / "jobs.run", "--json")
     assert (found.code, found.stderr) == (0, "")
     assert (found.summary["state"], found.summary["completed"]) == ("completed", 4)
     missing = batchrun(tmp_path, "status", "nowhere", "--json")
     assert (missing.code, missing.stdout) == (65, "")
     assert "nowhere" in missing.stderr
+
+
+def test_progress_none_is_silent(tmp_path: Path, running: Platform) -> None:
+    """A run in which nothing goes wrong has nothing to say on stderr; people get their summary on stdout."""
+    ended = running.submit(tmp_path, write_jobs(tmp_path, IDS), "--progress", "none")
+    assert ended.stderr == ""
+    assert ended.stdout.startswith("Completed: 4 jobs, all succeeded.\n")
 
 
 def test_nothing_hostile_reaches_a_terminal(tmp_path: Path) -> None:

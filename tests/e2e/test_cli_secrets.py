@@ -57,16 +57,6 @@ def test_a_key_is_seen_nowhere(tmp_path: Path) -> None:
         assert_clean(path.read_bytes(), path.name)
 
 
-def test_refused_keys_are_seen_nowhere(tmp_path: Path) -> None:
-    """A run that its keys end says so without saying which."""
-    with platform(tmp_path) as running:
-        ended = running.submit(tmp_path, write_jobs(tmp_path, IDS), env={"BATCHRUN_API_KEY": CANARY})
-    assert ended.code == 69
-    assert_clean((ended.stdout + ended.stderr).encode(), "what was printed")
-    for path in (tmp_path / "jobs.run").iterdir():
-        assert_clean(path.read_bytes(), path.name)
-
-
 @pytest.mark.parametrize(("status", "code"), [(200, 0), (400, 1), (401, 69)])
 def test_a_key_that_the_server_repeats_is_blotted_out(tmp_path: Path, status: int, code: int) -> None:
     """A server that spells out the key it was sent, refused or not, does not bring it into a file or onto a terminal."""

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from batchrunner.cli.main import batchrun
 from batchrunner.cli.settings import default_map, unknown_variables
+from batchrunner.cli.simulate import SimulatedPlatform
 from batchrunner.cli.submit import submit
 from batchrunner.config import keys_for
 from batchrunner.errors import UsageError
@@ -140,3 +141,20 @@ def test_several_keys_keep_their_order() -> None:
     """Separated by commas, blanks around them ignored."""
     found = keys_for("http://localhost", {"BATCHRUN_API_KEY": " sk-empiriolabs-test-a, ,sk-empiriolabs-test-b,"})
     assert found == (Secret("sk-empiriolabs-test-a"), Secret("sk-empiriolabs-test-b"))
+
+
+@pytest.mark.parametrize(
+    "key", ["sk-empiriolabs-test-\nb", "sk-empiriolabs-test-\x7f", "sk-empiriolabs-test-ł", "sk-test-\udcff"]
+)
+def test_what_cannot_be_a_key_is_refused_unshown(key: str) -> None:
+    """A file's line end that came along is told by the variable's name; the value is not shown."""
+    with pytest.raises(UsageError) as refused:
+        keys_for("http://localhost", {"BATCHRUN_API_KEY": key})
+    assert "BATCHRUN_API_KEY" in str(refused.value)
+    assert "sk-" not in str(refused.value)
+
+
+def test_simulate_options_are_split_as_by_a_shell() -> None:
+    """A quote that is left open is the caller's mistake, told as one."""
+    with pytest.raises(UsageError, match="--simulate-options"):
+        SimulatedPlatform(rpm=0, tpm=0, options="--key 'sk")
