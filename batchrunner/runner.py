@@ -169,8 +169,9 @@ class Run:
             total=self._total,
             completed=tally.completed,
             failed=tally.failed,
-            in_flight=admission.in_flight,
-            backing_off=admission.backing_off,
+            # What was cut off is nowhere any more, and what backed off will be due when the run goes on.
+            in_flight=0 if self._over else admission.in_flight,
+            backing_off=0 if self._over else admission.backing_off,
             attempts=tally.attempts,
             rate_limited=tally.rate_limited,
             finish_length=tally.finish_length,
@@ -233,8 +234,9 @@ class Run:
         return None
 
     def _stop(self, stopped_by: StoppedBy, message: str) -> None:
-        """Nothing more can or may succeed: let what is in flight end, and say why."""
-        if self._stopped_by is None:
+        """Nothing more can or may succeed: let what is in flight end, and say why. The first reason stands, but for a disk's."""
+        if self._stopped_by is None or stopped_by == "disk":
+            self._stopped_by = stopped_by
             self._parts.say(f"stopping: {message}")
         self.drain(stopped_by)
 
