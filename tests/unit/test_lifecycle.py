@@ -51,7 +51,7 @@ def test_illegal(state: State, happening: Happening) -> None:
 
 def test_a_state_fits_a_byte_and_pending_is_zero() -> None:
     """An index made of zeros is one of pending jobs."""
-    assert State.PENDING == 0
+    assert State(0) is State.PENDING
     assert {int(state) for state in State} == set(range(5))
 
 

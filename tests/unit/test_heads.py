@@ -1,0 +1,120 @@
+"""How a job goes out: the right headers, and the key nowhere but in the head."""
+
+from __future__ import annotations
+
+import pytest
+
+from batchrunner import __version__
+from batchrunner.exchange import Reply
+from batchrunner.heads import ANTHROPIC_VERSION, Heads
+from batchrunner.job import Job
+from batchrunner.secret import Secret
+from batchrunner.transport import Origin
+
+FIRST, SECOND = "sk-empiriolabs-test-first", "sk-empiriolabs-test-second"
+CHAT, MESSAGES = "/v1/chat/completions", "/v1/messages"
+
+
+def heads(*keys: str, base_url: str = "https://api.example.com") -> Heads:
+    return Heads(Origin.parse(base_url), [Secret(key) for key in keys])
+
+
+def job(url: str = CHAT, body: bytes = b'{"model":"m"}') -> Job:
+    return Job(0, 1, "a", url, body, 1)
+
+
+def read(head: bytes) -> tuple[str, dict[str, str]]:
+    """The request line, and the headers by lower-case name."""
+    assert head.endswith(b"\r\n\r\n")
+    first, *lines = head.decode("ascii").removesuffix("\r\n\r\n").split("\r\n")
+    pairs = [line.split(": ", 1) for line in lines]
+    names = [name.lower() for name, _ in pairs]
+    assert len(names) == len(set(names))
+    return first, dict(zip(names, (value for _, value in pairs), strict=True))
+
+
+def test_a_job_as_a_post() -> None:
+    """A POST to the job's url, of the body's length, in JSON both ways, with the key as a bearer token."""
+    first, headers = read(heads(FIRST).head(job()))
+    assert first == "POST /v1/chat/completions HTTP/1.1"
+    assert headers == {
+        "host": "api.example.com",
+        "accept-encoding": "identity",
+        "content-type": "application/json",
+        "accept": "application/json",
+        "user-agent": f"batchrun/{__version__}",
+        "authorization": f"Bearer {FIRST}",
+        "content-length": "13",
+    }
+
+
+def test_messages_name_their_version() -> None:
+    """The Messages endpoint is told which version of its shape is meant; the others are not."""
+    assert read(heads(FIRST).head(job(MESSAGES)))[1]["anthropic-version"] == ANTHROPIC_VERSION
+    assert "anthropic-version" not in read(heads(FIRST).head(job()))[1]
+
+
+def test_the_base_urls_own_path() -> None:
+    """A base URL with a path of its own replaces the leading /v1 of a job's url."""
+    assert read(heads(FIRST, base_url="https://api.example.com/api/v3").head(job()))[0].startswith(
+        "POST /api/v3/chat/completions "
+    )
+
+
+def test_a_question_as_a_get() -> None:
+    """The control plane is asked with the key and without a body."""
+    first, headers = read(heads(FIRST).get("/v1/models"))
+    assert first == "GET /v1/models HTTP/1.1"
+    assert headers["authorization"] == f"Bearer {FIRST}"
+    assert "content-length" not in headers
+    assert "content-type" not in headers
+
+
+def test_no_key_no_header() -> None:
+    """A server on loopback that wants no key gets no header of an empty one."""
+    for head in (heads().head(job()), heads().get("/v1/models")):
+        assert "authorization" not in read(head)[1]
+
+
+def test_the_key_appears_in_the_head_alone() -> None:
+    """Neither the object's picture nor its fields' show a key, and a head shows it once."""
+    made = heads(FIRST, SECOND)
+    assert made.head(job()).count(FIRST.encode()) == 1
+    assert SECOND.encode() not in made.head(job())
+    shown = [repr(made), str(made), repr(made._keys)]
+    assert not [text for text in shown if FIRST in text or SECOND in text]
+
+
+def test_retiring_a_key_brings_the_next() -> None:
+    """The keys are used in their order, each until it is retired; after the last there is none."""
+    made = heads(FIRST, SECOND)
+    assert made.retire_key(made.key_number)
+    assert read(made.head(job()))[1]["authorization"] == f"Bearer {SECOND}"
+    assert not made.retire_key(made.key_number)
+    assert "authorization" not in read(made.head(job()))[1]
+    assert not made.retire_key(made.key_number)
+
+
+def test_a_burst_of_refusals_retires_one_key() -> None:
+    """Refusals of requests that had gone out with the same key retire that one, and not its successors."""
+    made = heads(FIRST, SECOND)
+    number = made.key_number
+    assert [made.retire_key(number) for _ in range(5)] == [True] * 5
+    assert read(made.head(job()))[1]["authorization"] == f"Bearer {SECOND}"
+
+
+@pytest.mark.parametrize("retired", [False, True])
+def test_a_key_that_a_server_repeats_is_blotted_out(retired: bool) -> None:
+    """A reply that spells out a key of ours, also one that was retired meanwhile, loses it; nothing else is changed."""
+    made = heads(FIRST, SECOND)
+    if retired:
+        made.retire_key(made.key_number)
+    reply = Reply(401, (("x-request-id", "r"),), f'{{"error":"bad key {FIRST}, {SECOND}, {FIRST}"}}'.encode())
+    assert made.without_keys(reply) == Reply(401, reply.headers, b'{"error":"bad key ***, ***, ***"}')
+
+
+def test_a_reply_without_a_key_is_the_very_same() -> None:
+    """A large answer is not copied for nothing."""
+    reply = Reply(200, (), b"{}")
+    assert heads(FIRST).without_keys(reply) is reply
+    assert heads().without_keys(reply) is reply

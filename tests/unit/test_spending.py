@@ -1,0 +1,125 @@
+"""What attempts cost, and the spend cap."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+
+from batchrunner.admission import Candidate
+from batchrunner.costs import Charge, Totals
+from batchrunner.dialect import Finish, ReplyFacts
+from batchrunner.events import Billing
+from batchrunner.job import Job, RequestSize, Usage
+from batchrunner.pricing import PriceTable
+from batchrunner.spending import Spending
+
+URL = "/v1/chat/completions"
+#: a dollar for a token read, two for one written, at most 100 written; `endless` has no bound, `unread` no price
+PRICES = PriceTable.from_catalog(
+    {
+        "data": [
+            {"id": "m", "max_output_tokens": 100, "pricing": {"prompt": "1", "completion": "2"}},
+            {"id": "endless", "pricing": {"prompt": "1", "completion": "2"}},
+            {"id": "unread", "max_output_tokens": 100, "pricing": {"prompt": "ask us"}},
+        ]
+    },
+    fetched_at="2026-01-01T00:00:00Z",
+)
+JOB = Job(0, 1, "a", URL, b"{}", 1)
+
+
+def candidate(model: str = "m", *, cap: int | None = 10, predicted: Usage | None = None) -> Candidate:
+    """Predicted to cost 10 + 2 * 5 = 20 dollars, and at most 10 + 2 * cap."""
+    return Candidate(JOB, RequestSize(model, 10, cap), predicted or Usage(10, 5))
+
+
+def spending(cap_usd: str | None, *, billed: str = "0", maybe: str = "0") -> Spending:
+    totals = Totals(billed=Decimal(billed), maybe_billed=Decimal(maybe))
+    return Spending(PRICES, totals, None if cap_usd is None else Decimal(cap_usd))
+
+
+def test_without_a_cap_everything_is_allowed() -> None:
+    """No --max-cost: unknown prices and any sums are no reason to hold a job back."""
+    free = spending(None, billed="1000000")
+    assert free.verdict(candidate("nobody-knows")) == "allowed"
+    free.sent(candidate("nobody-knows"))
+    free.ended(candidate("nobody-knows"))
+    assert free.verdict(candidate("endless", cap=None)) == "allowed"
+
+
+@pytest.mark.parametrize(
+    ("cap", "verdict"), [("20", "allowed"), ("19.999999999999999999", "cap_reached"), ("0", "cap_reached"), ("1E9", "allowed")]
+)
+def test_the_cap_may_be_met_and_not_passed(cap: str, verdict: str) -> None:
+    """A job may go whose prediction just fits."""
+    assert spending(cap).verdict(candidate()) == verdict
+
+
+@pytest.mark.parametrize(("billed", "maybe"), [("81", "0"), ("0", "81"), ("40.5", "40.5")])
+def test_what_was_and_what_may_have_been_billed_count(billed: str, maybe: str) -> None:
+    """Both sums stand against the cap."""
+    assert spending("100", billed=billed, maybe=maybe).verdict(candidate()) == "cap_reached"
+    assert spending("101", billed=billed, maybe=maybe).verdict(candidate()) == "allowed"
+
+
+def test_what_is_in_flight_counts_at_its_prediction() -> None:
+    """While something is in flight that stands in the way, the next job waits: it may turn out cheaper."""
+    cap = spending("50")
+    cap.sent(candidate())
+    assert cap.verdict(candidate()) == "allowed"
+    cap.sent(candidate())
+    assert cap.verdict(candidate()) == "wait"
+    cap.ended(candidate())
+    assert cap.verdict(candidate()) == "allowed"
+    cap.ended(candidate())
+    assert cap.verdict(candidate()) == "allowed"
+
+
+def test_a_charge_takes_the_place_of_a_prediction() -> None:
+    """The totals are the journal's own: what is counted there counts here at once."""
+    totals = Totals()
+    cap = Spending(PRICES, totals, Decimal(50))
+    cap.sent(candidate())
+    cap.ended(candidate())
+    totals.add(Charge("m", URL, Billing.BILLED, amount=Decimal(31)))
+    assert cap.verdict(candidate()) == "cap_reached"
+
+
+@pytest.mark.parametrize("model", ["nobody-knows", "unread"])
+def test_an_unknown_price_under_a_cap(model: str) -> None:
+    """A job whose bill cannot be bounded is not sent under a cap, in whatever state the sums are."""
+    assert spending("1E9").verdict(candidate(model)) == "price_unknown"
+    assert spending("0").verdict(candidate(model)) == "price_unknown"
+
+
+def test_an_output_without_a_bound_under_a_cap() -> None:
+    """Neither the body's cap nor the catalog's: no bound, no send. Either will do."""
+    assert spending("1E9").verdict(candidate("endless", cap=None)) == "price_unknown"
+    assert spending("1E9").verdict(candidate("endless", cap=10)) == "allowed"
+    assert spending("1E9").verdict(candidate("m", cap=None)) == "allowed"
+
+
+def test_billed() -> None:
+    """A reply's charge is exact, from its usage."""
+    facts = ReplyFacts(Usage(7, 3, 2), Finish.STOP)
+    assert spending(None).billed(JOB, RequestSize("m", 10, 10), facts) == Charge("m", URL, Billing.BILLED, 7, 2, 3, Decimal(13))
+
+
+def test_billed_without_usage_or_price() -> None:
+    """What a reply does not tell, or the catalog does not price, is unknown: never nothing."""
+    silent = spending(None).billed(JOB, RequestSize("m", 10, 10), ReplyFacts(None, Finish.STOP))
+    unpriced = spending(None).billed(JOB, RequestSize("nobody-knows", 10, 10), ReplyFacts(Usage(7, 3), Finish.STOP))
+    tool = spending(None).billed(JOB, RequestSize("m", 10, 10), ReplyFacts(Usage(7, 3), Finish.STOP, tool_usage={"search": 1}))
+    assert [charge.amount for charge in (silent, unpriced, tool)] == [None, None, None]
+    assert {charge.billing for charge in (silent, unpriced, tool)} == {Billing.BILLED}
+
+
+@pytest.mark.parametrize(
+    ("model", "cap", "amount"), [("m", 10, 30), ("m", None, 210), ("endless", None, None), ("unread", 10, None)]
+)
+def test_maybe_is_the_most_that_it_can_have_been(model: str, cap: int | None, amount: int | None) -> None:
+    """An attempt that nobody saw the end of stands at its input and all the output that it may have had."""
+    charge = spending(None).maybe(JOB, RequestSize(model, 10, cap))
+    assert (charge.billing, charge.input) == (Billing.MAYBE, 10)
+    assert charge.amount == (None if amount is None else Decimal(amount))

@@ -1,0 +1,63 @@
+"""status.json: written and read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from decimal import Decimal
+
+import msgspec
+import pytest
+
+from batchrunner.job import Usage
+from batchrunner.status import Status, decode, encode
+
+MakeStatus = Callable[..., Status]
+
+
+def test_round_trip(make_status: MakeStatus) -> None:
+    """What is read is what was written, to the last digit of the money."""
+    status = make_status(
+        state="stopped",
+        stopped_by="max_cost",
+        usage=Usage(10, 5, 3, 2),
+        billed_usd=Decimal("0.1234567890123456789012345678"),
+        maybe_billed_usd=Decimal("1E-20"),
+        elapsed_seconds=0.1,
+        eta_seconds=12.5,
+        binding="tokens",
+    )
+    assert decode(encode(status)) == status
+
+
+def test_money_is_written_exactly(make_status: MakeStatus) -> None:
+    """Amounts stand as decimal strings: no reader's float can spoil them."""
+    document = json.loads(encode(make_status(billed_usd=Decimal("0.10"))))
+    assert document["billed_usd"] == "0.10"
+
+
+def test_a_document_for_people_and_programs(make_status: MakeStatus) -> None:
+    """One JSON object with every field, indented, with a line end."""
+    data = encode(make_status())
+    assert data.endswith(b"}\n")
+    assert data.count(b"\n") > 20
+    assert set(json.loads(data)) == set(Status.__struct_fields__)
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b'{"run_dir": "x"}'])
+def test_what_is_no_status_is_refused(data: bytes) -> None:
+    """Half a file, or another one, is a decode error."""
+    with pytest.raises(msgspec.DecodeError):
+        decode(data)
+
+
+def test_an_unknown_state_is_refused(make_status: MakeStatus) -> None:
+    """States and reasons are closed sets."""
+    with pytest.raises(msgspec.ValidationError):
+        decode(encode(make_status()).replace(b'"running"', b'"dreaming"'))
+
+
+def test_done_and_pending(make_status: MakeStatus) -> None:
+    """Every job is done, in flight, backing off or pending."""
+    status = make_status(total=10, completed=3, failed=1, in_flight=2, backing_off=1)
+    assert (status.done, status.pending) == (4, 3)
