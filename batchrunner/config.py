@@ -78,13 +78,18 @@ def keys_for(base_url: str, environment: Mapping[str, str]) -> tuple[Secret, ...
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host name or address is this machine's own."""
-    if host == "localhost" or host.endswith(".localhost"):
+    """Whether a host is this machine by its name or address: `localhost`, 127.0.0.0/8 or ::1.
+
+    Names below `localhost` are not: not every resolver keeps them on this machine.
+    """
+    if host == "localhost":
         return True
     try:
-        return ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address(host)
     except ValueError:
         return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
 
 
 def in_flight_cap(wanted: int | None, descriptors: int) -> int:

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from batchrunner.config import is_loopback
 from batchrunner.errors import UsageError
 
 DEFAULT_PORTS = {"https": 443, "http": 80}
@@ -60,15 +61,8 @@ class Origin(msgspec.Struct, frozen=True):
 
     @property
     def is_loopback(self) -> bool:
-        """Whether the host is this machine by its name or address: `localhost`, 127.0.0.0/8 or ::1."""
-        if self.host == "localhost":
-            return True
-        try:
-            address = ipaddress.ip_address(self.host)
-        except ValueError:
-            return False
-        mapped = getattr(address, "ipv4_mapped", None)
-        return (mapped or address).is_loopback
+        """Whether the host is this machine, as `config.is_loopback` tells it: the one rule for where keys may go."""
+        return is_loopback(self.host)
 
     @property
     def is_tls(self) -> bool:

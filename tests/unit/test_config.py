@@ -120,14 +120,14 @@ def test_loopback_needs_no_key() -> None:
     assert keys_for("http://localhost:8000", {}) == ()
 
 
-@pytest.mark.parametrize("host", ["localhost", "a.localhost", "127.0.0.1", "127.9.9.9", "::1"])
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"])
 def test_loopback(host: str) -> None:
     """This machine by its names and addresses."""
     assert is_loopback(host)
 
 
 @pytest.mark.parametrize(
-    "host", ["", "localhost.example.com", "mylocalhost", "128.0.0.1", "0.0.0.0", "::", "::2", "127.0.0.1.nip.io"]
+    "host", ["", "a.localhost", "localhost.example.com", "mylocalhost", "128.0.0.1", "0.0.0.0", "::", "::2", "127.0.0.1.nip.io"]
 )
 def test_not_loopback(host: str) -> None:
     """Names and addresses that only look like it."""
