@@ -379,6 +379,33 @@ async def test_waiting_for_a_slot_counts_toward_no_timeout(autojump_clock: MockC
     assert status.failed == 0
 
 
+async def test_a_429_with_a_hint_is_waited_out(autojump_clock: MockClock, make_night: MakeNight) -> None:
+    """`Retry-After` is a lower bound: nothing is sent before its time."""
+    night = make_night(jobs(12), rpm=10, retry_after=True, latency_median_seconds=0.1)
+    status = await night.run()
+    assert_whole(night, status)
+    first, *_, last = sorted(asked.at_seconds for asked in night.platform.asked)
+    assert last - first >= 60
+    between = [asked.at_seconds for asked in night.platform.asked if first + 1 < asked.at_seconds < first + 59]
+    assert between == []
+
+
+async def test_an_outage_costs_no_job_its_attempts(autojump_clock: MockClock, make_night: MakeNight) -> None:
+    """A server that goes away again and again: every job still ends well within the usual number of attempts."""
+    night = make_night(jobs(60), latency_median_seconds=10.0)
+
+    async def outages(_: Run) -> None:
+        for _outage in range(8):
+            await trio.sleep(8)
+            night.server.go_down()
+            await trio.sleep(60)
+            night.server.down = False
+
+    status = await night.run(outages, max_in_flight=5)
+    assert_whole(night, status)
+    assert status.failed == 0
+
+
 # --- being stopped
 
 
@@ -517,6 +544,17 @@ async def test_the_spend_cap_counts_earlier_processes(autojump_clock: MockClock,
     assert night.asked().total() == asked
 
 
+async def test_the_spend_cap_waits_for_what_is_in_flight(autojump_clock: MockClock, make_night: MakeNight) -> None:
+    """A job that fits only if what is in flight turns out cheaper waits for that, and then goes."""
+    night = make_night(jobs(2, cap=1_000), output_median_tokens=10, output_sigma=0.0, latency_median_seconds=60.0)
+    ceiling = PRICES.ceiling("simulated-small", 60, 1_000)
+    assert ceiling is not None
+    status = await night.run(max_cost_usd=ceiling * Decimal("1.5"))
+    assert_whole(night, status)
+    assert night.platform.counters.peak_in_flight == 1
+    assert status.billed_usd < ceiling / 10
+
+
 async def test_a_cap_below_one_job_sends_nothing(autojump_clock: MockClock, make_night: MakeNight) -> None:
     """Where the very first job could pass the cap, the run stops before it."""
     night = make_night(jobs(3))
@@ -584,6 +622,15 @@ async def test_no_key_left_stops_the_run(autojump_clock: MockClock, make_night: 
     status = await night.run(max_attempts=1)
     assert_whole(night, status)
     assert status.completed == 20
+
+
+async def test_a_job_for_another_account_is_not_sent(autojump_clock: MockClock, make_night: MakeNight) -> None:
+    """A line that names an account goes to that account's run alone: elsewhere it fails, unsent and unbilled."""
+    night = make_night([job("a", account="prod"), job("b", account="staging"), job("c")])
+    status = await night.run(account="prod")
+    assert_whole(night, status)
+    assert night.failures() == {"b": "unknown_account"}
+    assert night.asked() == Counter("ac")
 
 
 # --- the server's being there
