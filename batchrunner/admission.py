@@ -106,13 +106,13 @@ class Admission:
         """Wait until a job could be sent now, but for the budget. False once there will be none, or after `close`."""
         while not self._closed:
             if self._in_flight >= self._max_in_flight:
-                await self._wait("in_flight", None)
+                await self._wait(self._changed, "in_flight", None)
             elif self._queue.peek(self._clock.monotonic_ns()) is not None:
                 return True
             elif self._queue.empty() and self._in_flight == 0:
                 return False
             else:
-                await self._wait("work", self._queue.next_due_ns())
+                await self._wait(self._changed, "work", self._queue.next_due_ns())
         return False
 
     async def admit(self) -> Ticket | None:
@@ -120,34 +120,36 @@ class Admission:
         asked_ns = self._clock.monotonic_ns()
         slot: budget.Slot | None = None
         while await self.ready():
+            # What changes from here on, while the store is asked too, ends the next wait.
+            changed = self._changed
             now_ns = self._clock.monotonic_ns()
             if slot is None:
                 decision = await self._store.step(now_ns, budget.Reserve())
                 assert isinstance(decision, budget.Slot)
                 slot = decision
             if slot.at_ns > now_ns:
-                await self._wait("requests", slot.at_ns)
+                await self._wait(changed, "requests", slot.at_ns)
                 continue
             number = self._queue.peek(now_ns)
             assert number is not None
             candidate = self._load(number)
             if candidate is NotNow.WITHDRAWN:
-                self._queue.take(now_ns)
+                self._queue.remove(number)
                 continue
             if isinstance(candidate, NotNow):
-                await self._wait("work", None)
+                await self._wait(changed, "work", None)
                 continue
             alone = self._refused.alone(number, candidate.tokens, self._tpm)
             decision = await self._store.step(now_ns, budget.Take(slot.slot, candidate.tokens, alone=alone))
             match decision:
                 case budget.Taken(entry):
-                    self._queue.take(now_ns)
+                    self._queue.remove(number)
                     self._in_flight += 1
                     self._admitted += 1
                     wait_seconds = (now_ns - asked_ns) / NS_PER_SECOND
                     return Ticket(candidate, entry, now_ns, wait_seconds, alone or candidate.tokens > self._tpm > 0)
                 case budget.Later(at_ns, tokens):
-                    await self._wait("tokens" if tokens else "requests", at_ns)
+                    await self._wait(changed, "tokens" if tokens else "requests", at_ns)
                 case _:
                     slot = None
         if slot is not None:
@@ -205,8 +207,10 @@ class Admission:
         await self._store.step(self._clock.monotonic_ns(), event)
         self._wake()
 
-    async def _wait(self, reason: Literal["requests", "tokens", "in_flight", "work"], until_ns: int | None) -> None:
-        """Sleep until `until_ns`, or until something changes."""
+    async def _wait(
+        self, changed: trio.Event, reason: Literal["requests", "tokens", "in_flight", "work"], until_ns: int | None
+    ) -> None:
+        """Sleep until `until_ns`, or until something has changed since `changed` was looked at."""
         if self._closed:  # by `load` perhaps, after the last look at it: nothing might ever change again
             return
         now_ns = self._clock.monotonic_ns()
@@ -214,7 +218,7 @@ class Admission:
         self._waits_for = "rate_limited" if gate_seconds and reason == "requests" else reason
         seconds = float("inf") if until_ns is None else max(until_ns - now_ns, SHORTEST_SLEEP_NS) / NS_PER_SECOND
         with trio.move_on_after(seconds):
-            await self._changed.wait()
+            await changed.wait()
         self._waits_for = None
 
     def _wake(self) -> None:

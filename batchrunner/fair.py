@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 
@@ -39,17 +40,20 @@ class FairQueue:
             return self._backoffs[0][1]
         return self._draw()
 
-    def take(self, now_ns: int) -> int:
-        """Remove the job that `peek` shows. Raises LookupError where there is none."""
-        if self._refused:
-            return heapq.heappop(self._refused)
-        if self._backoffs and self._backoffs[0][0] <= now_ns:
-            return heapq.heappop(self._backoffs)[1]
-        number = self._draw()
-        if number is None:
-            raise LookupError("no job can be sent now")
-        self._drawn = None
-        return number
+    def remove(self, number: int) -> None:
+        """Take out a job that `peek` has shown; others may have come before it since.
+
+        Raises: LookupError where it is not in the queue.
+        """
+        if number == self._drawn:
+            self._drawn = None
+        elif number in self._refused:
+            _remove(self._refused, self._refused.index(number))
+        else:
+            place = next((place for place, (_, waiting) in enumerate(self._backoffs) if waiting == number), None)
+            if place is None:
+                raise LookupError(f"job {number} is not in the queue")
+            _remove(self._backoffs, place)
 
     def refused(self, number: int) -> None:
         """Back to its place before all that was not sent: the wait after a 429 is the account's, not the job's."""
@@ -75,6 +79,15 @@ class FairQueue:
             self._drawn = next(self._pending, None)
             self._exhausted = self._drawn is None
         return self._drawn
+
+
+def _remove(heap: list[Any], place: int) -> None:
+    """Take one entry out of a heap: its first, as a rule."""
+    if place == 0:
+        heapq.heappop(heap)
+    else:
+        del heap[place]
+        heapq.heapify(heap)
 
 
 #: A job that was refused this often, and is large, is sent with no other tokens in the window.

@@ -189,6 +189,40 @@ async def test_a_job_that_load_holds_back_waits_for_an_end(autojump_clock: MockC
     assert set(asked) == {asked[0], asked[0] + 5}
 
 
+class SlowStore(MemoryStore):
+    """A store that takes its time, as one that other processes share does."""
+
+    async def step(self, now_ns: int, event: budget.Event) -> budget.Decision:
+        await trio.sleep(0.5)
+        decision = await super().step(now_ns, event)
+        await trio.sleep(0.5)
+        return decision
+
+
+async def test_what_changes_while_the_store_is_asked_is_not_missed(autojump_clock: MockClock) -> None:
+    """A settlement or a 429 that comes while the dispatcher asks the store wakes it all the same, and jobs stay themselves."""
+    clock = VirtualClock(trio.current_time)
+    store = SlowStore(budget.Limits(0, 1_000))
+    queue = FairQueue(iter(range(40)))
+    admission = Admission(store, queue, clock, load=lambda n: candidate(n, 400), max_in_flight=9, tpm=1_000, rng=random.Random(3))
+    rng = random.Random(5)
+    done: list[int] = []
+
+    async def attempt(ticket: Ticket) -> None:
+        await trio.sleep(rng.uniform(0.1, 3))
+        if rng.random() < 0.2:
+            await admission.refused(ticket, None)
+        else:
+            done.append(ticket.job.number)
+            await admission.settle(ticket, 0)
+
+    with trio.fail_after(3_600):
+        async with trio.open_nursery() as nursery:
+            while ticket := await admission.admit():
+                nursery.start_soon(attempt, ticket)
+    assert sorted(done) == list(range(40))
+
+
 async def test_tokens_are_waited_for(autojump_clock: MockClock) -> None:
     """Where the minute's tokens are taken, the dispatcher says that it waits for tokens, and is woken by a settlement."""
     admission = await admission_for(3, rpm=0, tpm=1_000, load=lambda number: candidate(number, 600))

@@ -9,10 +9,17 @@ import pytest
 from batchrunner.fair import ALONE_AFTER, UNSATISFIABLE_AFTER, FairQueue, RefusedJobs, Statistics
 
 
+def take(queue: FairQueue, now_ns: int) -> int:
+    number = queue.peek(now_ns)
+    assert number is not None
+    queue.remove(number)
+    return number
+
+
 def drain(queue: FairQueue, now_ns: int) -> list[int]:
     taken = []
     while queue.peek(now_ns) is not None:
-        taken.append(queue.take(now_ns))
+        taken.append(take(queue, now_ns))
     return taken
 
 
@@ -21,19 +28,32 @@ def test_file_order() -> None:
     assert drain(FairQueue(iter([3, 4, 7])), 0) == [3, 4, 7]
 
 
-def test_peek_shows_what_take_removes() -> None:
-    """Looking changes nothing."""
+def test_looking_changes_nothing() -> None:
+    """A job is shown until it is removed."""
     queue = FairQueue(iter([1, 2]))
-    assert [queue.peek(0), queue.peek(0), queue.take(0), queue.peek(0)] == [1, 1, 1, 2]
+    assert [queue.peek(0), queue.peek(0), take(queue, 0), queue.peek(0)] == [1, 1, 1, 2]
 
 
-def test_nothing_to_take() -> None:
-    """Taking from a queue in which nothing can be sent now is an error."""
-    queue = FairQueue(iter(()))
-    queue.again(1, 10)
-    with pytest.raises(LookupError):
-        queue.take(9)
-    assert queue.take(10) == 1
+def test_what_was_shown_is_what_is_removed() -> None:
+    """Between the look and the removal others may come before it: the one that was shown goes, wherever it stands by then."""
+    queue = FairQueue(iter([10, 11]))
+    assert queue.peek(0) == 10
+    queue.refused(4)
+    queue.refused(2)
+    queue.again(7, 0)
+    queue.again(6, 0)
+    for number in (10, 4, 7):
+        queue.remove(number)
+    assert drain(queue, 0) == [2, 6, 11]
+
+
+def test_what_is_not_in_the_queue_cannot_be_removed() -> None:
+    """Removing a job twice is a defect, and says so."""
+    queue = FairQueue(iter([1]))
+    queue.again(5, 10)
+    assert take(queue, 0) == 1
+    with pytest.raises(LookupError, match="job 1 is not"):
+        queue.remove(1)
 
 
 def test_refused_jobs_go_first_in_file_order() -> None:
@@ -50,7 +70,7 @@ def test_a_backoff_is_due_at_its_time() -> None:
     """A job that backs off lets others pass until its time has come, and then goes before what is new."""
     queue = FairQueue(iter([10, 11, 12]))
     queue.again(5, 100)
-    assert queue.take(99) == 10
+    assert take(queue, 99) == 10
     assert queue.next_due_ns() == 100
     assert drain(queue, 100) == [5, 11, 12]
     assert queue.next_due_ns() is None
@@ -69,11 +89,11 @@ def test_empty_counts_what_is_not_due() -> None:
     """A queue is empty only when nothing waits, due or not, refused or new."""
     queue = FairQueue(iter([1]))
     assert not queue.empty()
-    queue.take(0)
+    take(queue, 0)
     assert queue.empty()
     queue.again(1, 100)
     assert not queue.empty()
-    queue.take(100)
+    take(queue, 100)
     queue.refused(1)
     assert not queue.empty()
 
@@ -92,8 +112,8 @@ def test_new_jobs_are_drawn_as_they_are_needed() -> None:
     queue.refused(9)
     queue.peek(0)
     assert drawn == []
-    queue.take(0)
-    queue.take(0)
+    take(queue, 0)
+    take(queue, 0)
     assert drawn == [0]
     assert drain(queue, 0) == [1, 2]
     assert queue.empty()
