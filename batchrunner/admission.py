@@ -23,8 +23,6 @@ from batchrunner.job import Job, RequestSize, Usage
 
 #: No sleep is shorter: a nanosecond lost in a float must not make a loop spin.
 SHORTEST_SLEEP_NS = 1_000
-#: After a refusal with the whole window to itself, a job lets others pass for this long, times its refusals.
-ALONE_BACKOFF_NS = 60 * NS_PER_SECOND
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -54,6 +52,7 @@ class Ticket(msgspec.Struct, frozen=True):
     entry: int
     sent_ns: int
     wait_seconds: float
+    #: no other tokens are in the window
     alone: bool
 
     @property
@@ -135,19 +134,20 @@ class Admission:
             candidate = self._load(number)
             if candidate is NotNow.WITHDRAWN:
                 self._queue.remove(number)
+                await trio.lowlevel.checkpoint()  # a whole file of them must not keep signals and the writer waiting
                 continue
             if isinstance(candidate, NotNow):
                 await self._wait(changed, "work", None)
                 continue
-            alone = self._refused.alone(number, candidate.tokens, self._tpm)
-            decision = await self._store.step(now_ns, budget.Take(slot.slot, candidate.tokens, alone=alone))
+            wants_alone = self._refused.alone(number, candidate.tokens, self._tpm)
+            decision = await self._store.step(now_ns, budget.Take(slot.slot, candidate.tokens, alone=wants_alone))
             match decision:
-                case budget.Taken(entry):
+                case budget.Taken(entry, alone):
                     self._queue.remove(number)
                     self._in_flight += 1
                     self._admitted += 1
                     wait_seconds = (now_ns - asked_ns) / NS_PER_SECOND
-                    return Ticket(candidate, entry, now_ns, wait_seconds, alone or candidate.tokens > self._tpm > 0)
+                    return Ticket(candidate, entry, now_ns, wait_seconds, alone)
                 case budget.Later(at_ns, tokens):
                     await self._wait(changed, "tokens" if tokens else "requests", at_ns)
                 case _:
@@ -166,28 +166,27 @@ class Admission:
 
         `again_after_ns`: the job is to have another attempt, after this backoff.
         """
-        self._refused.accepted(ticket.job.number, ticket.candidate.tokens)
+        self._refused.accepted(ticket.job.number)
         self._requeue(ticket, again_after_ns)
         await self._give_back(budget.Settle(ticket.entry, tokens))
 
     async def lost(self, ticket: Ticket, *, again_after_ns: int | None = None) -> None:
-        """Nothing is known of how the request ended. `again_after_ns` as in `settle`."""
+        """Whether the server took the request is not known. `again_after_ns` as in `settle`."""
+        if again_after_ns is None:
+            self._refused.forget(ticket.job.number)
         self._requeue(ticket, again_after_ns)
         await self._give_back(budget.Lost(ticket.entry))
 
     async def refused(self, ticket: Ticket, retry_after_ns: int | None) -> bool:
         """The server answered 429: the job goes back to its place. False where it is found to be one that never fits."""
         number = ticket.job.number
-        alone_refusals = self._refused.refused(number, ticket.candidate.tokens, alone=ticket.alone)
-        never = self._refused.unsatisfiable(number)
-        if never:
-            self._refused.forget(number)
-        elif alone_refusals:
-            self._queue.again(number, self._clock.monotonic_ns() + alone_refusals * ALONE_BACKOFF_NS)
-        else:
+        yields_ns = self._refused.refused(number, alone=ticket.alone)
+        if yields_ns == 0:
             self._queue.refused(number)
+        elif yields_ns is not None:
+            self._queue.again(number, self._clock.monotonic_ns() + yields_ns)
         await self._give_back(budget.Refuse(ticket.entry, retry_after_ns, self._rng.random()))
-        return not never
+        return yields_ns is not None
 
     def statistics(self) -> Statistics:
         return Statistics(

@@ -195,17 +195,17 @@ class Attempts:
                     self._never_fits(flight)
             case outcome.StopAccount(message):
                 self._send_back(flight, reply, message)
-                await admission.settle(flight.ticket, None, again_after_ns=0)
+                await admission.lost(flight.ticket, again_after_ns=0)
                 self._stop("credits", message)
             case outcome.SuspendKey(message):
                 self._send_back(flight, reply, message)
-                await admission.settle(flight.ticket, None, again_after_ns=0)
+                await admission.lost(flight.ticket, again_after_ns=0)
                 if not self._heads.retire_key(flight.key_number):
                     self._stop("keys", message)
 
     async def _give_back(self, admission: Admission, ticket: Ticket, reply: Reply | None, after_ns: int | None) -> None:
-        """A reply means that the server took the request; without one that is not known."""
-        if reply is not None:
+        """An answer to the request itself shows that the limiter let it pass; an overload, an outage or silence does not."""
+        if reply is not None and reply.status < 500 and reply.status != 408:
             await admission.settle(ticket, None, again_after_ns=after_ns)
         else:
             await admission.lost(ticket, again_after_ns=after_ns)
@@ -246,8 +246,8 @@ class Attempts:
 
     def _never_fits(self, flight: _Flight) -> None:
         message = (
-            "refused with 429 again and again while it had the whole minute to itself and smaller jobs were accepted: it is "
-            "larger than the account's limit. Split it, or ask for a higher limit."
+            "refused with 429 again and again while it had the whole minute to itself and other jobs were accepted: it is "
+            "larger than the account's limit, or its model has a limit of its own. Split it, or ask for a higher limit."
         )
         self._fail_unsent(flight.job, flight.ticket.candidate.size.model, "rate_limit_unsatisfiable", message)
 

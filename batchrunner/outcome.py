@@ -52,6 +52,7 @@ TIMEOUTS = frozenset(
         FailureKind.ATTEMPT_TIMEOUT,
     }
 )
+NO_CONNECTION = frozenset({FailureKind.CONNECT, FailureKind.CONNECT_TIMEOUT})
 #: Failures that another attempt will not mend.
 PERMANENT_FAILURES = frozenset({FailureKind.TOO_LARGE})
 
@@ -181,6 +182,9 @@ def _judge_failure(failure: Failure, attempts: Attempts, rng: random.Random) -> 
     if failure.kind is FailureKind.STALE and not attempts.stale_before:
         # The server closed an idle connection just as we used it: as a rule it never read the request.
         return Again(0, code, failure.message, result, billing, Blame.NOBODY, spends=False)
+    if failure.kind in NO_CONNECTION:
+        # The server was away, and the job had nothing to do with it: nothing was sent, and no attempt is spent.
+        return Again(backoff_ns(attempts.spent, rng), code, failure.message, result, billing, Blame.SERVER, spends=False)
     return _again(code, failure.message, result, billing, Blame.SERVER, attempts, rng)
 
 

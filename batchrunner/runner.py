@@ -24,7 +24,7 @@ from batchrunner.clock import NS_PER_SECOND, Clock
 from batchrunner.config import Options
 from batchrunner.costs import timestamp
 from batchrunner.disk import Disk
-from batchrunner.errors import DiskError
+from batchrunner.errors import BatchrunError, DiskError
 from batchrunner.estimate import Estimator
 from batchrunner.fair import FairQueue
 from batchrunner.heads import Heads
@@ -108,10 +108,13 @@ class Run:
         self._tokens_before = parts.tally.usage.total_tokens
         self._stopped_by: StoppedBy | None = None
         self._over = False
+        #: why the job file cannot be gone on with
+        self._unusable: BatchrunError | None = None
         self._reached = False
         self._connecting = False
         self._stopping = trio.Event()
         self._flights = trio.CancelScope()
+        self._opening = trio.CancelScope()
 
     async def run(self) -> Status:
         """Run until every job has ended, or until stopped; the last status. The first disk error stops it too.
@@ -135,6 +138,8 @@ class Run:
                         await self._dispatch()
                     inner.cancel_scope.cancel()
                 await self._finish()
+                if self._unusable is not None:
+                    raise self._unusable
             finally:
                 await self._parts.journal.close()
 
@@ -143,6 +148,7 @@ class Run:
         if self._stopped_by is None:
             self._stopped_by = stopped_by
         self._stopping.set()
+        self._opening.cancel()
         self._admission.close()
 
     def cancel(self) -> None:
@@ -195,18 +201,26 @@ class Run:
     # ---------------------------------------------------------------------------------------------------- dispatching
 
     async def _dispatch(self) -> None:
+        """Send until nothing is left to send. What is in flight is waited for, also where the job file proves unusable."""
         async with trio.open_nursery() as flights:
             while await self._admission.ready():
                 # Opened before its slot is due: a handshake must not make a send late, nor a dead server cost a job.
                 connection = await self._connect()
                 if connection is None:
                     break
-                ticket = await self._admission.admit()
+                try:
+                    ticket = await self._admission.admit()
+                except BatchrunError as error:
+                    self._unusable = error
+                    self._parts.say(f"stopping once what is in flight has ended: {error}")
+                    self.drain()
+                    ticket = None
                 if ticket is None:
                     connection.release()
                     break
                 flight = self._attempts.begin(ticket, connection)
                 flights.start_soon(self._attempts.carry_out, flight, self._parts.pool, self._admission)
+                await trio.lowlevel.checkpoint()  # nothing above need have waited
 
     async def _connect(self) -> Connection | None:
         """An open connection; None once the run is stopping. A server that is away is waited for, unless it never was there."""
@@ -214,7 +228,10 @@ class Run:
         failures = 0
         while not self._stopping.is_set():
             try:
-                connection = await self._parts.pool.connect()
+                with trio.CancelScope() as self._opening:
+                    connection = await self._parts.pool.connect()
+                if self._opening.cancelled_caught:
+                    return None
             except TransportError as error:
                 failures += 1
                 first_failure = min(first_failure, trio.current_time())
@@ -253,7 +270,11 @@ class Run:
 
     async def _write_status(self) -> None:
         while True:
-            self._parts.disk.replace(STATUS_FILE, [encode(self.status())], durable=False)
+            try:
+                self._parts.disk.replace(STATUS_FILE, [encode(self.status())], durable=False)
+            except DiskError as error:
+                self._stop("disk", str(error))
+                return
             await trio.sleep(STATUS_INTERVAL_SECONDS)
 
     def _state(self, done: int) -> RunState:

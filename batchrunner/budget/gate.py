@@ -22,11 +22,14 @@ CANARY_GRACE_NS = 2 * NS
 class Gate(msgspec.Struct):
     """Closed until `until_ns`; then one canary, and the others once it is accepted or its grace is over.
 
-    `epoch_ns` is the time of the last reaction: a 429 to a request sent before it belongs to the same burst.
+    `epoch_ns` is the time of the last reaction: a 429 to a request sent before it belongs to the same burst. `streak_ns` is
+    that of the first reaction since all was well: answers take long, 429s do not, so that any request sent after it which
+    the server takes shows that the account is not closed.
     """
 
     until_ns: int = 0
     epoch_ns: int = -1
+    streak_ns: int = -1
     consecutive: int = 0
     wants_canary: bool = False
     canary: int | None = None
@@ -46,8 +49,8 @@ class Gate(msgspec.Struct):
             self.until_ns = now_ns + CANARY_GRACE_NS
 
     def accepted(self, now_ns: int, entry: int, sent_ns: int) -> None:
-        """The server took a request that was sent after the last reaction: all is well again."""
-        if sent_ns > self.epoch_ns:
+        """The server took a request. One that was sent after the first reaction: all is well again."""
+        if sent_ns > self.streak_ns:
             self.consecutive = 0
         if entry == self.canary:
             self.canary = None
@@ -63,6 +66,8 @@ class Gate(msgspec.Struct):
         if sent_ns <= self.epoch_ns:
             return False
         self.epoch_ns = now_ns
+        if self.consecutive == 0:
+            self.streak_ns = now_ns
         self.consecutive += 1
         self.wants_canary = True
         self.canary = None

@@ -79,6 +79,10 @@ class TokenPacer(msgspec.Struct):
     def take(self, now_ns: int, tokens: int, tpm: int) -> None:
         self.empty_ns = max(self.empty_ns, now_ns) + tokens * SAFE_WINDOW_NS // tpm
 
-    def correct(self, tokens: int, tpm: int) -> None:
-        """Take more, or give back (negative), once the usage is known."""
-        self.empty_ns += tokens * SAFE_WINDOW_NS // tpm
+    def correct(self, now_ns: int, tokens: int, tpm: int) -> None:
+        """Take more, or give back (negative), once the usage is known.
+
+        More than a minute's worth is not paid back here: every server forgets it by then, and the log guards the minute.
+        A figure that makes no sense must not stop an account for hours.
+        """
+        self.empty_ns = min(self.empty_ns + tokens * SAFE_WINDOW_NS // tpm, now_ns + SAFE_WINDOW_NS)

@@ -115,9 +115,10 @@ class Slot(msgspec.Struct, frozen=True, tag=True):
 
 
 class Taken(msgspec.Struct, frozen=True, tag=True):
-    """Go. `entry` names the request to Settle, Refuse or Lost."""
+    """Go. `entry` names the request to Settle, Refuse or Lost. `alone`: no other tokens are in the window."""
 
     entry: int
+    alone: bool
 
 
 class Later(msgspec.Struct, frozen=True, tag=True):

@@ -125,9 +125,10 @@ def _send(state: State, now_ns: int, event: Take) -> Taken:
         state.token_pacer.take(now_ns, event.tokens, state.limits.tpm)
     entry = state.next_entry
     state.next_entry += 1
+    alone = state.window.tokens == 0
     state.in_flight[entry] = InFlight(now_ns, state.window.add(now_ns, event.tokens), event.tokens)
     state.gate.taken(now_ns, entry)
-    return Taken(entry)
+    return Taken(entry, alone)
 
 
 def _settle(state: State, now_ns: int, event: Settle) -> None:
@@ -136,7 +137,7 @@ def _settle(state: State, now_ns: int, event: Settle) -> None:
         return
     state.gate.accepted(now_ns, event.entry, flight.sent_ns)
     if event.tokens is not None:
-        _charge(state, flight, event.tokens)
+        _charge(state, now_ns, flight, event.tokens)
 
 
 def _refuse(state: State, now_ns: int, event: Refuse) -> None:
@@ -145,7 +146,7 @@ def _refuse(state: State, now_ns: int, event: Refuse) -> None:
         return
     # Its tokens were not taken. As a request it stays in our log: some servers count what they refuse, and promise 4
     # speaks of sends.
-    _charge(state, flight, 0)
+    _charge(state, now_ns, flight, 0)
     pace_ns = interval_ns(state.limits.rpm) if state.limits.rpm else UNLIMITED_INTERVAL_NS
     if state.gate.refused(now_ns, flight.sent_ns, pace_ns, event.retry_after_ns, event.random):
         state.pacer.stop_fast()
@@ -157,12 +158,12 @@ def _lost(state: State, _: int, event: Lost) -> None:
     state.in_flight.pop(event.entry, None)
 
 
-def _charge(state: State, flight: InFlight, tokens: int) -> None:
+def _charge(state: State, now_ns: int, flight: InFlight, tokens: int) -> None:
     """Replace a prediction by what is known."""
     difference = tokens - flight.tokens
     state.window.correct(flight.cell, difference)
     if state.limits.tpm:
-        state.token_pacer.correct(difference, state.limits.tpm)
+        state.token_pacer.correct(now_ns, difference, state.limits.tpm)
 
 
 def _lapse(state: State, now_ns: int) -> None:

@@ -41,7 +41,7 @@ from batchrunner.simulator.faults import Plan
 from batchrunner.simulator.ledger import Entry, MemoryLedger
 from batchrunner.simulator.platform import Answer, Platform, _digest
 from batchrunner.simulator.server import serve_stream
-from batchrunner.simulator.settings import TEST_KEY, Settings
+from batchrunner.simulator.settings import TEST_KEY, Rule, Settings
 from batchrunner.spending import Spending
 from batchrunner.status import Status
 from batchrunner.transport import Origin, Pool, StreamDriver
@@ -111,6 +111,8 @@ class Server:
         self.platform = platform
         #: nobody listens: new connections are refused
         self.down = False
+        #: nothing answers: opening a connection takes for ever
+        self.hangs = False
         #: a connection that the server has closed is taken for open until it is used, as in the moment before the FIN comes
         self.hides_closing = False
         self.opened = 0
@@ -131,6 +133,8 @@ class Server:
 
     async def _connect(self) -> trio.abc.Stream:
         await trio.lowlevel.checkpoint()
+        if self.hangs:
+            await trio.sleep_forever()
         if self.down:
             raise OSError(111, "Connection refused")
         client, server = memory_stream_pair()
@@ -301,3 +305,33 @@ def assert_bill(night: Night, status: Status) -> None:
     theirs = Counter(str(entry.custom_id) for entry in night.platform.billed)
     assert not theirs - listed
     assert night.platform.counters.billed_usd <= status.billed_usd + status.maybe_billed_usd
+
+
+MakeNight = Callable[..., Night]
+
+
+def fault(kind: str, custom_id: str = "job-1", *, times: int = 1) -> dict[str, object]:
+    """Settings of a platform on which one job meets a fault; `times` 0: always."""
+    return {"rules": (Rule(kind=kind, tag=custom_id, times=times),)}
+
+
+def after(seconds: float, act: Callable[[Run], object]) -> Meanwhile:
+    """Something to do so many seconds into a run."""
+
+    async def meanwhile(run: Run) -> None:
+        await trio.sleep(seconds)
+        act(run)
+
+    return meanwhile
+
+
+def figures(status: Status) -> Status:
+    """A status but for the moment that it was taken at."""
+    return msgspec.structs.replace(status, at="", elapsed_seconds=0.0)
+
+
+def peak_tokens(night: Night) -> int:
+    """The most tokens that requests sent within any 60 seconds turned out to take. Of a job's requests the last was accepted."""
+    sent = {asked.custom_id: asked.at_seconds for asked in night.platform.asked}
+    taken = sorted((sent[entry.custom_id or ""], entry.tokens.total) for entry in night.platform.billed)
+    return max(sum(tokens for at, tokens in taken if end - 60 < at <= end) for end, _ in taken)

@@ -14,6 +14,7 @@ from batchrunner.events import AttemptResult, Billing
 from batchrunner.exchange import Failure, FailureKind, Reply
 from batchrunner.outcome import (
     MESSAGE_MAX_CHARACTERS,
+    NO_CONNECTION,
     TIMEOUTS,
     Again,
     Attempts,
@@ -122,9 +123,18 @@ def test_row_no_whole_response_backs_off(kind: FailureKind, sent: bool) -> None:
     """No whole response: another attempt; maybe billed where a byte of the request had gone out, and only there."""
     outcome = judge(failure(kind, sent=sent))
     assert isinstance(outcome, Again)
-    assert (outcome.code, outcome.message, outcome.spends, outcome.blames) == (kind.value, "it broke", True, Blame.SERVER)
+    assert (outcome.code, outcome.message, outcome.blames) == (kind.value, "it broke", Blame.SERVER)
+    assert outcome.spends is (kind not in NO_CONNECTION)
     assert outcome.billing is (Billing.MAYBE if sent else Billing.NOT)
     assert outcome.result is (AttemptResult.TIMEOUT if kind in TIMEOUTS else AttemptResult.NETWORK)
+
+
+@pytest.mark.parametrize("kind", sorted(NO_CONNECTION))
+def test_row_no_connection_is_never_the_jobs_fault(kind: FailureKind) -> None:
+    """A server that is away fails no job, however often: it had nothing to do with it."""
+    outcome = judge(failure(kind, sent=False), LAST_OF_FIVE)
+    assert isinstance(outcome, Again)
+    assert (outcome.spends, outcome.billing) == (False, Billing.NOT)
 
 
 def test_every_timeout_is_called_one() -> None:
