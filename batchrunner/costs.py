@@ -20,8 +20,8 @@ from batchrunner.events import Billing
 from batchrunner.job import Usage
 from batchrunner.pricing import json_number
 
-# Sums never round: 60 digits hold ten million amounts of any price, and a sum that would not fit raises.
-_EXACT: Final = decimal.Context(prec=60, traps=[decimal.Inexact, decimal.InvalidOperation])
+# Sums never round: 120 digits hold any number of amounts of any price, and a sum that would not fit raises.
+_EXACT: Final = decimal.Context(prec=120, traps=[decimal.Inexact, decimal.InvalidOperation])
 _NOTHING: Final = Decimal(0)
 
 
@@ -45,17 +45,21 @@ class Charge(msgspec.Struct, frozen=True, omit_defaults=True):
     input: int | None = None
     cached: int | None = None
     output: int | None = None
-    #: exact; None where the price is unknown
+    #: exact; None where it is unknown
     amount: Decimal | None = None
     currency: str = "USD"
+    #: where the amount is unknown: the most that it can be, if that is known. A spend cap counts it; nobody is shown it.
+    bound: Decimal | None = None
 
     @classmethod
-    def billed(cls, model: str, endpoint: str, usage: Usage | None, amount: Decimal | None) -> Charge:
+    def billed(
+        cls, model: str, endpoint: str, usage: Usage | None, amount: Decimal | None, bound: Decimal | None = None
+    ) -> Charge:
         """An attempt whose reply came whole. Usage is None where the reply names none."""
+        charge = cls(model, endpoint, Billing.BILLED, amount=amount, bound=bound if amount is None else None)
         if usage is None:
-            return cls(model, endpoint, Billing.BILLED, amount=amount)
-        tokens = (usage.input_tokens, usage.cached_tokens, usage.output_tokens)
-        return cls(model, endpoint, Billing.BILLED, *tokens, amount=amount)
+            return charge
+        return msgspec.structs.replace(charge, input=usage.input_tokens, cached=usage.cached_tokens, output=usage.output_tokens)
 
     @classmethod
     def maybe(cls, model: str, endpoint: str, input_tokens: int, cap_tokens: int | None, amount: Decimal | None) -> Charge:
@@ -169,6 +173,8 @@ class Totals(msgspec.Struct):
     maybe_billed: Decimal = _NOTHING
     #: attempts that were or may have been billed, at a price that is not known
     unpriced: int = 0
+    #: the most that these can have cost, as far as that is known
+    unpriced_bound: Decimal = _NOTHING
     #: successful answers by how they ended, in the words of `dialect.Finish`
     finishes: dict[str, int] = {}
 
@@ -178,6 +184,7 @@ class Totals(msgspec.Struct):
             return
         if charge.amount is None:
             self.unpriced += 1
+            self.unpriced_bound = _EXACT.add(self.unpriced_bound, charge.bound or _NOTHING)
         if charge.billing is Billing.MAYBE:
             self.maybe_billed = _EXACT.add(self.maybe_billed, charge.amount or _NOTHING)
             return

@@ -10,11 +10,12 @@ import bisect
 import io
 import os
 import stat
+import tempfile
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import IO, TYPE_CHECKING, Final, Self
 
 import msgspec
 
@@ -26,6 +27,9 @@ from batchrunner.jobfile import OVERLONG, BadLineCode, BadLineError, LineReader
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer as Buffer
 
+_SPOOL_BYTES: Final = 1 << 20
+_encode_bad_line: Final = msgspec.json.Encoder().encode
+_decode_bad_line: Final = msgspec.json.Decoder(BadLine).decode
 _GZIP: Final = b"\x1f\x8b"
 #: of the size at which asking for each line costs least
 _BUFFER_BYTES: Final = 1 << 18
@@ -117,6 +121,32 @@ class Index:
             table[slot] = number
         self._table = table
         self._room = 2 * size // 3
+
+
+class BadLines:
+    """Lines that are no job, in their order. Beyond a megabyte they wait in a file without a name: a wrong file of ten million
+    lines is told apart from a right one, and not kept in memory.
+    """
+
+    def __init__(self) -> None:
+        self._spool: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES)  # noqa: SIM115 - closed with the run
+        self._count = 0
+
+    def append(self, bad: BadLine) -> None:
+        self._spool.write(_encode_bad_line(bad) + b"\n")
+        self._count += 1
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[BadLine]:
+        """Read them from the first. One reading at a time."""
+        self._spool.seek(0)
+        for raw in self._spool:
+            yield _decode_bad_line(raw)
+
+    def close(self) -> None:
+        self._spool.close()
 
 
 class InputFile(msgspec.Struct, frozen=True):

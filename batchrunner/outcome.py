@@ -1,6 +1,6 @@
 """What an exchange means for its job, its key and its account. Pure; first by `error.code`, then by status.
 
-    2xx, a JSON object                        Done
+    2xx, whole JSON                           Done
     2xx, anything else                        Failed: paid for perhaps, and repeating would pay again
     429, rate_limit_exceeded                  Refused: the account's wait, no attempt spent
     401                                       SuspendKey
@@ -22,7 +22,7 @@ from datetime import UTC
 
 import msgspec
 
-from batchrunner.dialect import Dialect, ReplyFacts
+from batchrunner.dialect import Dialect, Finish, ReplyFacts, is_json
 from batchrunner.events import AttemptResult, Billing
 from batchrunner.exchange import Failure, FailureKind, Reply
 
@@ -142,9 +142,11 @@ def classify(result: Reply | Failure, dialect: Dialect, attempts: Attempts, rng:
         return _judge_failure(result, attempts, rng)
     if 200 <= result.status < 300:
         facts = dialect.read(result.body)
+        if facts is None and is_json(result.body):
+            facts = ReplyFacts(None, Finish.OTHER)  # not what the dialect promises, but an answer, and paid for
         if facts is not None:
             return Done(facts)
-        message = f"the answer (status {result.status}, {len(result.body)} bytes) is not a JSON object"
+        message = f"the answer (status {result.status}, {len(result.body)} bytes) is not JSON"
         return Failed("unreadable_reply", message, AttemptResult.INVALID, Billing.MAYBE, permanent=False)
     return _judge_error(result, attempts, rng, wall_ns)
 

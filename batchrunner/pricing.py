@@ -38,7 +38,7 @@ _COMPONENTS: Final = ("prompt", "completion", "input_cache_read", "request")
 #: parts for what such a reply does not hold; tools are priced by row and only count where one fired
 _BESIDE: Final = frozenset(
     {"image", "image_output", "audio", "video", "video-second", "video_second", "audio-second", "audio_second"}
-    | {"tool-call", "tool_call", "web_search", "discount"}
+    | {"tool-call", "tool_call", "web_search"}
 )
 _TOKEN_UNITS: Final = frozenset({"token", "tokens", "per_token", "request", "per_request"})
 _TOOL_UNITS: Final = frozenset({"tool-call", "tool_call", "call", "tool"})
@@ -69,6 +69,11 @@ class ModelPrice(msgspec.Struct, frozen=True):
     #: USD a call, by tool
     tools: dict[str, Decimal] = {}
     max_output_tokens: int | None = None
+
+    @property
+    def tokens_are_free(self) -> bool:
+        """Whether a request costs the same, however long it is."""
+        return len(self.tiers) == 1 and not any((self.tiers[0].prompt, self.tiers[0].completion, self.tiers[0].input_cache_read))
 
     def tier(self, input_tokens: int) -> Tier | None:
         """The tier for a request of so many input tokens; None past the last one's end."""
@@ -104,11 +109,17 @@ class PriceTable(msgspec.Struct, frozen=True):
         """The table again. Raises: msgspec.ValidationError."""
         return msgspec.convert(record, cls)
 
-    def cost(self, model: str, usage: Usage, tool_usage: Mapping[str, int] = _NO_TOOLS) -> Decimal | None:
-        """USD for one answer, exact; None where any part of it has no known price. `tool_usage` is calls by tool."""
+    def cost(self, model: str, usage: Usage | None, tool_usage: Mapping[str, int] = _NO_TOOLS) -> Decimal | None:
+        """USD for one answer, exact; None where any part of it has no known price. `tool_usage` is calls by tool.
+
+        Without usage (None) only a model whose tokens are free has a known cost.
+        """
         price = self.prices.get(model)
-        tier = None if price is None else price.tier(usage.input_tokens)
-        if price is None or tier is None:
+        if price is None or (usage is None and not price.tokens_are_free):
+            return None
+        usage = usage or Usage(0, 0)
+        tier = price.tier(usage.input_tokens)
+        if tier is None:
             return None
         cached_price = tier.prompt if tier.input_cache_read is None else tier.input_cache_read
         parts: list[tuple[int, Decimal | None]] = [
@@ -219,6 +230,8 @@ def _tier(entry: object) -> Tier | None:
             found[key] = amount
         elif amount and not isinstance(value, int) and key not in _BESIDE and key not in _BOUNDS:
             return None  # an integer is a count of something: nobody asks a whole dollar for a token
+        elif key.startswith("per") and value:
+            return None  # it speaks of another unit, `per: 1M` or `per_million: true`
     if not found:
         return None
     if "request" in found and not found.keys() & {"prompt", "completion"}:  # billed by request: tokens are free

@@ -18,6 +18,7 @@ from typing import Final, NoReturn
 
 import msgspec
 
+from batchrunner.dialect import BOM
 from batchrunner.exchange import Reply
 from batchrunner.job import BadLine
 
@@ -159,6 +160,7 @@ def _response(reply: Reply) -> bytes:
 
 
 def _on_one_line(body: bytes) -> bytes:
+    body = body.removeprefix(BOM)
     if not is_json(body):
         return _encode(body.decode("utf-8", "replace"))
     if b"\n" in body or b"\r" in body:  # JSON allows them only between tokens
@@ -173,7 +175,7 @@ def _error(code: str, message: str) -> bytes:
 def _is_json_by_grammar(data: bytes) -> bool:
     """The slow way, for what msgspec refuses without its being wrong: lone surrogates written as escapes."""
     try:
-        json.loads(data, parse_constant=_refuse, parse_int=str, parse_float=str)
+        json.loads(data.decode(), parse_constant=_refuse, parse_int=str, parse_float=str)  # bytes may be taken for UTF-16
     except (ValueError, RecursionError):
         return False
     return not data.startswith(b"\xef\xbb\xbf")

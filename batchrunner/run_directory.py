@@ -99,7 +99,7 @@ class RunDirectory:
         if record is None or record.identity != identity:
             return None
         try:
-            return status.decode(bytes(record.summary))
+            return msgspec.structs.replace(status.decode(bytes(record.summary)), run_dir=options.run_dir)
         except msgspec.DecodeError:
             return None
 
@@ -132,7 +132,7 @@ def read_status(path: Path) -> status.Status:
     """The figures that a run last left in its directory, without its lock. Raises: InvalidInput."""
     file = path / "status.json"
     try:
-        return status.decode(file.read_bytes())
+        return msgspec.structs.replace(status.decode(file.read_bytes()), run_dir=str(path))
     except FileNotFoundError:
         raise InvalidInput(f"{file}: no such file; {path} is no run directory, or its run has not begun.") from None
     except OSError as cause:

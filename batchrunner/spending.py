@@ -19,8 +19,9 @@ Verdict = Literal["allowed", "wait", "cap_reached", "price_unknown"]
 class Spending:
     """Prices attempts, and keeps the spend cap.
 
-    The cap counts what was billed, what may have been billed, and what is in flight at its prediction: it is never passed
-    by more than what was in flight. `totals` are the journal's, counted as soon as written.
+    The cap counts what was billed (at its bound where the reply did not say), what may have been billed, and what is in
+    flight at its prediction: it is never passed by more than what was in flight. `totals` are the journal's, counted as
+    soon as written.
     """
 
     def __init__(self, prices: PriceTable, totals: Totals, max_cost_usd: Decimal | None) -> None:
@@ -39,7 +40,8 @@ class Spending:
             return "allowed"
         if self._ceiling(candidate.size) is None:
             return "price_unknown"
-        spent = self._totals.billed + self._totals.maybe_billed + self._in_flight_usd
+        totals = self._totals
+        spent = totals.billed + totals.maybe_billed + totals.unpriced_bound + self._in_flight_usd
         if spent + self._prediction(candidate) <= self._max_cost_usd:
             return "allowed"
         return "wait" if self._in_flight else "cap_reached"
@@ -56,8 +58,8 @@ class Spending:
 
     def billed(self, job: Job, size: RequestSize, facts: ReplyFacts) -> Charge:
         """The charge of an attempt whose reply came whole."""
-        amount = None if facts.usage is None else self._prices.cost(size.model, facts.usage, facts.tool_usage)
-        return Charge.billed(size.model, job.url, facts.usage, amount)
+        amount = self._prices.cost(size.model, facts.usage, facts.tool_usage)
+        return Charge.billed(size.model, job.url, facts.usage, amount, bound=self._ceiling(size))
 
     def maybe(self, job: Job, size: RequestSize) -> Charge:
         """The charge of an attempt whose reply was not seen: the most that it can have taken."""

@@ -10,8 +10,8 @@ import msgspec
 from batchrunner.events import AttemptResult, Billing, Event
 from batchrunner.job import Usage
 
-#: Sums of money never round: a sum that does not fit 60 digits raises.
-_EXACT = decimal.Context(prec=60, traps=[decimal.Inexact, decimal.InvalidOperation])
+#: Sums of money never round: a sum that does not fit as many digits as prices are multiplied with raises.
+_EXACT = decimal.Context(prec=120, traps=[decimal.Inexact, decimal.InvalidOperation])
 
 
 class Tally(msgspec.Struct):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from decimal import Decimal
 
 import msgspec
 
@@ -35,7 +36,7 @@ class _Usage(msgspec.Struct):
 
 
 class _Cost(msgspec.Struct):
-    #: exact numbers; what has no known price is in neither
+    #: exact numbers; what has no known price is in neither. Null where nothing but that is known to have been billed.
     amount: msgspec.Raw
     currency: str
     maybe_billed: msgspec.Raw
@@ -66,9 +67,9 @@ def summary(status: Status, wall_seconds: float) -> bytes:
             request_counts=_Counts(status.total, status.completed, status.failed),
             usage=_Usage(status.usage.input_tokens, status.usage.cached_tokens, status.usage.output_tokens),
             cost=_Cost(
-                msgspec.Raw(json_number(status.billed_usd).encode()),
+                _known(status.billed_usd, status),
                 "USD",
-                msgspec.Raw(json_number(status.maybe_billed_usd).encode()),
+                _known(status.maybe_billed_usd, status),
                 status.unpriced_attempts,
             ),
             attempts=status.attempts,
@@ -76,6 +77,12 @@ def summary(status: Status, wall_seconds: float) -> bytes:
             wall_seconds=round(wall_seconds, 3),
         )
     )
+
+
+def _known(amount: Decimal, status: Status) -> msgspec.Raw:
+    """An unknown amount is said to be unknown, never zero."""
+    unknown = status.unpriced_attempts and not status.billed_usd and not status.maybe_billed_usd
+    return msgspec.Raw(b"null" if unknown else json_number(amount).encode())
 
 
 def exit_code(status: Status, *, terminated: bool) -> int:

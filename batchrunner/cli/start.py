@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 from collections.abc import Sequence
@@ -21,8 +22,7 @@ from batchrunner.errors import AccountError, UsageError
 from batchrunner.estimate import Estimator
 from batchrunner.events import Event, Sink
 from batchrunner.heads import Heads
-from batchrunner.index import Index, Inputs, index_inputs
-from batchrunner.job import BadLine
+from batchrunner.index import BadLines, Index, Inputs, index_inputs
 from batchrunner.journal import Facts, Journal, Recovered, Tariff, recover
 from batchrunner.lifecycle import State
 from batchrunner.metrics import Metrics
@@ -59,7 +59,7 @@ def carry_out(
     Raises: UsageError, ChangedLines, JournalDamaged, InvalidInput before anything is sent; DiskError any time.
     """
     heads = Heads(Origin.parse(options.base_url), keys)
-    bad_lines: list[BadLine] = []
+    bad_lines = BadLines()
     index = index_inputs(inputs, bad_lines.append)
     _tell_of_input(inputs, index, bad_lines)
     prices = _prices(options, directory, heads, clock)
@@ -76,6 +76,7 @@ def carry_out(
         accept_changes=accept_changes,
         retry_failed=retry_failed,
     )
+    bad_lines.close()
     for warning in recovered.warnings:
         say(f"warning: {warning}")
     return trio.run(
@@ -83,9 +84,9 @@ def carry_out(
     )
 
 
-def _tell_of_input(inputs: Inputs, index: Index, bad_lines: Sequence[BadLine]) -> None:
+def _tell_of_input(inputs: Inputs, index: Index, bad_lines: BadLines) -> None:
     """What people should know of the job files before anything is sent."""
-    for bad in bad_lines[:FAILURES_TOLD]:
+    for bad in itertools.islice(bad_lines, FAILURES_TOLD):
         say(f"{inputs.place(bad.line)} is no job: {bad.message}")
     if len(bad_lines) > FAILURES_TOLD:
         say(f"{len(bad_lines) - FAILURES_TOLD:,} more lines are no jobs; all of them stand in errors.jsonl.")
@@ -197,7 +198,7 @@ def _tariff(inputs: Inputs, index: Index, prices: PriceTable) -> Tariff:
         return None if shape is None else shape.read(body)
 
     def price(model: str, facts: Facts) -> Decimal | None:
-        return None if facts.usage is None else prices.cost(model, facts.usage, facts.tool_usage)
+        return prices.cost(model, facts.usage, facts.tool_usage)
 
     return Tariff(request=request, facts=facts, price=price, ceiling=prices.ceiling)
 

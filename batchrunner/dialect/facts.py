@@ -16,6 +16,10 @@ from batchrunner.job import RequestSize, Usage
 MAX_TOKENS: Final = 1_000_000_000
 
 
+#: some servers begin their JSON with it
+BOM: Final = b"\xef\xbb\xbf"
+
+
 class Finish(enum.StrEnum):
     """How an answer ended: a closed set, fit for a label."""
 
@@ -63,14 +67,26 @@ def read_object(body: bytes) -> dict[str, Any] | None:
     past every range are JSON, and a reply that has them has been paid for. msgspec refuses them, so what it refuses is read
     once more by the slower standard decoder. NaN is no JSON.
     """
-    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        value = msgspec.json.decode(body)
-        return value if isinstance(value, dict) else None
     try:
-        value = json.loads(body.decode(), parse_int=_bounded_int, parse_constant=_refuse)
+        value = _read(body.removeprefix(BOM))
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def is_json(body: bytes) -> bool:
+    """Whether the bytes are one whole JSON value, by the same grammar."""
+    try:
+        _read(body.removeprefix(BOM))
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _read(body: bytes) -> object:
+    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return msgspec.json.decode(body)
+    return json.loads(body.decode(), parse_int=_bounded_int, parse_constant=_refuse)
 
 
 def _bounded_int(text: str) -> float:
@@ -109,9 +125,8 @@ def mappings(value: object) -> list[dict[str, Any]]:
 
 def has_text(value: object) -> bool:
     """Whether a content field says anything: a string, or parts with a `text`, that are more than white space."""
-    if isinstance(value, str):
-        return bool(value) and not value.isspace()
-    return any(has_text(part.get("text")) for part in mappings(value))
+    texts = [value] if isinstance(value, str) else [part.get("text") for part in mappings(value)]
+    return any(isinstance(text, str) and text and not text.isspace() for text in texts)
 
 
 def usage_of(

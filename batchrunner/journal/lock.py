@@ -58,6 +58,7 @@ class RunLock:
 
     def __init__(self, directory: Path, *, wall_ns: int) -> None:
         self._path = directory / NAME
+        self._directory_fd = -1
         self._fd = self._open()
         try:
             self._take()
@@ -68,9 +69,10 @@ class RunLock:
 
     def release(self) -> None:
         """Let the next one in. Does nothing the second time."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        for fd in (self._directory_fd, self._fd):
+            if fd >= 0:
+                os.close(fd)
+        self._directory_fd = self._fd = -1
 
     def __enter__(self) -> Self:
         return self
@@ -80,6 +82,7 @@ class RunLock:
 
     def _take(self) -> None:
         self._flock(self._fd)
+        self._take_directory()
         # Some network file systems grant every lock. A second descriptor of our own must be refused, or nobody is.
         second = self._open()
         try:
@@ -92,6 +95,18 @@ class RunLock:
             os.close(second)
         raise self._unsupported(OSError(0, "the same file was locked twice"))
 
+    def _take_directory(self) -> None:
+        """Lock the directory itself too: people remove lock files, and must not let a second process in by it.
+
+        Where directories cannot be locked, the file has to do.
+        """
+        self._directory_fd = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(self._directory_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as cause:
+            if cause.errno in _HELD:
+                raise self._in_use() from cause
+
     def _flock(self, fd: int, tries: int = _TRIES) -> None:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -101,13 +116,16 @@ class RunLock:
                     time.sleep(_PAUSE_SECONDS)
                     self._flock(fd, tries - 1)
                     return
-                raise RunDirectoryInUse(
-                    f"{self._path.parent}: another batchrun is at work on this run directory{self._holder()}. "
-                    "Wait for it or stop it, or use another --run-dir."
-                ) from cause
+                raise self._in_use() from cause
             if cause.errno in _UNSUPPORTED:
                 raise self._unsupported(cause) from cause
             raise DiskError(str(self._path), "locking", cause) from cause
+
+    def _in_use(self) -> RunDirectoryInUse:
+        return RunDirectoryInUse(
+            f"{self._path.parent}: another batchrun is at work on this run directory{self._holder()}. "
+            "Wait for it or stop it, or use another --run-dir."
+        )
 
     def _unsupported(self, cause: OSError) -> InvalidInput:
         return InvalidInput(

@@ -14,7 +14,7 @@ kind, so that a crash in the middle of it is one more crash of the usual kind:
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -68,13 +68,13 @@ def recover(
     tariff: Tariff,
     pid: int,
     version: str,
-    bad_lines: Sequence[BadLine] = (),
+    bad_lines: Iterable[BadLine] = (),
     accept_changes: bool = False,
     retry_failed: bool = False,
 ) -> Recovered:
     """Bring the run in this directory to where it can go on; an empty directory begins a run.
 
-    `bad_lines`: the lines of the input that are no job, in their order. `accept_changes`: changed lines that have not
+    `bad_lines`: the lines of the input that are no job, in their order; they are gone through more than once. `accept_changes`: changed lines that have not
     succeeded run anew. `retry_failed`: failed jobs run anew, with all their attempts.
 
     Raises: ChangedLines, JournalDamaged or InvalidInput with nothing touched; DiskError.
@@ -89,7 +89,7 @@ def recover(
     except BaseException:
         files.close()
         raise
-    return recovery.result(len(bad_lines))
+    return recovery.result()
 
 
 class _Recovery:
@@ -107,6 +107,7 @@ class _Recovery:
         self.fresh = True
         self.lost = 0
         self.reopened = 0
+        self.bad_lines = 0
         #: names of files with lines that must go
         self.unwanted: set[str] = set()
         self.cut: AppendFile | None = None
@@ -135,6 +136,8 @@ class _Recovery:
         size = self.disk.size(COSTS) or 0
         if size < synced:
             raise JournalDamaged(COSTS, size, f"it ends here, and was {synced} bytes long once")
+        if synced and next(self.disk.chunks(COSTS, synced - 1), b"")[:1] != b"\n":
+            raise JournalDamaged(COSTS, synced - 1, "a line ended here once")
         ended = {(record.id, record.attempt) for _, record in self.replay.unsynced}
         end = synced
         tail: dict[tuple[str, int], CostLine] = {}
@@ -191,7 +194,7 @@ class _Recovery:
         if unfinished and not accept_changes:
             first = [(self.index.lines[number], changed[number]) for number in unfinished[:5]]
             raise ChangedLines(first, len(unfinished))
-        self.accepted = unfinished
+        self.accepted = {number: changed[number] for number in unfinished}
 
     # Writing ------------------------------------------------------------------------------------------------------
 
@@ -236,26 +239,27 @@ class _Recovery:
 
     def reopen(self, *, retry_failed: bool) -> None:
         """Make durable which jobs run anew, before their lines go."""
-        accepted = set(self.accepted)
+        accepted = dict(self.accepted)
         if retry_failed or accepted:
             for _, line, key, identity in self.errors.kept_lines():
                 if isinstance(key, int) and (retry_failed or key in accepted):
                     self._reopen(str(line.custom_id), key, identity.attempt, "failed before")
-                    accepted.discard(key)
-        for number in sorted(accepted):
-            self._reopen(self.replay.changed[number], number, self.replay.sends(number), "its line was changed")
+                    accepted.pop(key, None)
+        for number, custom_id in sorted(accepted.items()):
+            self._reopen(custom_id, number, self.replay.sends(number), "its line was changed")
         if self.reopened:
             self.files.sync_journal()
 
-    def rewrite(self, bad_lines: Sequence[BadLine]) -> None:
+    def rewrite(self, bad_lines: Iterable[BadLine]) -> None:
         """Replace results.jsonl or errors.jsonl where lines must go, or other bad lines must stand in errors.jsonl."""
         if RESULTS in self.unwanted:
             self.files.replace(RESULTS, (raw for raw, *_ in self.results.kept_lines()))
-        other_bad_lines = Digest.of(self.run_id, bad_lines) != self.errors.bad_lines
-        if ERRORS in self.unwanted or self.reopened or other_bad_lines:
+        wanted = Digest.of(self.run_id, bad_lines)
+        self.bad_lines = wanted.count
+        if ERRORS in self.unwanted or self.reopened or wanted != self.errors.bad_lines:
             self.files.replace(ERRORS, self._errors(bad_lines))
 
-    def result(self, bad_lines: int) -> Recovered:
+    def result(self) -> Recovered:
         """What the run goes on from."""
         replay = self.replay
         removed = replay.removed + sum(isinstance(key, str) for key in replay.histories)
@@ -268,7 +272,7 @@ class _Recovery:
             histories={key: history for key, history in replay.histories.items() if isinstance(key, int)},
             completed=self.index.state.count(State.SUCCEEDED),
             failed=self.index.state.count(State.FAILED),
-            bad_lines=bad_lines,
+            bad_lines=self.bad_lines,
             recent_sends=[send for send in replay.recent if send[0] >= oldest_ns],
             same_boot=self.boot == self.clock.boot_id,
             fresh=self.fresh,
@@ -357,7 +361,7 @@ class _Recovery:
         self._record(Reopened(custom_id, fingerprint_text(self.index.fingerprints[number]), attempt, why))
         self.reopened += 1
 
-    def _errors(self, bad_lines: Sequence[BadLine]) -> Iterator[bytes]:
+    def _errors(self, bad_lines: Iterable[BadLine]) -> Iterator[bytes]:
         for bad in bad_lines:
             yield bad_line(self.run_id, bad)
         for raw, *_ in self.errors.kept_lines():

@@ -43,10 +43,10 @@ class Tariff(msgspec.Struct, frozen=True):
         """The charge and the finish of a job's whole result line. `sent` is None where no record tells of its sending."""
         endpoint, model = self.request(number) if sent is None else (sent.endpoint, sent.model)
         facts = self.facts(endpoint, line.answer() or b"")
-        if facts is None or facts.usage is None:
-            return Charge.billed(model, endpoint, None, None), None if facts is None else str(facts.finish)
-        amount = self.price(model, facts)
-        return Charge.billed(model, endpoint, facts.usage, amount), str(facts.finish)
+        bound = None if sent is None else self.ceiling(sent.model, sent.input, sent.cap)
+        if facts is None:
+            return Charge.billed(model, endpoint, None, None, bound), None
+        return Charge.billed(model, endpoint, facts.usage, self.price(model, facts), bound), str(facts.finish)
 
     def failure(self, sent: Sent | None, line: FinalLine) -> Charge | None:
         """The charge of a whole error line: an answer that was not seen or not readable may have been billed, others not."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import trio
 
 from batchrunner.errors import AccountError
-from batchrunner.exchange import Reply
 from batchrunner.heads import Heads
 from batchrunner.platform.catalog import Catalog
 from batchrunner.transport import Pool, Timeouts, TransportError
 
 CATALOG_PATH = "/v1/models"
-TRIES = 3
-PAUSE_SECONDS = 0.5
+#: Seconds to wait before each further try. A server that is just coming up, or an account that is busy, gets its moment.
+PAUSES_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0)
+TRIED_AGAIN_STATUSES = frozenset({408, 425, 429})
 #: A catalog is a list: what takes longer than this is not going to come.
 TIMEOUTS = Timeouts(connect_seconds=5, write_seconds=5, first_byte_seconds=15, between_bytes_seconds=15, attempt_seconds=30)
 
@@ -20,23 +20,34 @@ TIMEOUTS = Timeouts(connect_seconds=5, write_seconds=5, first_byte_seconds=15, b
 async def fetch_catalog(pool: Pool, heads: Heads, *, fetched_at: str) -> Catalog:
     """The models on offer with their prices, as of `fetched_at`.
 
-    Raises: AccountError where the server does not answer, or not with a catalog.
+    Raises: AccountError where the server does not answer, or not with a catalog that names a model.
     """
-    for tries_left in reversed(range(TRIES)):
+    for pause_seconds in (*PAUSES_SECONDS, None):
         try:
-            connection = await pool.connect(TIMEOUTS)
-            reply = await connection.exchange(heads.get(CATALOG_PATH), b"", TIMEOUTS)
-        except TransportError as error:
-            if not tries_left:
-                raise AccountError(f"the catalog cannot be fetched: {error.failure.message}.") from error
-        else:
-            if reply.status < 500 or not tries_left:
-                return _parse(reply, fetched_at)
-        await trio.sleep(PAUSE_SECONDS)
+            return await _try(pool, heads, fetched_at)
+        except _NotNowError as error:
+            if pause_seconds is None:
+                raise AccountError(str(error)) from error
+        await trio.sleep(pause_seconds)
     raise AssertionError("the last try ends the loop")
 
 
-def _parse(reply: Reply, fetched_at: str) -> Catalog:
+class _NotNowError(Exception):
+    """Worth another try."""
+
+
+async def _try(pool: Pool, heads: Heads, fetched_at: str) -> Catalog:
+    try:
+        connection = await pool.connect(TIMEOUTS)
+        reply = await connection.exchange(heads.get(CATALOG_PATH), b"", TIMEOUTS)
+    except TransportError as error:
+        raise _NotNowError(f"the catalog cannot be fetched: {error.failure.message}.") from error
+    refusal = f"the catalog cannot be fetched: the server answered with status {reply.status}."
+    if reply.status >= 500 or reply.status in TRIED_AGAIN_STATUSES:
+        raise _NotNowError(refusal)
     if reply.status != 200:
-        raise AccountError(f"the catalog cannot be fetched: the server answered with status {reply.status}.")
-    return Catalog.parse(reply.body, fetched_at=fetched_at)
+        raise AccountError(refusal)
+    catalog = Catalog.parse(reply.body, fetched_at=fetched_at)
+    if not catalog.models:
+        raise AccountError("the catalog names no model.")
+    return catalog

@@ -48,6 +48,18 @@ def test_a_directory_at_work_is_refused_by_its_holders_pid(tmp_path: Path) -> No
         end(holder)
 
 
+def test_removing_the_lock_file_lets_nobody_in(tmp_path: Path) -> None:
+    """People delete lock files that they take for stale: the directory itself is held too."""
+    holder = hold(tmp_path)
+    try:
+        (tmp_path / "lock").unlink()
+        with pytest.raises(RunDirectoryInUse):
+            RunLock(tmp_path, wall_ns=0)
+    finally:
+        end(holder)
+    RunLock(tmp_path, wall_ns=0).release()
+
+
 def test_a_killed_holder_leaves_no_lock_behind(tmp_path: Path) -> None:
     """After kill -9 the next process gets in, and the file is the same one."""
     holder = hold(tmp_path)

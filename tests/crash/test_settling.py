@@ -325,3 +325,12 @@ def test_an_empty_directory_begins_a_run() -> None:
     disk = MemoryDisk()
     assert start(disk, ids_of(1))[0].fresh
     assert not start(disk, ids_of(1))[0].fresh
+
+
+async def test_costs_that_grew_in_the_middle_are_refused() -> None:
+    """Where a line ended when the file was synced, one still ends: else nothing is written behind what somebody changed."""
+    ids = ids_of(3)
+    disk = await finished(ids)
+    disk.files[COSTS][20:20] = b"x"
+    with pytest.raises(JournalDamaged, match="a line ended here once"):
+        start(killed(disk), ids)

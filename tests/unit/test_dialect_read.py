@@ -228,7 +228,6 @@ def test_no_tool_fired_is_an_empty_map() -> None:
         b'{"a":NaN}',
         b'{"a":-Infinity}',
         b'{"a":"\xff"}',
-        b"\xef\xbb\xbf{}",
         b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
         b'["\\ud800 x"]',
     ],
@@ -236,6 +235,24 @@ def test_no_tool_fired_is_an_empty_map() -> None:
 def test_what_is_no_json_object_is_none(body: bytes) -> None:
     """Nothing raises."""
     assert [one.read(body) for one in dialect.URLS.values()] == [None, None, None]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_json() -> None:
+    """Some servers begin with one; the answer behind it was paid for."""
+    body = b'\xef\xbb\xbf{"usage":{"prompt_tokens":9,"completion_tokens":4}}'
+    facts = dialect.URLS["/v1/chat/completions"].read(body)
+    assert facts is not None
+    assert facts.usage == Usage(9, 4)
+
+
+@pytest.mark.parametrize("url", dialect.URLS)
+def test_no_nesting_is_too_deep_to_be_read(url: str) -> None:
+    """Texts in texts in texts: whatever the parser lets through is read, since nothing of a reply may raise."""
+    for depth in (100, 300, 380, 900):
+        inner = b'[{"text":' * depth + b'"x"' + b"}]" * depth
+        for body in (b'{"choices":[{"message":{"content":%b}}]}', b'{"output":[{"content":%b}]}', b'{"content":%b}'):
+            facts = dialect.URLS[url].read(body % inner)
+            assert facts is None or facts.usage is None
 
 
 @pytest.mark.parametrize("odd", ['"\\ud83d"', "1e999", "-1e999", "9" * 400, "9" * 5000, "-" + "9" * 30])

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchrunner.errors import ChangedLines, DiskError, InvalidInput, UsageError
-from batchrunner.index import Duplicate, Index, Inputs, index_inputs
+from batchrunner.index import BadLines, Duplicate, Index, Inputs, index_inputs
 from batchrunner.job import BadLine
 from batchrunner.jobfile import MAX_LINE_BYTES, fingerprint
 
@@ -317,3 +317,14 @@ def test_closing_twice_does_nothing(tmp_path: Path) -> None:
     inputs.close()
     with pytest.raises(IndexError):
         inputs.read(0, 1)
+
+
+def test_bad_lines_are_kept_whole_however_many() -> None:
+    """Lines that are no job come back in their order, as often as they are asked for, beyond what memory holds of them."""
+    kept = BadLines()
+    lines = [BadLine(number, "invalid_json", "x" * 200) for number in range(10_000)]
+    for line in lines:
+        kept.append(line)
+    assert len(kept) == 10_000
+    assert list(kept) == list(kept) == lines
+    kept.close()

@@ -73,8 +73,18 @@ def test_row_2xx_with_a_json_object_is_done(status: int) -> None:
     assert (outcome.facts.usage.total_tokens, outcome.facts.finish) == (10, dialect.Finish.LENGTH)
 
 
-@pytest.mark.parametrize("body", ["", "{", "[]", "null", '"text"', "<html></html>", b"\xff\xfe", '{"a": NaN}'])
-def test_row_2xx_that_is_no_json_object_fails_at_once(body: str | bytes) -> None:
+@pytest.mark.parametrize("body", ["[]", "null", '"text"', "17", "\ufeff{}"])
+def test_row_2xx_with_any_json_is_a_success(body: str) -> None:
+    """Whole JSON of a shape that nobody promised is an answer all the same, and was paid for; its usage is not known."""
+    outcome = judge(reply(200, body))
+    assert isinstance(outcome, Done)
+    assert outcome.facts.usage is None
+
+
+@pytest.mark.parametrize(
+    "body", ["", "{", "[1", "<html></html>", b"\xff\xfe", '{"a": NaN}', b"{\x00}\x00", b"\xff\xfe{\x00}\x00"]
+)
+def test_row_2xx_that_is_no_json_fails_at_once(body: str | bytes) -> None:
     """A whole 2xx of anything else fails without another attempt, and may have been billed."""
     outcome = judge(reply(200, body))
     assert isinstance(outcome, Failed)

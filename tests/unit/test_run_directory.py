@@ -209,7 +209,7 @@ def test_a_finished_run_is_known(open_directory: OpenDirectory, make_status: Mak
     assert directory.finished(IDENTITY, OPTIONS) is None
     status = make_status(state="completed")
     finish(directory, msgspec.json.encode(status))
-    assert directory.finished(IDENTITY, OPTIONS) == status
+    assert directory.finished(IDENTITY, OPTIONS) == msgspec.structs.replace(status, run_dir=OPTIONS.run_dir)
     assert directory.finished([["/jobs.jsonl", 11, 1, 2]], OPTIONS) is None
 
 

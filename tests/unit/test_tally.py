@@ -87,4 +87,4 @@ def test_sums_of_money_are_exact() -> None:
     sums = tally(*(event(billing=Billing.BILLED, cost_usd=Decimal(amount)) for amount in ("1000000", "1E-28")))
     assert str(sums.billed_usd) == "1000000." + "0" * 27 + "1"
     with pytest.raises(decimal.Inexact):
-        sums.add(event(billing=Billing.BILLED, cost_usd=Decimal("1E-60")))
+        sums.add(event(billing=Billing.BILLED, cost_usd=Decimal("1E-140")))

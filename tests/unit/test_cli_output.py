@@ -1,0 +1,78 @@
+"""The summary document and the exit code that a run's last status stands for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from batchrunner.cli.output import exit_code, summary
+from batchrunner.job import Usage
+from batchrunner.status import Status
+
+MakeStatus = Callable[..., Status]
+
+
+def document(status: Status) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(summary(status, 1.23456), parse_float=Decimal)
+    return found
+
+
+def test_the_summary_has_the_contracts_fields(make_status: MakeStatus) -> None:
+    """Every field of the contract, amounts as exact numbers."""
+    status = make_status(
+        state="completed",
+        completed=9,
+        failed=1,
+        attempts=12,
+        rate_limited=2,
+        usage=Usage(100, 50, 10),
+        billed_usd=Decimal("0.10000001"),
+    )
+    assert document(status) == {
+        "run_dir": status.run_dir,
+        "status": "completed",
+        "stopped_by": None,
+        "request_counts": {"total": 10, "completed": 9, "failed": 1},
+        "usage": {"input_tokens": 100, "cached_tokens": 10, "output_tokens": 50},
+        "cost": {"amount": Decimal("0.10000001"), "currency": "USD", "maybe_billed": 0, "unpriced_attempts": 0},
+        "attempts": 12,
+        "rate_limited": 2,
+        "wall_seconds": Decimal("1.235"),
+    }
+
+
+def test_an_unknown_cost_is_null_and_never_zero(make_status: MakeStatus) -> None:
+    """Where nothing is known but that something was billed, no figure is given; beside known sums the count says what is missing."""
+    assert document(make_status(unpriced_attempts=3))["cost"] == {
+        "amount": None,
+        "currency": "USD",
+        "maybe_billed": None,
+        "unpriced_attempts": 3,
+    }
+    known = document(make_status(unpriced_attempts=3, billed_usd=Decimal(1)))["cost"]
+    assert (known["amount"], known["maybe_billed"], known["unpriced_attempts"]) == (1, 0, 3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "terminated", "code"),
+    [
+        ({"state": "completed"}, False, 0),
+        ({"state": "completed", "failed": 1}, False, 1),
+        ({"state": "completed"}, True, 0),
+        ({"state": "stopped", "stopped_by": "max_cost", "failed": 1}, False, 3),
+        ({"state": "stopped", "stopped_by": "failures"}, False, 3),
+        ({"state": "stopped", "stopped_by": "credits"}, False, 69),
+        ({"state": "stopped", "stopped_by": "keys"}, False, 69),
+        ({"state": "stopped", "stopped_by": "unreachable"}, False, 69),
+        ({"state": "stopped", "stopped_by": "disk"}, True, 74),
+        ({"state": "stopped", "stopped_by": "signal"}, False, 130),
+        ({"state": "stopped", "stopped_by": "signal"}, True, 143),
+    ],
+)
+def test_exit_codes(make_status: MakeStatus, fields: dict[str, Any], terminated: bool, code: int) -> None:
+    """The contract's table."""
+    assert exit_code(make_status(**fields), terminated=terminated) == code
