@@ -74,8 +74,9 @@ def recover(
 ) -> Recovered:
     """Bring the run in this directory to where it can go on; an empty directory begins a run.
 
-    `bad_lines`: the lines of the input that are no job, in their order; they are gone through more than once. `accept_changes`: changed lines that have not
-    succeeded run anew. `retry_failed`: failed jobs run anew, with all their attempts.
+    `bad_lines`: the lines of the input that are no job, in their order; they are gone through more than once.
+    `accept_changes`: changed lines that have not succeeded run anew. `retry_failed`: failed jobs run anew, with all their
+    attempts.
 
     Raises: ChangedLines, JournalDamaged or InvalidInput with nothing touched; DiskError.
     """

@@ -25,7 +25,7 @@ async def fetch(nursery: trio.Nursery, *steps: Step) -> tuple[Catalog | AccountE
     asked: list[bytes] = []
 
     async def serve(stream: trio.abc.Stream, status: int, body: bytes) -> None:
-        asked.append(await stream.receive_some(65_536))
+        asked.append(bytes(await stream.receive_some(65_536)))
         await stream.send_all(b"HTTP/1.1 %d X\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b" % (status, len(body), body))
 
     async def connect() -> trio.abc.Stream:

@@ -23,15 +23,8 @@ def document(status: Status) -> dict[str, Any]:
 
 def test_the_summary_has_the_contracts_fields(make_status: MakeStatus) -> None:
     """Every field of the contract, amounts as exact numbers."""
-    status = make_status(
-        state="completed",
-        completed=9,
-        failed=1,
-        attempts=12,
-        rate_limited=2,
-        usage=Usage(100, 50, 10),
-        billed_usd=Decimal("0.10000001"),
-    )
+    figures = {"completed": 9, "failed": 1, "attempts": 12, "rate_limited": 2, "billed_usd": Decimal("0.10000001")}
+    status = make_status(state="completed", usage=Usage(100, 50, 10), **figures)
     assert document(status) == {
         "run_dir": status.run_dir,
         "status": "completed",
@@ -46,7 +39,7 @@ def test_the_summary_has_the_contracts_fields(make_status: MakeStatus) -> None:
 
 
 def test_an_unknown_cost_is_null_and_never_zero(make_status: MakeStatus) -> None:
-    """Where nothing is known but that something was billed, no figure is given; beside known sums the count says what is missing."""
+    """Where nothing is known but that something was billed, no figure is given; beside known sums a count says what lacks."""
     assert document(make_status(unpriced_attempts=3))["cost"] == {
         "amount": None,
         "currency": "USD",

@@ -67,20 +67,24 @@ def test_what_was_billed_at_an_unknown_amount_counts_at_its_bound() -> None:
     """A reply without usage was paid for: under a cap it counts as the most that it can have cost. It is shown as unknown."""
     capped = spending("100")
     charge = capped.billed(JOB, candidate().size, ReplyFacts(None, Finish.STOP))
-    assert (charge.amount, charge.bound) == (None, 30)
+    assert charge.amount is None
+    assert charge.bound == 30
     capped._totals.add(charge)
     capped._totals.add(charge)
     assert capped.verdict(candidate()) == "allowed"
     capped._totals.add(charge)
     assert capped.verdict(candidate()) == "cap_reached"
-    assert (capped._totals.billed, capped._totals.unpriced) == (0, 3)
+    assert capped._totals.billed == 0
+    assert capped._totals.unpriced == 3
 
 
 def test_a_request_that_costs_the_same_whatever_its_length() -> None:
     """Where tokens are free the price of a request is known without its usage."""
     prices = PriceTable.from_catalog({"data": [{"id": "flat", "pricing": {"request": "3"}}]}, fetched_at="2026-01-01T00:00:00Z")
     charge = Spending(prices, Totals(), None).billed(JOB, RequestSize("flat", 10, 10), ReplyFacts(None, Finish.STOP))
-    assert (charge.amount, charge.bound, charge.input) == (3, None, None)
+    assert charge.amount == 3
+    assert charge.bound is None
+    assert charge.input is None
 
 
 def test_what_is_in_flight_counts_at_its_prediction() -> None:
