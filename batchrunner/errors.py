@@ -8,6 +8,7 @@ A job's own failure is never an exception: it is a line in `errors.jsonl`. These
     │   ├── ChangedLines           lines of the job file differ from what an earlier start ran
     │   └── JournalDamaged         bytes that were once synced are gone or altered
     ├── AccountError          69   the account or its server lets nothing through
+    │   └── UnreachableError       no connection to the server can be opened
     ├── DiskError             74   a write or a sync failed; the first one is final
     └── RunDirectoryInUse     75   another process holds the lock
 
@@ -68,6 +69,10 @@ class AccountError(BatchrunError):
     """The account or its server refuses everything: no credits, no valid key, unreachable."""
 
     exit_code = 69
+
+
+class UnreachableError(AccountError):
+    """No connection to the server can be opened."""
 
 
 class DiskError(BatchrunError):

@@ -9,7 +9,6 @@ The writer lives in the outer nursery and closes last, so that whatever ends a r
 
 from __future__ import annotations
 
-import math
 import os
 import random
 from collections.abc import Callable, Iterator
@@ -42,6 +41,7 @@ STATUS_INTERVAL_SECONDS = 5.0
 UNREACHED_SECONDS = 30.0
 CONNECT_BACKOFF_BASE_SECONDS = 0.5
 CONNECT_BACKOFF_CAP_SECONDS = 30.0
+UNREACHED_BACKOFF_CAP_SECONDS = 4.0
 
 
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +66,8 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     heads: Heads
     spending: Spending
     estimator: Estimator
+    #: the server has not been reached since then; None where it was, or nobody has tried
+    unreached_since_ns: int | None = None
     #: a line for people
     say: Callable[[str], None]
 
@@ -224,7 +226,7 @@ class Run:
 
     async def _connect(self) -> Connection | None:
         """An open connection; None once the run is stopping. A server that is away is waited for, unless it never was there."""
-        first_failure = math.inf
+        unreached_since_ns = self._parts.unreached_since_ns
         failures = 0
         while not self._stopping.is_set():
             try:
@@ -234,14 +236,16 @@ class Run:
                     return None
             except TransportError as error:
                 failures += 1
-                first_failure = min(first_failure, trio.current_time())
-                if not self._reached and trio.current_time() - first_failure >= UNREACHED_SECONDS:
+                now_ns = self._clock.monotonic_ns()
+                unreached_since_ns = now_ns if unreached_since_ns is None else unreached_since_ns
+                if not self._reached and now_ns - unreached_since_ns >= UNREACHED_SECONDS * NS_PER_SECOND:
                     self._stop("unreachable", error.failure.message)
                     return None
                 if failures == 1:
                     self._parts.say(f"{error.failure.message}; trying again")
                 self._connecting = True
-                ceiling = min(CONNECT_BACKOFF_CAP_SECONDS, CONNECT_BACKOFF_BASE_SECONDS * 2 ** min(failures, 10))
+                cap = CONNECT_BACKOFF_CAP_SECONDS if self._reached else UNREACHED_BACKOFF_CAP_SECONDS
+                ceiling = min(cap, CONNECT_BACKOFF_BASE_SECONDS * 2 ** min(failures, 10))
                 with trio.move_on_after(self._parts.rng.uniform(ceiling / 2, ceiling)):
                     await self._stopping.wait()
             else:

@@ -7,6 +7,7 @@ import os
 import random
 from collections.abc import Sequence
 from decimal import Decimal
+from typing import NamedTuple
 
 import trio
 
@@ -18,7 +19,7 @@ from batchrunner.cli.signals import Signals
 from batchrunner.clock import Clock
 from batchrunner.config import Options
 from batchrunner.costs import timestamp
-from batchrunner.errors import AccountError, UsageError
+from batchrunner.errors import AccountError, UnreachableError, UsageError
 from batchrunner.estimate import Estimator
 from batchrunner.events import Event, Sink
 from batchrunner.heads import Heads
@@ -69,7 +70,7 @@ def carry_out(
         run_id=directory.manifest.run_id,
         index=index,
         clock=clock,
-        tariff=_tariff(inputs, index, prices),
+        tariff=_tariff(inputs, index, prices.table),
         pid=os.getpid(),
         version=__version__,
         bad_lines=bad_lines,
@@ -101,7 +102,7 @@ async def _live(
     inputs: Inputs,
     index: Index,
     recovered: Recovered,
-    prices: PriceTable,
+    prices: _Prices,
     heads: Heads,
     signals: Signals,
     metrics_address: tuple[str, int] | None,
@@ -132,8 +133,9 @@ async def _live(
             store=store,
             pool=pool,
             heads=heads,
-            spending=Spending(prices, recovered.totals, options.max_cost_usd),
+            spending=Spending(prices.table, recovered.totals, options.max_cost_usd),
             estimator=Estimator(),
+            unreached_since_ns=prices.unreached_since_ns,
             say=progress.say,
         )
     )
@@ -155,27 +157,38 @@ async def _live(
     return status
 
 
-def _prices(options: Options, directory: RunDirectory, heads: Heads, clock: Clock) -> PriceTable:
+class _Prices(NamedTuple):
+    table: PriceTable
+    #: monotonic time since which the server was asked for them and not reached; None where it was
+    unreached_since_ns: int | None = None
+
+
+def _prices(options: Options, directory: RunDirectory, heads: Heads, clock: Clock) -> _Prices:
     """The catalog's prices, kept in the manifest with their date; those kept before where there is no catalog now.
 
-    Raises: UsageError where there are none at all, and a spend cap rests on them.
+    Raises: where there are none at all and a spend cap rests on them, UsageError, or UnreachableError.
     """
     assert directory.manifest is not None
     kept = directory.manifest.prices
+    began_ns = clock.monotonic_ns()
     try:
         prices = trio.run(_fetch, Origin.parse(options.base_url), heads, timestamp(clock.wall_ns()))
     except AccountError as error:
+        unreachable = isinstance(error, UnreachableError)
+        since_ns = began_ns if unreachable else None
         if kept is not None:
             say(f"warning: {error} Prices are those of {kept.fetched_at}.")
-            return kept
+            return _Prices(kept, since_ns)
         if options.max_cost_usd is not None:
+            if unreachable:
+                raise
             raise UsageError(
                 f"--max-cost needs prices, and there are none: {error} Check --base-url, or leave --max-cost out."
             ) from error
         say(f"warning: {error} Costs are unknown; tokens are counted all the same.")
-        return PriceTable()
+        return _Prices(PriceTable(), since_ns)
     directory.keep_prices(prices)
-    return prices
+    return _Prices(prices)
 
 
 async def _fetch(origin: Origin, heads: Heads, fetched_at: str) -> PriceTable:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import trio
 
-from batchrunner.errors import AccountError
+from batchrunner.errors import AccountError, UnreachableError
 from batchrunner.heads import Heads
+from batchrunner.outcome import NO_CONNECTION
 from batchrunner.platform.catalog import Catalog
 from batchrunner.transport import Pool, Timeouts, TransportError
 
@@ -20,20 +23,24 @@ TIMEOUTS = Timeouts(connect_seconds=5, write_seconds=5, first_byte_seconds=15, b
 async def fetch_catalog(pool: Pool, heads: Heads, *, fetched_at: str) -> Catalog:
     """The models on offer with their prices, as of `fetched_at`.
 
-    Raises: AccountError where the server does not answer, or not with a catalog that names a model.
+    Raises: UnreachableError where there is no connection; AccountError where the server does not answer, or not with a
+    catalog that names a model.
     """
-    for pause_seconds in (*PAUSES_SECONDS, None):
-        try:
+    for pause_seconds in PAUSES_SECONDS:
+        with contextlib.suppress(_NotNowError):
             return await _try(pool, heads, fetched_at)
-        except _NotNowError as error:
-            if pause_seconds is None:
-                raise AccountError(str(error)) from error
         await trio.sleep(pause_seconds)
-    raise AssertionError("the last try ends the loop")
+    try:
+        return await _try(pool, heads, fetched_at)
+    except _NotNowError as last:
+        raise last.error from last
 
 
 class _NotNowError(Exception):
-    """Worth another try."""
+    """Worth another try; `error` where there is none left."""
+
+    def __init__(self, error: AccountError) -> None:
+        self.error = error
 
 
 async def _try(pool: Pool, heads: Heads, fetched_at: str) -> Catalog:
@@ -41,12 +48,13 @@ async def _try(pool: Pool, heads: Heads, fetched_at: str) -> Catalog:
         connection = await pool.connect(TIMEOUTS)
         reply = await connection.exchange(heads.get(CATALOG_PATH), b"", TIMEOUTS)
     except TransportError as error:
-        raise _NotNowError(f"the catalog cannot be fetched: {error.failure.message}.") from error
-    refusal = f"the catalog cannot be fetched: the server answered with status {reply.status}."
+        kind = UnreachableError if error.failure.kind in NO_CONNECTION else AccountError
+        raise _NotNowError(kind(f"the catalog cannot be fetched: {error.failure.message}.")) from error
+    refusal = AccountError(f"the catalog cannot be fetched: the server answered with status {reply.status}.")
     if reply.status >= 500 or reply.status in TRIED_AGAIN_STATUSES:
         raise _NotNowError(refusal)
     if reply.status != 200:
-        raise AccountError(refusal)
+        raise refusal
     catalog = Catalog.parse(reply.body, fetched_at=fetched_at)
     if not catalog.models:
         raise AccountError("the catalog names no model.")

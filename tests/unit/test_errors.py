@@ -15,6 +15,7 @@ EXIT_CODES = {
     "ChangedLines": 65,
     "JournalDamaged": 65,
     "AccountError": 69,
+    "UnreachableError": 69,
     "DiskError": 74,
     "RunDirectoryInUse": 75,
 }
