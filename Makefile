@@ -29,7 +29,7 @@ demo: $(STAMP) ## run 300 jobs against the embedded platform: no key, no cost, n
 	echo; $(BIN)/batchrun status "$$run"; exit $$code
 
 test: $(STAMP) ## run all tests but the campaign (ARGS="-k name" for some of them)
-	$(BIN)/pytest -m "not campaign" $(ARGS)
+	$(BIN)/pytest -m "not campaign" -n 2 $(ARGS)
 
 campaign: $(STAMP) ## run the long proofs
 	$(BIN)/pytest -m campaign --timeout 3600 $(ARGS)
