@@ -7,7 +7,6 @@ written again from them.
 
 from __future__ import annotations
 
-import decimal
 import enum
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -18,10 +17,8 @@ import msgspec
 from batchrunner.clock import NS_PER_SECOND
 from batchrunner.events import Billing
 from batchrunner.job import Usage
-from batchrunner.pricing import json_number
+from batchrunner.pricing import EXACT, json_number
 
-# Sums never round: 120 digits hold any number of amounts of any price, and a sum that would not fit raises.
-_EXACT: Final = decimal.Context(prec=120, traps=[decimal.Inexact, decimal.InvalidOperation])
 _NOTHING: Final = Decimal(0)
 
 
@@ -184,11 +181,11 @@ class Totals(msgspec.Struct):
             return
         if charge.amount is None:
             self.unpriced += 1
-            self.unpriced_bound = _EXACT.add(self.unpriced_bound, charge.bound or _NOTHING)
+            self.unpriced_bound = EXACT.add(self.unpriced_bound, charge.bound or _NOTHING)
         if charge.billing is Billing.MAYBE:
-            self.maybe_billed = _EXACT.add(self.maybe_billed, charge.amount or _NOTHING)
+            self.maybe_billed = EXACT.add(self.maybe_billed, charge.amount or _NOTHING)
             return
-        self.billed = _EXACT.add(self.billed, charge.amount or _NOTHING)
+        self.billed = EXACT.add(self.billed, charge.amount or _NOTHING)
         self.input_tokens += charge.input or 0
         self.cached_tokens += charge.cached or 0
         self.output_tokens += charge.output or 0

@@ -27,7 +27,7 @@ from batchrunner.errors import AccountError
 from batchrunner.job import RequestSize, Usage
 
 #: digits that hold any product of a price and a count below their bounds; a result that would not fit raises
-_EXACT: Final = decimal.Context(prec=120, traps=[decimal.Inexact, decimal.InvalidOperation, decimal.Overflow])
+EXACT: Final = decimal.Context(prec=120, traps=[decimal.Inexact, decimal.InvalidOperation, decimal.Overflow])
 _PRICE: Final = re.compile(r"[0-9]{1,7}(?:\.[0-9]{1,40})?(?:[eE][+-]?[0-9]{1,2})?")
 _MAX_PRICE: Final = 1_000_000
 _MAX_DECIMALS: Final = 60
@@ -155,7 +155,7 @@ def _total(parts: list[tuple[int, Decimal | None]]) -> Decimal | None:
         if units:
             if price is None:
                 return None
-            total = _EXACT.add(total, _EXACT.multiply(price, Decimal(units)))
+            total = EXACT.add(total, EXACT.multiply(price, Decimal(units)))
     return total
 
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import decimal
 from decimal import Decimal
 
 import msgspec
 
 from batchrunner.events import AttemptResult, Billing, Event
 from batchrunner.job import Usage
-
-#: Sums of money never round: a sum that does not fit as many digits as prices are multiplied with raises.
-_EXACT = decimal.Context(prec=120, traps=[decimal.Inexact, decimal.InvalidOperation])
+from batchrunner.pricing import EXACT
 
 
 class Tally(msgspec.Struct):
@@ -63,6 +60,6 @@ class Tally(msgspec.Struct):
         if amount is None:
             self.unpriced_attempts += 1
         elif billing is Billing.BILLED:
-            self.billed_usd = _EXACT.add(self.billed_usd, amount)
+            self.billed_usd = EXACT.add(self.billed_usd, amount)
         else:
-            self.maybe_billed_usd = _EXACT.add(self.maybe_billed_usd, amount)
+            self.maybe_billed_usd = EXACT.add(self.maybe_billed_usd, amount)
