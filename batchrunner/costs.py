@@ -175,6 +175,15 @@ class Totals(msgspec.Struct):
     #: successful answers by how they ended, in the words of `dialect.Finish`
     finishes: dict[str, int] = {}
 
+    def take_back(self, lost: Charge | None) -> None:
+        """Uncount the charge of an attempt that was counted as lost, whose real one has turned up."""
+        if lost is None:
+            return
+        if lost.amount is None:
+            self.unpriced -= 1
+        else:
+            self.maybe_billed = EXACT.subtract(self.maybe_billed, lost.amount)
+
     def add(self, charge: Charge | None) -> None:
         """Count one attempt's charge; None and `not_billed` add nothing."""
         if charge is None or charge.billing is Billing.NOT:

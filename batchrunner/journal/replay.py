@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 import msgspec
 
 from batchrunner.clock import NS_PER_SECOND
-from batchrunner.costs import Totals
+from batchrunner.costs import Charge, Totals
 from batchrunner.index import Index
 from batchrunner.journal.records import (
     Ended,
@@ -40,6 +40,8 @@ class History(msgspec.Struct):
     spent: int = 0
     #: sends before it was last reopened, or -1: final lines of these do not count any more
     reopened: int = -1
+    #: what attempts were charged that were counted as lost, by their ordinals: a line of theirs may turn up yet
+    lost: dict[int, Charge] = {}
 
 
 #: A job's number, or the custom_id of one that the input does not hold any more.
@@ -155,7 +157,10 @@ class Replay:
             self.totals.attempts += ended.attempt - history.sends
             history.sends = ended.attempt
         history.spent += ended.spent
+        self.totals.take_back(history.lost.pop(ended.attempt, None))
         self.totals.add(ended.charge)
+        if ended.what is What.LOST and ended.charge is not None:
+            history.lost[ended.attempt] = ended.charge
         self.totals.rate_limited += ended.what is What.REFUSED
         self.totals.add_finish(ended.finish)
         if ended.charge is not None:

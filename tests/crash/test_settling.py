@@ -334,3 +334,31 @@ async def test_costs_that_grew_in_the_middle_are_refused() -> None:
     disk.files[COSTS][20:20] = b"x"
     with pytest.raises(JournalDamaged, match="a line ended here once"):
         start(killed(disk), ids)
+
+
+@pytest.mark.parametrize("removed_meanwhile", [True, False])
+def test_a_line_that_turns_up_after_its_attempt_was_counted_lost_takes_its_place(removed_meanwhile: bool) -> None:
+    """An attempt is charged once: the bill that its line proves replaces the one that was feared."""
+    ids = ids_of(2)
+    disk = MemoryDisk()
+    run = Run(disk, ids)
+    run.send(0)
+    if removed_meanwhile:  # the line is on disk, and its job is not in the input when the run is started again
+        disk.files[RESULTS] += raw_success("job-0")
+        recovered, _ = start(killed(disk), ids[1:])
+    else:
+        recovered, _ = start(killed(disk), ids)
+    assert (recovered.lost, recovered.totals.maybe_billed) == (1, CEILING)
+    left = recovered.files.disk
+    assert isinstance(left, MemoryDisk)
+    if not removed_meanwhile:
+        left.files[RESULTS] += raw_success("job-0")
+    recovered, index = start(killed(left), ids)
+    assert states(index) == ["SUCCEEDED", "PENDING"]
+    assert recovered.totals.billed == PRICE
+    assert recovered.totals.maybe_billed == 0
+    assert recovered.totals.unpriced == 0
+    left = recovered.files.disk
+    assert isinstance(left, MemoryDisk)
+    assert valid_costs(left)[("job-0", 1)].state is Billing.BILLED
+    settled(left, ids)
