@@ -81,6 +81,7 @@ class Attempts:
         self._estimator = estimator
         self._stop = stop
         self._stale: set[int] = set()
+        self._same_error = outcome.SameError()
 
     # --------------------------------------------------------------------------------------------- before it is sent
 
@@ -179,11 +180,14 @@ class Attempts:
         match verdict:
             case outcome.Done(facts):
                 assert reply is not None
+                self._same_error.note(verdict)
                 self._done(flight, reply, facts)
                 await admission.settle(flight.ticket, facts.usage.total_tokens if facts.usage else None)
             case outcome.Failed():
                 self._failed(flight, verdict, reply)
                 await self._give_back(admission, flight.ticket, reply, None)
+                if self._same_error.note(verdict):
+                    self._stop("failures", f"every job fails with the same error, {verdict.code}: {verdict.message}")
             case outcome.Again():
                 self._again(flight, verdict)
                 await self._give_back(admission, flight.ticket, reply, verdict.after_ns)

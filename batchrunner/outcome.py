@@ -8,8 +8,8 @@
     408 409 5xx, no whole response            Again, with full-jitter exponential backoff; Failed once attempts are spent
     400 403 404 413 422, other 3xx and 4xx    Failed, in the server's words
 
-`Again.blames` and `Failed.permanent` say what circuit breakers, retry budgets and an early halt need to know of a row, so
-that they can be added without touching the table.
+`Again.blames` says what circuit breakers and a retry budget need to know of a row, so that they can be added without
+touching the table; `Failed.permanent` is what `SameError` halts a run by.
 """
 
 from __future__ import annotations
@@ -131,6 +131,30 @@ class Attempts(msgspec.Struct, frozen=True):
     max: int
     #: it was sent again already because a kept-alive connection had gone stale
     stale_before: bool = False
+
+
+#: The same permanent error as each of the first answers, or so many in a row, says that something is wrong with all jobs.
+HALT_AT_FIRST = 20
+HALT_IN_A_ROW = 100
+
+
+class SameError:
+    """Sees when every answer is the same permanent error: a wrong model or key must not burn a file of a million lines."""
+
+    def __init__(self) -> None:
+        self._answers = 0
+        self._code: str | None = None
+        self._in_a_row = 0
+
+    def note(self, verdict: Done | Failed) -> bool:
+        """Take in what came of a job; whether the run should stop. What is not permanent says nothing either way."""
+        if isinstance(verdict, Failed) and not verdict.permanent:
+            return False
+        code = verdict.code if isinstance(verdict, Failed) else None
+        self._answers += 1
+        self._in_a_row = self._in_a_row + 1 if code is not None and code == self._code else int(code is not None)
+        self._code = code
+        return self._in_a_row >= HALT_IN_A_ROW or self._in_a_row == self._answers == HALT_AT_FIRST
 
 
 def classify(result: Reply | Failure, dialect: Dialect, attempts: Attempts, rng: random.Random, wall_ns: int) -> Outcome:

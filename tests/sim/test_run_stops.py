@@ -252,6 +252,16 @@ async def test_no_key_left_stops_the_run(autojump_clock: MockClock, make_night: 
     assert status.completed == 20
 
 
+async def test_the_same_error_every_time_stops_the_run(autojump_clock: MockClock, make_night: MakeNight) -> None:
+    """A model that does not exist: stopped after twenty answers and what was in flight; the other jobs are not touched."""
+    night = make_night(jobs(1_000, model="nobody-knows"))
+    status = await night.run(max_in_flight=5)
+    assert status.stopped_by == "failures"
+    assert 20 <= status.failed <= 25
+    assert any("same error, model_not_found" in line for line in night.said)
+    assert set(night.failures().values()) == {"model_not_found"}
+
+
 async def test_jobs_that_are_not_sent_hold_up_nobody(autojump_clock: MockClock, make_night: MakeNight) -> None:
     """A whole file of jobs that fail before they are sent: others, signals among them, get their turn in between."""
     night = make_night(jobs(2_000, account="another"))
