@@ -37,6 +37,9 @@ from batchrunner.transport import Connection, Pool, TransportError
 
 STATUS_FILE = "status.json"
 STATUS_INTERVAL_SECONDS = 5.0
+#: With less free than this, and this for each request in flight, nothing more is sent: its answer might not fit.
+FREE_BYTES = 64 << 20
+BYTES_IN_FLIGHT = 64 << 10
 #: A server that was never reached for this long is taken for a wrong address.
 UNREACHED_SECONDS = 30.0
 CONNECT_BACKOFF_BASE_SECONDS = 0.5
@@ -273,11 +276,19 @@ class Run:
         self._parts.disk.replace(STATUS_FILE, [last])
 
     async def _write_status(self) -> None:
+        """Leave the figures behind every few seconds, and see whether the disk still holds what is to come."""
         while True:
+            status = self.status()
             try:
-                self._parts.disk.replace(STATUS_FILE, [encode(self.status())], durable=False)
+                self._parts.disk.replace(STATUS_FILE, [encode(status)], durable=False)
             except DiskError as error:
                 self._stop("disk", str(error))
+                return
+            free_bytes = self._parts.disk.free_bytes()
+            if free_bytes is not None and free_bytes < FREE_BYTES + status.in_flight * BYTES_IN_FLIGHT:
+                self._stop(
+                    "disk", f"only {free_bytes >> 20} MiB are free where {status.run_dir} is; what is in flight still fits."
+                )
                 return
             await trio.sleep(STATUS_INTERVAL_SECONDS)
 

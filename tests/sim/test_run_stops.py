@@ -364,3 +364,25 @@ async def test_a_job_file_that_changes_under_the_run_stops_it(autojump_clock: Mo
     status = await night.run(max_attempts=1)
     assert_whole(night, status)
     assert status.completed == 20
+
+
+async def test_a_disk_that_fills_up_stops_the_run_while_answers_still_fit(
+    autojump_clock: MockClock, make_night: MakeNight
+) -> None:
+    """Below 64 MiB and what is in flight nothing more is sent; what was sent is kept. With room again the run goes on."""
+    night = make_night(jobs(200), latency_median_seconds=1.0)
+    night.disk.free = 1 << 30
+
+    async def fill(_: Run) -> None:
+        await trio.sleep(7)
+        night.disk.free = (64 << 20) + 1
+
+    first = await night.run(fill, max_in_flight=3, rpm=60)
+    assert first.stopped_by == "disk"
+    assert 0 < first.completed < 200
+    assert not night.maybe_billed()
+    assert any("MiB are free" in line for line in night.said)
+    night.disk.free = None
+    status = await night.run()
+    assert_whole(night, status)
+    assert status.completed == 200
