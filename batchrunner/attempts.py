@@ -51,7 +51,7 @@ class _Flight(msgspec.Struct):
 class Attempts:
     """Loads jobs for admission, and carries out what it admits.
 
-    `stop` is told why nothing more can succeed; `say` gets a line for people.
+    `stop` is told why nothing more can succeed, for the summary and for people.
     """
 
     def __init__(
@@ -187,7 +187,7 @@ class Attempts:
                 self._failed(flight, verdict, reply)
                 await self._give_back(admission, flight.ticket, reply, None)
                 if self._same_error.note(verdict):
-                    self._stop("failures", f"every job fails with the same error, {verdict.code}: {verdict.message}")
+                    self._stop("failures", f"jobs fail one after another with the same error, {verdict.code}: {verdict.message}")
             case outcome.Again():
                 self._again(flight, verdict)
                 await self._give_back(admission, flight.ticket, reply, verdict.after_ns)

@@ -47,6 +47,8 @@ class Charge(msgspec.Struct, frozen=True, omit_defaults=True):
     currency: str = "USD"
     #: where the amount is unknown: the most that it can be, if that is known. A spend cap counts it; nobody is shown it.
     bound: Decimal | None = None
+    #: part of output
+    reasoning: int = 0
 
     @classmethod
     def billed(
@@ -56,7 +58,13 @@ class Charge(msgspec.Struct, frozen=True, omit_defaults=True):
         charge = cls(model, endpoint, Billing.BILLED, amount=amount, bound=bound if amount is None else None)
         if usage is None:
             return charge
-        return msgspec.structs.replace(charge, input=usage.input_tokens, cached=usage.cached_tokens, output=usage.output_tokens)
+        return msgspec.structs.replace(
+            charge,
+            input=usage.input_tokens,
+            cached=usage.cached_tokens,
+            output=usage.output_tokens,
+            reasoning=usage.reasoning_tokens,
+        )
 
     @classmethod
     def maybe(cls, model: str, endpoint: str, input_tokens: int, cap_tokens: int | None, amount: Decimal | None) -> Charge:
@@ -166,6 +174,8 @@ class Totals(msgspec.Struct):
     input_tokens: int = 0
     cached_tokens: int = 0
     output_tokens: int = 0
+    #: part of output
+    reasoning_tokens: int = 0
     billed: Decimal = _NOTHING
     maybe_billed: Decimal = _NOTHING
     #: attempts that were or may have been billed, at a price that is not known
@@ -175,29 +185,29 @@ class Totals(msgspec.Struct):
     #: successful answers by how they ended, in the words of `dialect.Finish`
     finishes: dict[str, int] = {}
 
-    def take_back(self, lost: Charge | None) -> None:
-        """Uncount the charge of an attempt that was counted as lost, whose real one has turned up."""
-        if lost is None:
-            return
-        if lost.amount is None:
-            self.unpriced -= 1
-        else:
-            self.maybe_billed = EXACT.subtract(self.maybe_billed, lost.amount)
-
     def add(self, charge: Charge | None) -> None:
         """Count one attempt's charge; None and `not_billed` add nothing."""
+        self._count(charge, 1)
+
+    def take_back(self, charge: Charge | None) -> None:
+        """Undo `add`: the attempt was counted as lost, and its real charge has turned up."""
+        self._count(charge, -1)
+
+    def _count(self, charge: Charge | None, sign: int) -> None:
         if charge is None or charge.billing is Billing.NOT:
             return
+        amount = EXACT.multiply(charge.amount or _NOTHING, Decimal(sign))
         if charge.amount is None:
-            self.unpriced += 1
-            self.unpriced_bound = EXACT.add(self.unpriced_bound, charge.bound or _NOTHING)
+            self.unpriced += sign
+            self.unpriced_bound = EXACT.add(self.unpriced_bound, EXACT.multiply(charge.bound or _NOTHING, Decimal(sign)))
         if charge.billing is Billing.MAYBE:
-            self.maybe_billed = EXACT.add(self.maybe_billed, charge.amount or _NOTHING)
+            self.maybe_billed = EXACT.add(self.maybe_billed, amount)
             return
-        self.billed = EXACT.add(self.billed, charge.amount or _NOTHING)
-        self.input_tokens += charge.input or 0
-        self.cached_tokens += charge.cached or 0
-        self.output_tokens += charge.output or 0
+        self.billed = EXACT.add(self.billed, amount)
+        self.input_tokens += sign * (charge.input or 0)
+        self.cached_tokens += sign * (charge.cached or 0)
+        self.output_tokens += sign * (charge.output or 0)
+        self.reasoning_tokens += sign * charge.reasoning
 
     def add_finish(self, finish: str | None) -> None:
         """Count how a success ended; None adds nothing."""

@@ -1,4 +1,4 @@
-"""The disk seam: append, sync, replace. Nothing else is ever done to a run directory's files.
+"""The disk seam: append, sync, replace, and at a start cut a torn tail. Nothing else is ever done to a run's files.
 
 A `Disk` is one directory; files go by their bare names. `SystemDisk` is the machine's, `MemoryDisk` the double that can
 lose whatever was not synced.

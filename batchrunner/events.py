@@ -37,7 +37,7 @@ class Event(msgspec.Struct, frozen=True):
 
     custom_id: str
     line: int
-    #: 1 for the first time that the job was sent; 0 where it never was
+    #: 1 for the first time that the job was sent; 0 where the job ended while it was not in flight
     attempt: int
     model: str
     endpoint: str

@@ -139,7 +139,7 @@ HALT_IN_A_ROW = 100
 
 
 class SameError:
-    """Sees when every answer is the same permanent error: a wrong model or key must not burn a file of a million lines."""
+    """Sees when every answer is the same permanent error: a wrong model must not burn a file of a million lines."""
 
     def __init__(self) -> None:
         self._answers = 0

@@ -89,7 +89,6 @@ class PriceTable(msgspec.Struct, frozen=True):
     prices: dict[str, ModelPrice] = {}
     #: ISO date and time at which the catalog was fetched; None for no catalog
     fetched_at: str | None = None
-    currency: str = "USD"
 
     @classmethod
     def from_catalog(cls, catalog: bytes | object, *, fetched_at: str) -> Self:
@@ -98,16 +97,6 @@ class PriceTable(msgspec.Struct, frozen=True):
         Raises: AccountError where it is no catalog. An entry whose price cannot be understood is kept without one.
         """
         return cls({entry["id"]: model_price(entry) for entry in catalog_entries(catalog)}, fetched_at)
-
-    def to_record(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        record: dict[str, Any] = msgspec.to_builtins(self)
-        return record
-
-    @classmethod
-    def from_record(cls, record: object) -> Self:
-        """The table again. Raises: msgspec.ValidationError."""
-        return msgspec.convert(record, cls)
 
     def cost(self, model: str, usage: Usage | None, tool_usage: Mapping[str, int] = _NO_TOOLS) -> Decimal | None:
         """USD for one answer, exact; None where any part of it has no known price. `tool_usage` is calls by tool.

@@ -158,7 +158,7 @@ class Run:
 
     def cancel(self) -> None:
         """Cut off what is in flight. Each of these attempts is listed as perhaps billed."""
-        self.drain()
+        self.drain("signal")
         self._flights.cancel()
 
     def status(self) -> Status:
@@ -218,7 +218,7 @@ class Run:
                 except BatchrunError as error:
                     self._unusable = error
                     self._parts.say(f"stopping once what is in flight has ended: {error}")
-                    self.drain()
+                    self.drain("input")
                     ticket = None
                 if ticket is None:
                     connection.release()

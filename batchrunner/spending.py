@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from decimal import Decimal
 from typing import Literal
 
@@ -9,7 +10,7 @@ from batchrunner.admission import Candidate
 from batchrunner.costs import Charge, Totals
 from batchrunner.dialect import ReplyFacts
 from batchrunner.job import Job, RequestSize
-from batchrunner.pricing import PriceTable
+from batchrunner.pricing import EXACT, PriceTable
 
 _NOTHING = Decimal(0)
 
@@ -41,20 +42,20 @@ class Spending:
         if self._ceiling(candidate.size) is None:
             return "price_unknown"
         totals = self._totals
-        spent = totals.billed + totals.maybe_billed + totals.unpriced_bound + self._in_flight_usd
-        if spent + self._prediction(candidate) <= self._max_cost_usd:
+        parts = (totals.billed, totals.maybe_billed, totals.unpriced_bound, self._in_flight_usd, self._prediction(candidate))
+        if functools.reduce(EXACT.add, parts) <= self._max_cost_usd:
             return "allowed"
         return "wait" if self._in_flight else "cap_reached"
 
     def sent(self, candidate: Candidate) -> None:
         """Count an attempt that goes out."""
         self._in_flight += 1
-        self._in_flight_usd += self._prediction(candidate)
+        self._in_flight_usd = EXACT.add(self._in_flight_usd, self._prediction(candidate))
 
     def ended(self, candidate: Candidate) -> None:
-        """Take an attempt's prediction off again, once its charge is in the totals."""
+        """Take an attempt's prediction off again, as its charge enters the totals."""
         self._in_flight -= 1
-        self._in_flight_usd -= self._prediction(candidate)
+        self._in_flight_usd = EXACT.subtract(self._in_flight_usd, self._prediction(candidate))
 
     def billed(self, job: Job, size: RequestSize, facts: ReplyFacts) -> Charge:
         """The charge of an attempt whose reply came whole."""

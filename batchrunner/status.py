@@ -12,8 +12,8 @@ from batchrunner.job import Usage
 #: What holds the run's speed down at the moment.
 Binding = Literal["requests", "tokens", "in_flight", "rate_limited", "server", "work", "none"]
 RunState = Literal["running", "draining", "completed", "stopped"]
-#: Why a run stopped before its end, in the contract's words.
-StoppedBy = Literal["signal", "credits", "keys", "max_cost", "failures", "unreachable", "disk"]
+#: Why a run stopped before its end, in the contract's words; `input`: the job file changed under it.
+StoppedBy = Literal["signal", "credits", "keys", "max_cost", "failures", "unreachable", "disk", "input"]
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -47,7 +47,7 @@ class Status(msgspec.Struct, frozen=True):
     unpriced_attempts: int
     rpm_limit: int
     tpm_limit: int
-    #: sends and settled tokens of the last 60 s
+    #: in the window that the budget keeps (60.25 s); tokens of requests in flight as predicted
     requests_last_minute: int
     tokens_last_minute: int
     binding: Binding

@@ -24,7 +24,11 @@ STOPPED: dict[StoppedBy, tuple[str, str]] = {
     "credits": ("the account has no credits left", f"Top up the account, then {AGAIN}."),
     "keys": ("no valid key is left", f"Give a valid key, then {AGAIN}."),
     "max_cost": ("the spend cap is reached", f"Raise --max-cost, then {AGAIN}."),
-    "failures": ("too many jobs failed", f"See why in errors.jsonl, then {AGAIN}; --retry-failed takes in what failed."),
+    "input": ("the job file changed or cannot be read", f"Restore it, then {AGAIN}."),
+    "failures": (
+        "jobs fail one after another with the same error",
+        f"See why in errors.jsonl, then {AGAIN}; --retry-failed takes in what failed.",
+    ),
     "unreachable": ("the server cannot be reached", f"Check network and --base-url, then {AGAIN}."),
     "disk": ("a write to the run directory failed", f"Free space or mend the disk, then {AGAIN}."),
 }

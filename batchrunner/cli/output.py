@@ -20,6 +20,7 @@ STOPPED_EXIT_CODES: dict[StoppedBy, int] = {
     "max_cost": 3,
     "failures": 3,
     "disk": 74,
+    "input": 65,
 }
 
 

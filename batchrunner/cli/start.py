@@ -27,7 +27,7 @@ from batchrunner.index import BadLines, Index, Inputs, index_inputs
 from batchrunner.journal import Facts, Journal, Recovered, Tariff, recover
 from batchrunner.lifecycle import State
 from batchrunner.metrics import Metrics
-from batchrunner.platform.fetch import fetch_catalog
+from batchrunner.platform.catalog import fetch_prices
 from batchrunner.pricing import PriceTable
 from batchrunner.progress import Mode, Progress
 from batchrunner.run_directory import RunDirectory
@@ -194,7 +194,7 @@ def _prices(options: Options, directory: RunDirectory, heads: Heads, clock: Cloc
 async def _fetch(origin: Origin, heads: Heads, fetched_at: str) -> PriceTable:
     pool = Pool(origin)
     try:
-        return (await fetch_catalog(pool, heads, fetched_at=fetched_at)).prices
+        return await fetch_prices(pool, heads, fetched_at=fetched_at)
     finally:
         await pool.aclose()
 
@@ -227,6 +227,7 @@ def _tally(recovered: Recovered) -> Tally:
         input_tokens=totals.input_tokens,
         cached_tokens=totals.cached_tokens,
         output_tokens=totals.output_tokens,
+        reasoning_tokens=totals.reasoning_tokens,
         billed_usd=totals.billed,
         maybe_billed_usd=totals.maybe_billed,
         unpriced_attempts=totals.unpriced,

@@ -137,7 +137,7 @@ def submit(context: click.Context, /, **given: Any) -> None:
       0    all jobs succeeded
       1    finished, some jobs failed
       2    an option, a key or a price is missing or makes no sense
-      3    stopped at the spend cap, or because every job failed alike
+      3    stopped at the spend cap, or as jobs failed one after another alike
       65   the job file or the run directory cannot be trusted
       69   stopped by the account or the server
       74   a write failed

@@ -112,14 +112,6 @@ class Reopened(_Record, tag="reopened", frozen=True):
     why: str | None = None
 
 
-class Refunded(_Record, tag="refunded", frozen=True):
-    """Attempts that had counted toward a job's max_attempts do not count any more: it was the server's outage."""
-
-    id: str
-    fp: str
-    count: int = 1
-
-
 class Synced(_Record, tag="synced", frozen=True):
     """The files are on disk up to these sizes, in bytes."""
 
@@ -139,7 +131,7 @@ class Finished(_Record, tag="finished", frozen=True):
     summary: msgspec.Raw
 
 
-Record: TypeAlias = Started | Sent | Ended | Reopened | Refunded | Synced | Finished
+Record: TypeAlias = Started | Sent | Ended | Reopened | Synced | Finished
 
 _encoder: Final = msgspec.json.Encoder()
 _decoder: Final[msgspec.json.Decoder[Record]] = msgspec.json.Decoder(Record)

@@ -18,7 +18,6 @@ from batchrunner.journal.records import (
     Ended,
     Finished,
     Record,
-    Refunded,
     Reopened,
     Sent,
     Started,
@@ -88,9 +87,6 @@ class Replay:
                 self._synced(record.synced)
             case Reopened():
                 self._reopened(record)
-            case Refunded():
-                history = self._history(self._key(record.id, record.fp))
-                history.spent = max(0, history.spent - record.count)
             case Started():
                 self._under_boot(record.boot)
 

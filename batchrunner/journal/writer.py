@@ -25,9 +25,7 @@ from batchrunner.journal.records import (
     Finished,
     Line,
     Record,
-    Refunded,
     Sent,
-    Started,
     Synced,
     What,
     fingerprint_text,
@@ -163,10 +161,6 @@ class Journal:
     def lost(self, job: Job, attempt: int, *, charge: Charge | None, why: str, event: Event | None = None) -> None:
         """We stopped looking while the attempt was in flight. `charge` is None where nothing of it had been written."""
         self._end(job, attempt, What.LOST, charge=charge, why=why, event=event)
-
-    def refunded(self, job: Job, count: int) -> None:
-        """`count` attempts that were `spent` do not count toward the job's max_attempts any more."""
-        self.record(Refunded(job.custom_id, fingerprint_text(job.fingerprint), count))
 
     def record(self, record: Record, event: Event | None = None) -> None:
         """Write a record before returning, and hand `event` to the sink once it is on disk.
@@ -341,8 +335,3 @@ class Journal:
     def _refuse_if_broken(self) -> None:
         if self._broken is not None:
             raise self._broken
-
-
-def started(clock: Clock, pid: int, version: str) -> Started:
-    """The record that begins a process's part of the journal."""
-    return Started(clock.boot_id, clock.monotonic_ns(), clock.wall_ns(), pid, version)

@@ -1,3 +1,3 @@
-"""What the platform offers beside answering jobs: its catalog, its usage events, its saved chats."""
+"""What the platform offers beside answering jobs: its catalog."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The engine behind httpx's transport type: for the control plane, for tests, for whoever wants an `httpx.AsyncClient`.
+"""The engine behind httpx's transport type: for whoever wants an `httpx.AsyncClient` over it.
 
 httpx's client adds about five times the engine's own cost to a request, so jobs do not come this way.
 """

@@ -46,7 +46,7 @@ class Origin(msgspec.Struct, frozen=True):
         if scheme not in DEFAULT_PORTS:
             raise UsageError("the base URL must begin with https:// (or http:// for this machine)")
         if "@" in parts.netloc:
-            raise UsageError("the base URL must not hold a user name or password: keys come from the environment or a file")
+            raise UsageError("the base URL must not hold a user name or password: keys come from the environment")
         if parts.query or parts.fragment or base_url.endswith(("?", "#")):
             raise UsageError("the base URL must end with its path: remove what follows '?' or '#'")
         path = parts.path.rstrip("/")

@@ -12,7 +12,7 @@ from batchrunner.errors import InvalidInput, JournalDamaged
 from batchrunner.journal import read_finished
 from batchrunner.journal.files import JOURNAL, RunFiles
 from batchrunner.journal.reading import JournalReader
-from batchrunner.journal.records import Finished, Record, Refunded, Sent, Synced, encode, header
+from batchrunner.journal.records import Finished, Record, Reopened, Sent, Synced, encode, header
 from tests.crash.scripted import RUN, World, ids_of, run_script, start
 
 RECORDS = 200
@@ -24,7 +24,7 @@ def journal(records: int, *, synced_every: int = 0) -> tuple[bytes, list[Record]
     data, kept, ends = bytearray(line), [], [len(line)]
     for number in range(1, records + 1):
         record: Record = (
-            Refunded(f"j{number}", "0", 1) if number % 10 else Sent(f"j{number}", "0", 1, "b", 2, 3, 4, None, "m", "/e")
+            Reopened(f"j{number}", "0", 1) if number % 10 else Sent(f"j{number}", "0", 1, "b", 2, 3, 4, None, "m", "/e")
         )
         if synced_every and number % synced_every == 0:
             record = Synced(0, 0, 0, len(data))
@@ -60,8 +60,8 @@ def test_a_journal_torn_at_any_byte_keeps_exactly_its_whole_records() -> None:
         assert reader.torn_bytes == cut - (ends[whole] if whole >= 0 else 0)
         if cut % 41 == 0 or cut in ends:  # appending reads all of it again
             files = RunFiles(disk, RUN, number=reader.number, crc=reader.crc, cut_at=reader.end)
-            files.record(Refunded("after", "0"))
-            assert read(disk)[1] == [*found, Refunded("after", "0")], cut
+            files.record(Reopened("after", "0", 1))
+            assert read(disk)[1] == [*found, Reopened("after", "0", 1)], cut
 
 
 def altered(data: bytes, ends: list[int], below: int, chance: random.Random) -> tuple[bytes, int]:
@@ -108,7 +108,7 @@ def test_damage_behind_the_last_synced_mark_is_a_torn_end() -> None:
 def test_a_record_with_a_number_out_of_turn_is_not_taken() -> None:
     """The chain alone would let it pass."""
     line, crc = header(RUN)
-    reader, found = read(disk_with(line + encode(Refunded("a", "0"), 2, crc)[0]))
+    reader, found = read(disk_with(line + encode(Reopened("a", "0", 1), 2, crc)[0]))
     assert found == []
     assert reader.torn_bytes > 0
 
@@ -151,8 +151,8 @@ def test_a_file_that_is_no_journal_is_not_overwritten(first: bytes) -> None:
 def test_a_record_of_an_unknown_kind_is_another_versions() -> None:
     """A whole record that this version does not know stops it, before anything is cut."""
     line, crc = header(RUN)
-    known, _ = encode(Refunded("a", "0"), 1, crc)
-    beginning = known[: known.rindex(b',"crc"')].replace(b"refunded", b"rewarded")
+    known, _ = encode(Reopened("a", "0", 1), 1, crc)
+    beginning = known[: known.rindex(b',"crc"')].replace(b"reopened", b"rewarded")
     data = line + b'%b,"crc":"%08x"}\n' % (beginning, crc32(beginning, crc))
     with pytest.raises(InvalidInput, match="does not know"):
         read(disk_with(data))

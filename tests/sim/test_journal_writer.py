@@ -20,7 +20,7 @@ from batchrunner.exchange import Reply
 from batchrunner.job import Job, Usage
 from batchrunner.journal import Journal, in_thread, inline
 from batchrunner.journal.files import COSTS, ERRORS, JOURNAL, RESULTS, RunFiles
-from batchrunner.journal.records import Refunded
+from batchrunner.journal.records import Reopened
 
 URL = "/v1/responses"
 CHARGE = Charge.billed("m", URL, Usage(1, 2), Decimal("0.25"))
@@ -147,7 +147,6 @@ async def test_sums_count_as_soon_as_they_are_written() -> None:
     bench.done(0)
     bench.journal.again(job(1), 1, why="timeout", charge=Charge.maybe("m", URL, 1, 2, Decimal("0.5")))
     bench.journal.lost(job(2), 1, charge=Charge.maybe("m", URL, 1, 2, None), why="interrupted")
-    bench.journal.refunded(job(1), 1)
     totals = bench.journal.totals
     expected = Totals(
         input_tokens=1, output_tokens=2, billed=Decimal("0.25"), maybe_billed=Decimal("0.5"), unpriced=1, finishes={"stop": 1}
@@ -288,7 +287,7 @@ async def test_statistics_say_what_was_written() -> None:
     bench = Bench()
     header_bytes = len(bench.disk.files[JOURNAL])
     bench.sent(0)
-    bench.journal.record(Refunded("job-0", "0"))
+    bench.journal.record(Reopened("job-0", "0", 1))
     before = bench.journal.statistics()
     assert (before.records, before.commits, before.pending) == (2, 0, 2)
     assert before.bytes_written == len(bench.disk.files[JOURNAL])

@@ -359,7 +359,8 @@ async def test_a_job_file_that_changes_under_the_run_stops_it(autojump_clock: Mo
     with pytest.RaisesGroup(ChangedLines, allow_unwrapped=True, flatten_subgroups=True):
         await night.run(change, max_in_flight=2)
     assert not night.maybe_billed()  # what was in flight was paid for, and waited for
-    assert status_file.decode(bytes(night.disk.files["status.json"])).in_flight == 0
+    last = status_file.decode(bytes(night.disk.files["status.json"]))
+    assert (last.in_flight, last.state, last.stopped_by) == (0, "stopped", "input")
     night.path.write_bytes(good)
     status = await night.run(max_attempts=1)
     assert_whole(night, status)

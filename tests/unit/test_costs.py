@@ -4,6 +4,8 @@ import json
 from decimal import Decimal
 from fractions import Fraction
 
+import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -108,3 +110,16 @@ def test_times_are_utc_to_the_millisecond() -> None:
     """Midnight of the epoch, and the last nanosecond of a second."""
     assert timestamp(0) == "1970-01-01T00:00:00.000Z"
     assert timestamp(999_999_999) == "1970-01-01T00:00:00.999Z"
+
+
+@pytest.mark.parametrize("billing", Billing)
+@pytest.mark.parametrize("amount", [None, Decimal("0.1")])
+def test_taking_back_undoes_adding(billing: Billing, amount: Decimal | None) -> None:
+    """Whatever a charge added to the sums, taking it back leaves them as they were."""
+    totals = Totals(billed=Decimal(1), maybe_billed=Decimal(2), input_tokens=5)
+    before = msgspec.json.encode(totals)
+    charge = Charge("m", "/e", billing, 10, 2, 30, amount, bound=Decimal(7), reasoning=4)
+    totals.add(charge)
+    totals.take_back(charge)
+    after = msgspec.json.decode(msgspec.json.encode(totals), type=Totals)
+    assert after == msgspec.json.decode(before, type=Totals)

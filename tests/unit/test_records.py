@@ -15,7 +15,6 @@ from batchrunner.journal.records import (
     Finished,
     Line,
     Record,
-    Refunded,
     Reopened,
     Sent,
     Started,
@@ -38,7 +37,6 @@ RECORDS: list[Record] = [
     Ended("job-1", "00000000000000ff", 2, What.DONE, 7, True, CHARGE, Line("results.jsonl", 0, 9, 4_000_000_000), None, "stop"),
     Ended("job-2", "00000000000000ff", 0, What.FAILED, 7, why="no price"),
     Reopened("job-1", "00000000000000ff", 2, "failed before"),
-    Refunded("job-1", "00000000000000ff", 3),
     Synced(1, 2, 3, 4),
 ]
 

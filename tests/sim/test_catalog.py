@@ -8,8 +8,8 @@ from trio.testing import MockClock, memory_stream_pair
 
 from batchrunner.errors import AccountError
 from batchrunner.heads import Heads
-from batchrunner.platform.catalog import Catalog
-from batchrunner.platform.fetch import PAUSES_SECONDS, fetch_catalog
+from batchrunner.platform.catalog import PAUSES_SECONDS, fetch_prices
+from batchrunner.pricing import PriceTable
 from batchrunner.secret import Secret
 from batchrunner.transport import Origin, Pool, StreamDriver
 
@@ -19,7 +19,7 @@ GOOD = b'{"data":[{"id":"m","pricing":{"prompt":"0.1","completion":"0.2"}}]}'
 Step = tuple[int, bytes] | None
 
 
-async def fetch(nursery: trio.Nursery, *steps: Step) -> tuple[Catalog | AccountError, list[bytes]]:
+async def fetch(nursery: trio.Nursery, *steps: Step) -> tuple[PriceTable | AccountError, list[bytes]]:
     """What comes of fetching from a server that does this, one step a connection; and what it was asked."""
     todo = list(steps)
     asked: list[bytes] = []
@@ -41,7 +41,7 @@ async def fetch(nursery: trio.Nursery, *steps: Step) -> tuple[Catalog | AccountE
     pool = Pool(ORIGIN, StreamDriver(connect))
     heads = Heads(ORIGIN, [Secret("sk-empiriolabs-test-fetch")])
     try:
-        return await fetch_catalog(pool, heads, fetched_at="2026-01-01T00:00:00Z"), asked
+        return await fetch_prices(pool, heads, fetched_at="2026-01-01T00:00:00Z"), asked
     except AccountError as error:
         return error, asked
     finally:
@@ -50,10 +50,10 @@ async def fetch(nursery: trio.Nursery, *steps: Step) -> tuple[Catalog | AccountE
 
 async def test_the_catalog(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     """One question, with the key for servers that want it; the models come with their prices and the date."""
-    catalog, asked = await fetch(nursery, (200, GOOD))
-    assert isinstance(catalog, Catalog)
-    assert list(catalog.prices.prices) == ["m"]
-    assert catalog.prices.fetched_at == "2026-01-01T00:00:00Z"
+    prices, asked = await fetch(nursery, (200, GOOD))
+    assert isinstance(prices, PriceTable)
+    assert list(prices.prices) == ["m"]
+    assert prices.fetched_at == "2026-01-01T00:00:00Z"
     assert len(asked) == 1
     assert asked[0].startswith(b"GET /v1/models HTTP/1.1\r\n")
     assert b"Bearer sk-empiriolabs-test-fetch" in asked[0]
@@ -62,8 +62,8 @@ async def test_the_catalog(autojump_clock: MockClock, nursery: trio.Nursery) -> 
 @pytest.mark.parametrize("trouble", [None, (429, b"{}"), (503, b"<html>"), (408, b"")])
 async def test_a_late_or_busy_server_is_asked_again(autojump_clock: MockClock, nursery: trio.Nursery, trouble: Step) -> None:
     """A server that is just coming up, or an account that others use, does not leave a night without prices."""
-    catalog, asked = await fetch(nursery, trouble, trouble, trouble, (200, GOOD))
-    assert isinstance(catalog, Catalog)
+    prices, asked = await fetch(nursery, trouble, trouble, trouble, (200, GOOD))
+    assert isinstance(prices, PriceTable)
     assert len(asked) == 4
     assert trio.current_time() >= sum(PAUSES_SECONDS[:3])
 
