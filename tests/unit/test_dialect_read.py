@@ -252,7 +252,7 @@ def test_no_nesting_is_too_deep_to_be_read(url: str) -> None:
         inner = b'[{"text":' * depth + b'"x"' + b"}]" * depth
         for body in (b'{"choices":[{"message":{"content":%b}}]}', b'{"output":[{"content":%b}]}', b'{"content":%b}'):
             facts = dialect.URLS[url].read(body % inner)
-            assert facts is None or facts.usage is None
+            assert (facts is not None) >= (depth == 100)
 
 
 @pytest.mark.parametrize("odd", ['"\\ud83d"', "1e999", "-1e999", "9" * 400, "9" * 5000, "-" + "9" * 30])
