@@ -13,10 +13,12 @@ import msgspec
 import trio
 
 from batchrunner import dialect, lifecycle, outcome
+from batchrunner.account_store import AccountStore
 from batchrunner.admission import Admission, Candidate, NotNow, Ticket
 from batchrunner.clock import NS_PER_SECOND, Clock
 from batchrunner.config import Options
 from batchrunner.costs import Charge
+from batchrunner.disk import Disk
 from batchrunner.errors import DiskError
 from batchrunner.estimate import Estimator
 from batchrunner.events import AttemptResult, Billing, Event
@@ -28,6 +30,7 @@ from batchrunner.journal import History, Journal
 from batchrunner.lifecycle import Happening, State
 from batchrunner.spending import Spending
 from batchrunner.status import StoppedBy
+from batchrunner.tally import Tally
 from batchrunner.transport import Connection, Pool, Timeouts, TransportError
 
 
@@ -48,37 +51,42 @@ class _Flight(msgspec.Struct):
         return self.ticket.job
 
 
+class Parts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run is made of. Every seam is here, so that a test can put its double in."""
+
+    options: Options
+    run_id: str
+    clock: Clock
+    disk: Disk
+    rng: random.Random
+    inputs: Inputs
+    index: Index
+    #: lines of the input that are no job; they count as failed
+    bad_lines: int
+    #: jobs that were sent before and have not ended
+    histories: dict[int, History]
+    #: sums over what is on disk, earlier processes included; fed by the journal's sink
+    tally: Tally
+    journal: Journal
+    store: AccountStore
+    pool: Pool
+    heads: Heads
+    spending: Spending
+    estimator: Estimator
+    #: the server has not been reached since then; None where it was, or nobody has tried
+    unreached_since_ns: int | None = None
+    #: a line for people
+    say: Callable[[str], None]
+
+
 class Attempts:
     """Loads jobs for admission, and carries out what it admits.
 
     `stop` is told why nothing more can succeed, for the summary and for people.
     """
 
-    def __init__(
-        self,
-        *,
-        options: Options,
-        clock: Clock,
-        rng: random.Random,
-        inputs: Inputs,
-        index: Index,
-        histories: dict[int, History],
-        journal: Journal,
-        heads: Heads,
-        spending: Spending,
-        estimator: Estimator,
-        stop: Callable[[StoppedBy, str], None],
-    ) -> None:
-        self._options = options
-        self._clock = clock
-        self._rng = rng
-        self._inputs = inputs
-        self._index = index
-        self._histories = histories
-        self._journal = journal
-        self._heads = heads
-        self._spending = spending
-        self._estimator = estimator
+    def __init__(self, parts: Parts, stop: Callable[[StoppedBy, str], None]) -> None:
+        self._parts = parts
         self._stop = stop
         self._stale: set[int] = set()
         self._same_error = outcome.SameError()
@@ -87,21 +95,23 @@ class Attempts:
 
     def load(self, number: int) -> Candidate | NotNow:
         """Read and size up a job, and see whether it may be sent."""
-        job = self._inputs.load(self._index, number)
+        job = self._parts.inputs.load(self._parts.index, number)
         size = dialect.of(job).size(job.body)
-        prediction = self._estimator.predict(size)
+        prediction = self._parts.estimator.predict(size)
         candidate = Candidate(job, size, Usage(prediction.input_tokens, prediction.output_tokens))
-        if job.extras.account not in (None, self._options.account):
-            message = f"it asks for account {job.extras.account!r}, and this run's is {self._options.account!r} (--account)."
+        if job.extras.account not in (None, self._parts.options.account):
+            message = (
+                f"it asks for account {job.extras.account!r}, and this run's is {self._parts.options.account!r} (--account)."
+            )
             self._fail_unsent(job, size.model, "unknown_account", message)
             return NotNow.WITHDRAWN
-        match self._spending.verdict(candidate):
+        match self._parts.spending.verdict(candidate):
             case "allowed":
                 return candidate
             case "wait":
                 return NotNow.WAIT
             case "cap_reached":
-                self._stop("max_cost", f"the next job could pass --max-cost {self._options.max_cost_usd} USD")
+                self._stop("max_cost", f"the next job could pass --max-cost {self._parts.options.max_cost_usd} USD")
                 return NotNow.WAIT
             case "price_unknown":
                 message = (
@@ -114,52 +124,54 @@ class Attempts:
     def begin(self, ticket: Ticket, connection: Connection) -> _Flight:
         """Write down that the request goes out. From here on it may have been billed."""
         job = ticket.job
-        history = self._histories.setdefault(job.number, History())
+        history = self._parts.histories.setdefault(job.number, History())
         history.sends += 1
         self._move(job, Happening.READY)
         self._move(job, Happening.SEND)
-        self._journal.sent(
+        self._parts.journal.sent(
             job,
             history.sends,
             model=ticket.candidate.size.model,
             input_tokens=ticket.candidate.size.input_tokens,
-            output_cap_tokens=self._spending.output_bound(ticket.candidate.size),
+            output_cap_tokens=self._parts.spending.output_bound(ticket.candidate.size),
             reserve_tokens=ticket.candidate.tokens,
         )
-        self._spending.sent(ticket.candidate)
-        return _Flight(ticket, connection, history.sends, self._heads.key_number, self._clock.monotonic_ns())
+        self._parts.spending.sent(ticket.candidate)
+        return _Flight(ticket, connection, history.sends, self._parts.heads.key_number, self._parts.clock.monotonic_ns())
 
     # ------------------------------------------------------------------------------------------------- while it flies
 
-    async def carry_out(self, flight: _Flight, pool: Pool, admission: Admission) -> None:
+    async def carry_out(self, flight: _Flight, admission: Admission) -> None:
         """Send the request, wait for its end, and conclude it. Cancellation is an end like any other: `interrupted`."""
         try:
-            result = await self._exchange(flight, pool)
+            result = await self._exchange(flight)
         except trio.Cancelled:
-            flight.seconds = (self._clock.monotonic_ns() - flight.began_ns) / NS_PER_SECOND
+            flight.seconds = (self._parts.clock.monotonic_ns() - flight.began_ns) / NS_PER_SECOND
             self._interrupted(flight, sent=flight.connection.started)
             raise
-        flight.seconds = (self._clock.monotonic_ns() - flight.began_ns) / NS_PER_SECOND
+        flight.seconds = (self._parts.clock.monotonic_ns() - flight.began_ns) / NS_PER_SECOND
         await self._conclude(flight, result, admission)
 
-    async def _exchange(self, flight: _Flight, pool: Pool) -> Reply | Failure:
+    async def _exchange(self, flight: _Flight) -> Reply | Failure:
         job = flight.job
-        timeouts = Timeouts(attempt_seconds=job.extras.timeout or self._options.timeout_seconds)
+        timeouts = Timeouts(attempt_seconds=job.extras.timeout or self._parts.options.timeout_seconds)
         try:
             if not flight.connection.alive() or job.number in self._stale:
                 # It went stale while we waited for the slot; nothing was written, so that nothing is lost.
                 flight.connection.close()
-                flight.connection = await pool.connect(timeouts, fresh=True)
-            return self._heads.without_keys(await flight.connection.exchange(self._heads.head(job), job.body, timeouts))
+                flight.connection = await self._parts.pool.connect(timeouts, fresh=True)
+            return self._parts.heads.without_keys(
+                await flight.connection.exchange(self._parts.heads.head(job), job.body, timeouts)
+            )
         except TransportError as error:
             return error.failure
 
     def _interrupted(self, flight: _Flight, *, sent: bool) -> None:
-        self._spending.ended(flight.ticket.candidate)
+        self._parts.spending.ended(flight.ticket.candidate)
         charge = self._maybe(flight) if sent else None
         event = self._event(flight, AttemptResult.INTERRUPTED, charge, message="interrupted")
         try:
-            self._journal.lost(flight.job, flight.attempt, charge=charge, why="interrupted", event=event)
+            self._parts.journal.lost(flight.job, flight.attempt, charge=charge, why="interrupted", event=event)
         except DiskError:
             return  # it is what ended the run; recovery lists the attempt as lost
         self._move(flight.job, Happening.LOSE)
@@ -168,15 +180,15 @@ class Attempts:
 
     async def _conclude(self, flight: _Flight, result: Reply | Failure, admission: Admission) -> None:
         job = flight.job
-        history = self._histories[job.number]
+        history = self._parts.histories[job.number]
         tries = outcome.Attempts(
-            history.spent + 1, job.extras.max_attempts or self._options.max_attempts, job.number in self._stale
+            history.spent + 1, job.extras.max_attempts or self._parts.options.max_attempts, job.number in self._stale
         )
-        verdict = outcome.classify(result, dialect.of(job), tries, self._rng, self._clock.wall_ns())
+        verdict = outcome.classify(result, dialect.of(job), tries, self._parts.rng, self._parts.clock.wall_ns())
         reply = result if isinstance(result, Reply) else None
         if isinstance(result, Failure) and result.kind is FailureKind.STALE:
             self._stale.add(job.number)
-        self._spending.ended(flight.ticket.candidate)
+        self._parts.spending.ended(flight.ticket.candidate)
         match verdict:
             case outcome.Done(facts):
                 assert reply is not None
@@ -193,7 +205,7 @@ class Attempts:
                 await self._give_back(admission, flight.ticket, reply, verdict.after_ns)
             case outcome.Refused(retry_after_ns, message):
                 event = self._event(flight, AttemptResult.RATE_LIMITED, None, reply, message=message)
-                self._journal.refused(job, flight.attempt, why="rate_limited", event=event)
+                self._parts.journal.refused(job, flight.attempt, why="rate_limited", event=event)
                 self._move(job, Happening.REFUSE)
                 if not await admission.refused(flight.ticket, retry_after_ns):
                     self._never_fits(flight)
@@ -204,7 +216,7 @@ class Attempts:
             case outcome.SuspendKey(message):
                 self._send_back(flight, reply, message)
                 await admission.lost(flight.ticket, again_after_ns=0)
-                if not self._heads.retire_key(flight.key_number):
+                if not self._parts.heads.retire_key(flight.key_number):
                     self._stop("keys", message)
 
     async def _give_back(self, admission: Admission, ticket: Ticket, reply: Reply | None, after_ns: int | None) -> None:
@@ -216,20 +228,20 @@ class Attempts:
 
     def _done(self, flight: _Flight, reply: Reply, facts: dialect.ReplyFacts) -> None:
         job, size = flight.job, flight.ticket.candidate.size
-        charge = self._spending.billed(job, size, facts)
+        charge = self._parts.spending.billed(job, size, facts)
         event = self._event(
             flight, AttemptResult.OK, charge, reply, final=True, succeeded=True, usage=facts.usage, finish=facts.finish.value
         )
-        self._journal.done(job, flight.attempt, reply, charge=charge, finish=facts.finish.value, event=event)
+        self._parts.journal.done(job, flight.attempt, reply, charge=charge, finish=facts.finish.value, event=event)
         self._move(job, Happening.SUCCEED)
         self._forget(job)
         if facts.usage is not None:
-            self._estimator.learn(size, facts.usage)
+            self._parts.estimator.learn(size, facts.usage)
 
     def _failed(self, flight: _Flight, verdict: outcome.Failed, reply: Reply | None) -> None:
         charge = self._maybe(flight) if verdict.billing is Billing.MAYBE else None
         event = self._event(flight, verdict.result, charge, reply, final=True, message=verdict.message)
-        self._journal.failed(
+        self._parts.journal.failed(
             flight.job, flight.attempt, code=verdict.code, message=verdict.message, reply=reply, charge=charge, event=event
         )
         self._move(flight.job, Happening.FAIL)
@@ -238,14 +250,14 @@ class Attempts:
     def _again(self, flight: _Flight, verdict: outcome.Again) -> None:
         charge = self._maybe(flight) if verdict.billing is Billing.MAYBE else None
         event = self._event(flight, verdict.result, charge, message=verdict.message)
-        self._journal.again(flight.job, flight.attempt, why=verdict.code, charge=charge, spent=verdict.spends, event=event)
-        self._histories[flight.job.number].spent += verdict.spends
+        self._parts.journal.again(flight.job, flight.attempt, why=verdict.code, charge=charge, spent=verdict.spends, event=event)
+        self._parts.histories[flight.job.number].spent += verdict.spends
         self._move(flight.job, Happening.AGAIN)
 
     def _send_back(self, flight: _Flight, reply: Reply | None, message: str) -> None:
         """The account was refused, not the job: it costs the job nothing."""
         event = self._event(flight, AttemptResult.ACCOUNT, None, reply, message=message)
-        self._journal.again(flight.job, flight.attempt, why="account_refused", spent=False, event=event)
+        self._parts.journal.again(flight.job, flight.attempt, why="account_refused", spent=False, event=event)
         self._move(flight.job, Happening.AGAIN)
 
     def _never_fits(self, flight: _Flight) -> None:
@@ -257,25 +269,25 @@ class Attempts:
 
     def _fail_unsent(self, job: Job, model: str, code: str, message: str) -> None:
         """End a job that is not in flight."""
-        history = self._histories.get(job.number, History())
+        history = self._parts.histories.get(job.number, History())
         event = Event(job.custom_id, job.line, 0, model, job.url, AttemptResult.INVALID, final=True, message=message)
         self._move(job, Happening.READY)
-        self._journal.failed(job, history.sends, code=code, message=message, spent=False, event=event)
+        self._parts.journal.failed(job, history.sends, code=code, message=message, spent=False, event=event)
         self._move(job, Happening.FAIL)
         self._forget(job)
 
     def _maybe(self, flight: _Flight) -> Charge:
-        return self._spending.maybe(flight.job, flight.ticket.candidate.size)
+        return self._parts.spending.maybe(flight.job, flight.ticket.candidate.size)
 
     def _move(self, job: Job, happening: Happening) -> None:
         """READY is for jobs that back off; for others it is nothing."""
-        state = State(self._index.state[job.number])
+        state = State(self._parts.index.state[job.number])
         if happening is Happening.READY and state is not State.BACKING_OFF:
             return
-        self._index.state[job.number] = lifecycle.after(state, happening, job.custom_id)
+        self._parts.index.state[job.number] = lifecycle.after(state, happening, job.custom_id)
 
     def _forget(self, job: Job) -> None:
-        self._histories.pop(job.number, None)
+        self._parts.histories.pop(job.number, None)
         self._stale.discard(job.number)
 
     def _event(

@@ -10,30 +10,21 @@ The writer lives in the outer nursery and closes last, so that whatever ends a r
 from __future__ import annotations
 
 import os
-import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import msgspec
 import trio
 
-from batchrunner.account_store import AccountStore
 from batchrunner.admission import Admission
-from batchrunner.attempts import Attempts
-from batchrunner.clock import NS_PER_SECOND, Clock
-from batchrunner.config import Options
+from batchrunner.attempts import Attempts, Parts
+from batchrunner.clock import NS_PER_SECOND
 from batchrunner.costs import timestamp
-from batchrunner.disk import Disk
 from batchrunner.errors import BatchrunError, DiskError
-from batchrunner.estimate import Estimator
 from batchrunner.fair import FairQueue
-from batchrunner.heads import Heads
-from batchrunner.index import Index, Inputs
-from batchrunner.journal import History, Journal
+from batchrunner.index import Index
 from batchrunner.lifecycle import State
-from batchrunner.spending import Spending
 from batchrunner.status import Binding, RunState, Status, StoppedBy, encode
-from batchrunner.tally import Tally
-from batchrunner.transport import Connection, Pool, TransportError
+from batchrunner.transport import Connection, TransportError
 
 STATUS_FILE = "status.json"
 STATUS_INTERVAL_SECONDS = 5.0
@@ -47,34 +38,6 @@ CONNECT_BACKOFF_CAP_SECONDS = 30.0
 UNREACHED_BACKOFF_CAP_SECONDS = 4.0
 
 
-class Parts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run is made of. Every seam is here, so that a test can put its double in."""
-
-    options: Options
-    run_id: str
-    clock: Clock
-    disk: Disk
-    rng: random.Random
-    inputs: Inputs
-    index: Index
-    #: lines of the input that are no job; they count as failed
-    bad_lines: int
-    #: jobs that were sent before and have not ended
-    histories: dict[int, History]
-    #: sums over what is on disk, earlier processes included; fed by the journal's sink
-    tally: Tally
-    journal: Journal
-    store: AccountStore
-    pool: Pool
-    heads: Heads
-    spending: Spending
-    estimator: Estimator
-    #: the server has not been reached since then; None where it was, or nobody has tried
-    unreached_since_ns: int | None = None
-    #: a line for people
-    say: Callable[[str], None]
-
-
 class Run:
     """Runs the jobs of an index to their end, or until it is told to stop.
 
@@ -85,19 +48,7 @@ class Run:
         self._parts = parts
         self._clock = parts.clock
         self._began_ns = parts.clock.monotonic_ns()
-        self._attempts = Attempts(
-            options=parts.options,
-            clock=parts.clock,
-            rng=parts.rng,
-            inputs=parts.inputs,
-            index=parts.index,
-            histories=parts.histories,
-            journal=parts.journal,
-            heads=parts.heads,
-            spending=parts.spending,
-            estimator=parts.estimator,
-            stop=self._stop,
-        )
+        self._attempts = Attempts(parts, self._stop)
         self._admission = Admission(
             parts.store,
             FairQueue(_pending(parts.index)),
@@ -224,7 +175,7 @@ class Run:
                     connection.release()
                     break
                 flight = self._attempts.begin(ticket, connection)
-                flights.start_soon(self._attempts.carry_out, flight, self._parts.pool, self._admission)
+                flights.start_soon(self._attempts.carry_out, flight, self._admission)
                 await trio.lowlevel.checkpoint()  # nothing above need have waited
 
     async def _connect(self) -> Connection | None:

@@ -13,6 +13,7 @@ import trio
 
 from batchrunner import __version__, dialect
 from batchrunner.account_store import MemoryStore
+from batchrunner.attempts import Parts
 from batchrunner.budget import Limits, Open, PastSend
 from batchrunner.cli.output import say
 from batchrunner.cli.signals import Signals
@@ -31,7 +32,7 @@ from batchrunner.platform.catalog import fetch_prices
 from batchrunner.pricing import PriceTable
 from batchrunner.progress import Mode, Progress
 from batchrunner.run_directory import RunDirectory
-from batchrunner.runner import Parts, Run
+from batchrunner.runner import Run
 from batchrunner.secret import Secret
 from batchrunner.spending import Spending
 from batchrunner.status import Status

@@ -18,6 +18,7 @@ import trio
 from trio.testing import MockClock, memory_stream_pair
 
 from batchrunner.account_store import MemoryStore
+from batchrunner.attempts import Parts
 from batchrunner.budget import Limits, Open
 from batchrunner.cli.start import _last_minute, _tally, _tariff
 from batchrunner.clock import VirtualClock
@@ -34,7 +35,7 @@ from batchrunner.journal.files import COSTS, ERRORS, JOURNAL, RESULTS
 from batchrunner.journal.records import Sent, decode
 from batchrunner.lifecycle import State
 from batchrunner.pricing import PriceTable
-from batchrunner.runner import Parts, Run
+from batchrunner.runner import Run
 from batchrunner.secret import Secret
 from batchrunner.simulator.catalog import Catalog
 from batchrunner.simulator.faults import Plan
