@@ -97,8 +97,7 @@ class Attempts:
         """Read and size up a job, and see whether it may be sent."""
         job = self._parts.inputs.load(self._parts.index, number)
         size = dialect.of(job).size(job.body)
-        prediction = self._parts.estimator.predict(size)
-        candidate = Candidate(job, size, Usage(prediction.input_tokens, prediction.output_tokens))
+        candidate = Candidate(job, size, self._parts.estimator.predict(size))
         if job.extras.account not in (None, self._parts.options.account):
             message = (
                 f"it asks for account {job.extras.account!r}, and this run's is {self._parts.options.account!r} (--account)."

@@ -25,6 +25,8 @@ ENOUGH: Final = 10
 UNKNOWN_OUTPUT_TOKENS: Final = 1024
 #: entries of each table; the shared one for all the rest comes on top
 MAX_KEYS: Final = 1000
+#: no request takes more than this today, tokens; one such figure would spoil a mean for hours
+MOST_TOKENS: Final = 10_000_000
 OTHER: Final = "(other)"
 
 _MAX_KEY_CHARACTERS: Final = 200
@@ -72,20 +74,6 @@ class Mean(msgspec.Struct):
         return -(-self.value // _UNIT)
 
 
-class Prediction(msgspec.Struct, frozen=True):
-    """Tokens that a request is expected to take, and at most."""
-
-    input_tokens: int
-    output_tokens: int
-    #: input with all the output that the body allows; None where it sets no cap
-    ceiling_tokens: int | None
-
-    @property
-    def reserve_tokens(self) -> int:
-        """What a budget sets aside: input and expected output."""
-        return self.input_tokens + self.output_tokens
-
-
 class Estimator(msgspec.Struct):
     """Learned lengths. Encodable whole, so that a later start goes on with them."""
 
@@ -96,16 +84,17 @@ class Estimator(msgspec.Struct):
     #: by model and class of cap
     outputs: dict[str, Mean] = {}
 
-    def predict(self, size: RequestSize) -> Prediction:
+    def predict(self, size: RequestSize) -> Usage:
         """What a request will take. The output is never above the body's own cap."""
         tokens = self._text_tokens(size)
         if size.opaque_parts and (parts := _find(self.parts, _model(size))):
             tokens += parts.tokens
-        cap = size.output_cap_tokens
-        return Prediction(tokens, self._output_tokens(size), None if cap is None else tokens + cap)
+        return Usage(tokens, self._output_tokens(size))
 
     def learn(self, size: RequestSize, usage: Usage) -> None:
-        """Take in what a request was reported to have taken."""
+        """Take in what a request was reported to have taken. A figure that no answer has is not learned from."""
+        if usage.total_tokens > MOST_TOKENS:
+            return
         model = _model(size)
         if size.opaque_parts:
             _entry(self.parts, model, Mean).add(max(0, usage.input_tokens - self._text_tokens(size)))

@@ -24,19 +24,19 @@ def test_before_any_answer_the_cap_and_the_guess_count() -> None:
     """The safe side: all that the body allows."""
     prediction = Estimator().predict(size())
     assert (prediction.input_tokens, prediction.output_tokens) == (1000, 4096)
-    assert (prediction.reserve_tokens, prediction.ceiling_tokens) == (5096, 5096)
+    assert prediction.total_tokens == 5096
 
 
 def test_without_a_cap_the_ceiling_is_unknown() -> None:
     """Nothing bounds such an answer; a plain figure is expected."""
     prediction = Estimator().predict(size(cap=None))
-    assert (prediction.output_tokens, prediction.ceiling_tokens) == (UNKNOWN_OUTPUT_TOKENS, None)
+    assert prediction.output_tokens == UNKNOWN_OUTPUT_TOKENS
 
 
 def test_an_absurd_cap_does_not_reserve_absurdly() -> None:
     """A cap that no model can fill says no more than none; the ceiling still names it."""
     prediction = Estimator().predict(size(cap=1_000_000_000))
-    assert (prediction.output_tokens, prediction.ceiling_tokens) == (131_072, 1_000_001_000)
+    assert prediction.output_tokens == 131_072
 
 
 @pytest.mark.parametrize(("answers", "expected"), [(1, 3697), (5, 2098), (9, 500), (10, 100), (400, 100)])
@@ -138,3 +138,14 @@ def test_the_mean_is_the_mean(outputs: list[int]) -> None:
     for tokens in outputs:
         estimator.learn(size(cap=None), Usage(1000, tokens))
     assert abs(estimator.predict(size(cap=None)).output_tokens - sum(outputs) / len(outputs)) <= 1.1
+
+
+def test_a_senseless_figure_teaches_nothing() -> None:
+    """One reply that claims more than any answer takes does not spoil what was learned."""
+    estimator = Estimator()
+    size = RequestSize("m", 100, None)
+    for _ in range(20):
+        estimator.learn(size, Usage(100, 200))
+    before = estimator.predict(size)
+    estimator.learn(size, Usage(100, 900_000_000))
+    assert estimator.predict(size) == before
