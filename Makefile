@@ -26,7 +26,7 @@ demo: $(STAMP) ## run 300 jobs against the embedded platform: no key, no cost, n
 			printf '\n%s/%s.jsonl begins:\n' "$$run" "$$file"; head -n 3 "$$run/$$file.jsonl" | cut -c 1-200; \
 		fi; \
 	done; \
-	echo; $(BIN)/batchrun status "$$run"; exit $$code
+	printf '\nAgain, any time: %s status %s\n' "$(BIN)/batchrun" "$$run"; exit $$code
 
 test: $(STAMP) ## run all tests but the campaign (ARGS="-k name" for some of them)
 	$(BIN)/pytest -m "not campaign" -n 2 $(ARGS)

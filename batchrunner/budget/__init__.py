@@ -16,8 +16,8 @@ How it works, in the order in which a request meets it:
    when it opens, the others behind it at their pace (`gate`).
 
 Source: generic cell rate algorithm (ITU-T I.371) in integer nanoseconds; a float bucket can spin for ever on a deficit of
-2e-17 s. Rejected: bursts of a full minute (what token buckets do) draw 80 to 300 rejections per 1,000 requests from
-two-bucket windows; adaptive concurrency is a poor handle on a rate, since in flight = rate x latency.
+2e-17 s. Rejected: bursts of a full minute (what token buckets do), which every window but one of their own kind refuses;
+adaptive concurrency is a poor handle on a rate, since in flight = rate x latency.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ class _Usd(click.ParamType):  # type: ignore[type-arg]  # generic in the newest 
     metavar="SECONDS",
     help="For one attempt.",
 )
-@click.option("--max-cost", type=_Usd(), metavar="USD", help="Stop before more than this is spent.")
+@click.option("--max-cost", type=_Usd(), metavar="USD", help="Send nothing more once this is spent or predicted to be.")
 @click.option(
     "--drain-seconds",
     type=_Seconds(min=0),
@@ -122,7 +122,7 @@ class _Usd(click.ParamType):  # type: ignore[type-arg]  # generic in the newest 
 @click.option("--json", is_flag=True, help="Print one JSON document on stdout at the end.")
 @click.pass_context
 def submit(context: click.Context, /, **given: Any) -> None:
-    r"""Run the job files JOBS to the end, or resume.
+    """Run the job files JOBS to the end, or resume.
 
     The same command again goes on where the run stood. Results are in RUN_DIR/results.jsonl, failures in errors.jsonl,
     costs in costs.jsonl.
@@ -140,11 +140,13 @@ def submit(context: click.Context, /, **given: Any) -> None:
       3    stopped at the spend cap, or as jobs failed one after another alike
       65   the job file or the run directory cannot be trusted
       69   stopped by the account or the server
+      70   a defect of ours
       74   a write failed
       75   another process is at work on the run directory
       130  interrupted; 143 by SIGTERM
+
     After all but 2 and 65 the same command resumes the run.
-    """
+    """  # noqa: D301 - click reads the backspace: the table stays a table
     # A terminal that hangs up ends its display and nothing else, from the first moment to the last.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     began_ns = (clock := SystemClock()).monotonic_ns()
@@ -164,8 +166,8 @@ def _submit(given: dict[str, Any], clock: Clock, signals: Signals) -> Status:
         options = _options(given)
         metrics_address = parse_address(given["metrics"]) if given["metrics"] is not None else None
         Origin.parse(options.base_url)
-        keys = (Secret(SIMULATED_KEY),) if options.simulate else keys_for(options.base_url, os.environ)
         inputs = held.enter_context(Inputs.open(options.inputs))
+        keys = (Secret(SIMULATED_KEY),) if options.simulate else keys_for(options.base_url, os.environ)
         directory = held.enter_context(contextlib.closing(RunDirectory(Path(options.run_dir), clock)))
         finished = directory.finished(inputs.identity(), options)
         if finished is not None and not (given["retry_failed"] and finished.failed):

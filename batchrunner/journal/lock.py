@@ -30,9 +30,13 @@ _PAUSE_SECONDS: Final = 0.01
 
 
 def is_locked(directory: Path) -> bool:
-    """Whether a process is at work on a run directory. Asks without taking the lock, so that nobody is refused over it."""
+    """Whether a process is at work on a run directory. Its lock is shared for a moment, which a start waits out."""
+    return any(_is_held(path) for path in (directory / NAME, directory))
+
+
+def _is_held(path: Path) -> bool:
     try:
-        fd = os.open(directory / NAME, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return False
     try:
@@ -101,11 +105,8 @@ class RunLock:
         Where directories cannot be locked, the file has to do.
         """
         self._directory_fd = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(self._directory_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as cause:
-            if cause.errno in _HELD:
-                raise self._in_use() from cause
+        with contextlib.suppress(InvalidInput, DiskError):
+            self._flock(self._directory_fd)
 
     def _flock(self, fd: int, tries: int = _TRIES) -> None:
         try:

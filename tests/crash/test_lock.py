@@ -53,6 +53,7 @@ def test_removing_the_lock_file_lets_nobody_in(tmp_path: Path) -> None:
     holder = hold(tmp_path)
     try:
         (tmp_path / "lock").unlink()
+        assert is_locked(tmp_path)
         with pytest.raises(RunDirectoryInUse):
             RunLock(tmp_path, wall_ns=0)
     finally:
