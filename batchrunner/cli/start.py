@@ -195,7 +195,7 @@ def _prices(options: Options, directory: RunDirectory, heads: Heads, clock: Cloc
 async def _fetch(origin: Origin, heads: Heads, fetched_at: str) -> PriceTable:
     pool = Pool(origin)
     try:
-        return await fetch_prices(pool, heads, fetched_at=fetched_at)
+        return await fetch_prices(pool, heads, fetched_at=fetched_at, say=say)
     finally:
         await pool.aclose()
 

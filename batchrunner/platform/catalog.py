@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+from collections.abc import Callable
 
 import trio
 
@@ -20,15 +20,18 @@ TRIED_AGAIN_STATUSES = frozenset({408, 425, 429})
 TIMEOUTS = Timeouts(connect_seconds=5, write_seconds=5, first_byte_seconds=15, between_bytes_seconds=15, attempt_seconds=30)
 
 
-async def fetch_prices(pool: Pool, heads: Heads, *, fetched_at: str) -> PriceTable:
-    """The prices of the models on offer, as of `fetched_at`.
+async def fetch_prices(pool: Pool, heads: Heads, *, fetched_at: str, say: Callable[[str], None]) -> PriceTable:
+    """The prices of the models on offer, as of `fetched_at`. `say` gets a line when it takes longer than one try.
 
     Raises: UnreachableError where there is no connection; AccountError where the server does not answer, or not with a
     catalog that names a model.
     """
-    for pause_seconds in PAUSES_SECONDS:
-        with contextlib.suppress(_NotNowError):
+    for number, pause_seconds in enumerate(PAUSES_SECONDS):
+        try:
             return await _try(pool, heads, fetched_at)
+        except _NotNowError as trouble:
+            if number == 0:
+                say(f"{trouble.error} Trying again.")
         await trio.sleep(pause_seconds)
     try:
         return await _try(pool, heads, fetched_at)

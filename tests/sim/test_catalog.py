@@ -38,14 +38,17 @@ async def fetch(nursery: trio.Nursery, *steps: Step) -> tuple[PriceTable | Accou
         nursery.start_soon(serve, server, *step)
         return client
 
+    said: list[str] = []
     pool = Pool(ORIGIN, StreamDriver(connect))
     heads = Heads(ORIGIN, [Secret("sk-empiriolabs-test-fetch")])
     try:
-        return await fetch_prices(pool, heads, fetched_at="2026-01-01T00:00:00Z"), asked
+        return await fetch_prices(pool, heads, fetched_at="2026-01-01T00:00:00Z", say=said.append), asked
     except AccountError as error:
         return error, asked
     finally:
         await pool.aclose()
+        # Who waits is told why, once.
+        assert len(said) == (len(asked) > 1)
 
 
 async def test_the_catalog(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
