@@ -9,6 +9,8 @@ import zlib
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+import msgspec
+
 from batchrunner.disk import AppendFile, Disk
 from batchrunner.journal.records import Line, Record, Synced, encode, header
 
@@ -22,26 +24,43 @@ CUT: Final = "results.cut"
 _SYNC_ORDER: Final = (RESULTS, ERRORS, COSTS, JOURNAL)
 
 
-class RunFiles:
-    """The open files of a run directory, and the end of the journal's chain.
+class Ends(msgspec.Struct, frozen=True):
+    """Where the good parts of journal.jsonl and costs.jsonl end, in bytes, and the checksums that go on from there."""
 
-    `number` and `crc` are those of the journal's last good line, `cut_at` the offset behind it: what follows is cut. An
-    empty journal gets its header, synced before anything else is written, so that one without it was never this run's.
+    journal: int = 0
+    #: of the journal's last good line
+    number: int = 0
+    crc: int = 0
+    costs: int = 0
+    #: of all of costs.jsonl up to its end
+    costs_crc: int = 0
+
+
+_NEW: Final = Ends()
+
+
+class RunFiles:
+    """The open files of a run directory, the end of the journal's chain and the checksum of the costs.
+
+    What stands behind `ends` is cut. An empty journal gets its header, synced before anything else is written, so that one
+    without it was never this run's.
 
     Raises: DiskError from every method. The first one is final: the file concerned refuses more.
     """
 
-    def __init__(self, disk: Disk, run_id: str, *, number: int = 0, crc: int = 0, cut_at: int = 0) -> None:
+    def __init__(self, disk: Disk, run_id: str, ends: Ends = _NEW) -> None:
         self.disk = disk
         self.run_id = run_id
         self._files: dict[str, AppendFile] = {name: disk.open(name) for name in _SYNC_ORDER}
-        self._number = number
-        self._crc = crc
+        self._number = ends.number
+        self._crc = ends.crc
+        self._costs_crc = ends.costs_crc
         #: bytes known to be on disk; what was there before this process is not
         self._on_disk: dict[str, int] = dict.fromkeys(_SYNC_ORDER, -1)
         self.bytes_written = 0
-        if self._files[JOURNAL].size > cut_at:
-            self.truncate(JOURNAL, cut_at)
+        for name, end in ((JOURNAL, ends.journal), (COSTS, ends.costs)):
+            if self._files[name].size > end:
+                self.truncate(name, end)
         if self._files[JOURNAL].size == 0:
             line, self._crc = header(run_id)
             self._append(JOURNAL, line)
@@ -61,11 +80,12 @@ class RunFiles:
     def cost_line(self, line: bytes) -> None:
         """Put a line into costs.jsonl, with one write."""
         self._append(COSTS, line)
+        self._costs_crc = zlib.crc32(line, self._costs_crc)
 
     def marks(self) -> Synced:
         """How far the files go now: what a sync that begins now will have put on disk."""
-        sizes = (self._files[name].size for name in _SYNC_ORDER)
-        return Synced(*sizes)
+        results, errors, costs, journal = (self._files[name].size for name in _SYNC_ORDER)
+        return Synced(results, errors, costs, journal, self._costs_crc)
 
     def sync(self, marks: Synced) -> None:
         """Return once everything up to `marks` is on disk. Files that have not grown are left alone.
@@ -126,3 +146,17 @@ def whole_lines(disk: Disk, name: str, offset: int = 0) -> Iterator[tuple[int, b
             parts.append(chunk[start:])
     if parts:
         yield offset, b"".join(parts)
+
+
+def prefix_crcs(disk: Disk, name: str, ends: Iterable[int]) -> Iterator[int]:
+    """CRC-32 of a file's bytes up to each of `ends`, which ascend, in one reading. A file that is shorter counts as it is."""
+    crc = at = 0
+    chunks = disk.chunks(name)
+    rest = memoryview(b"")
+    for end in ends:
+        while at < end and (rest := rest or memoryview(next(chunks, b""))):
+            part = rest[: end - at]
+            crc = zlib.crc32(part, crc)
+            at += len(part)
+            rest = rest[len(part) :]
+        yield crc

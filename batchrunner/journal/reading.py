@@ -25,6 +25,7 @@ from batchrunner.journal.records import (
     decode,
     header,
     is_numbered,
+    marks_of,
     read_header,
 )
 
@@ -45,7 +46,7 @@ class JournalReader:
         self.size = 0
         self.number = 0
         self.crc = 0
-        self.synced = Synced(0, 0, 0, 0)
+        self.synced = Synced(0, 0, 0, 0, costs_crc=0)
         self._disk = disk
         self._run_id = run_id
 
@@ -65,7 +66,7 @@ class JournalReader:
                 self._refuse_damage(offset, line, lines)
                 return
             record = self._decode(line, offset)
-            self._note(record)
+            self.synced = marks_of(record) or self.synced
             self.number += 1
             self.crc = crc
             self.end = offset + len(line)
@@ -107,12 +108,6 @@ class JournalReader:
                 "Use the version that began this run, or another --run-dir."
             ) from cause
 
-    def _note(self, record: Record) -> None:
-        if isinstance(record, Finished):
-            record = record.synced
-        if isinstance(record, Synced):
-            self.synced = record
-
     def _refuse_damage(self, damaged: int, line: bytes, rest: Iterator[tuple[int, bytes]]) -> None:
         """Raise if a record behind the fault at `damaged` proves that its place had been synced."""
         for _, following in rest:
@@ -121,12 +116,10 @@ class JournalReader:
             if seed is None or check(following, seed) is None:
                 continue
             try:
-                record = decode(following)
+                marks = marks_of(decode(following))
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 continue
-            if isinstance(record, Finished):
-                record = record.synced
-            if isinstance(record, Synced) and record.journal > damaged:
+            if marks is not None and marks.journal > damaged:
                 raise JournalDamaged(JOURNAL, damaged, "a record does not match its checksum, number or place")
 
 

@@ -119,6 +119,8 @@ class Synced(_Record, tag="synced", frozen=True):
     errors: int
     costs: int
     journal: int
+    #: CRC-32 of costs.jsonl up to there: its lines have no seal of their own, and no other file holds them as they stand
+    costs_crc: int
 
 
 class Finished(_Record, tag="finished", frozen=True):
@@ -129,6 +131,13 @@ class Finished(_Record, tag="finished", frozen=True):
     identity: list[list[str | int]]
     #: what the run's last command printed, to be given again
     summary: msgspec.Raw
+
+
+def marks_of(record: Record) -> Synced | None:
+    """How far a record says that the files are on disk; None where it speaks of something else."""
+    if isinstance(record, Finished):
+        return record.synced
+    return record if isinstance(record, Synced) else None
 
 
 Record: TypeAlias = Started | Sent | Ended | Reopened | Synced | Finished

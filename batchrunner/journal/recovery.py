@@ -1,6 +1,6 @@
 """Brings a run directory back to where a run can go on, whatever ended the last one.
 
-First everything is read and judged: the journal, the end of costs.jsonl, results.jsonl and errors.jsonl line by line. What
+First everything is read and judged: the journal, costs.jsonl, results.jsonl and errors.jsonl line by line. What
 cannot be trusted is refused with nothing touched. Then what was left open is closed, in records and lines of the usual
 kind, so that a crash in the middle of it is one more crash of the usual kind:
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator
+from typing import NoReturn
 
 import msgspec
 
@@ -25,10 +26,10 @@ from batchrunner.errors import ChangedLines, JournalDamaged
 from batchrunner.events import Billing
 from batchrunner.index import Index
 from batchrunner.job import BadLine
-from batchrunner.journal.files import COSTS, CUT, ERRORS, JOURNAL, RESULTS, RunFiles, whole_lines
+from batchrunner.journal.files import COSTS, CUT, ERRORS, JOURNAL, RESULTS, Ends, RunFiles, prefix_crcs, whole_lines
 from batchrunner.journal.finals import Digest, Survey, Verdict
 from batchrunner.journal.reading import JournalReader
-from batchrunner.journal.records import Ended, Line, Reopened, Sent, Started, What, fingerprint_text
+from batchrunner.journal.records import Ended, Line, Reopened, Sent, Started, What, fingerprint_text, marks_of
 from batchrunner.journal.replay import RECENT_NS, History, Replay
 from batchrunner.journal.tariff import Tariff
 from batchrunner.lifecycle import FINAL, State
@@ -122,23 +123,24 @@ class _Recovery:
             self.replay.apply(offset, record)
         self.boot = self.replay.boot
         self.fresh = self.boot is None
-        self.costs_end, self.cost_tail = self._read_cost_tail()
+        self.costs_end, self.costs_crc, self.cost_tail = self._read_cost_tail()
         self.results = Survey(self.disk, RESULTS, self.run_id, self.replay)
         self.errors = Survey(self.disk, ERRORS, self.run_id, self.replay)
         self.vanished = self._refuse_missing([*self.results.missing(), *self.errors.missing()])
         self._refuse_changes(accept_changes=accept_changes)
 
-    def _read_cost_tail(self) -> tuple[int, dict[tuple[str, int], CostLine]]:
-        """Where costs.jsonl's good part ends, and its newest lines for attempts that the journal may not know the end of.
+    def _read_cost_tail(self) -> tuple[int, int, dict[tuple[str, int], CostLine]]:
+        """Where costs.jsonl's good part ends, its CRC, its newest lines for attempts whose end the journal may not know.
 
-        What had been synced needs no look: the journal knows all of it.
+        Of what had been synced the journal knows all: it must only be what it was.
         """
         synced = self.journal.synced.costs
         size = self.disk.size(COSTS) or 0
         if size < synced:
             raise JournalDamaged(COSTS, size, f"it ends here, and was {synced} bytes long once")
-        if synced and next(self.disk.chunks(COSTS, synced - 1), b"")[:1] != b"\n":
-            raise JournalDamaged(COSTS, synced - 1, "a line ended here once")
+        (crc,) = prefix_crcs(self.disk, COSTS, [synced])
+        if crc != self.journal.synced.costs_crc:
+            self._refuse_costs()
         ended = {(record.id, record.attempt) for _, record in self.replay.unsynced}
         end = synced
         tail: dict[tuple[str, int], CostLine] = {}
@@ -147,10 +149,21 @@ class _Recovery:
             if line is None:
                 break
             end = offset + len(raw)
+            crc = zlib.crc32(raw, crc)
             attempt = (line.custom_id, line.attempt)
             if attempt in ended or self._is_open(line):
                 tail[attempt] = line
-        return end, tail
+        return end, crc, tail
+
+    def _refuse_costs(self) -> NoReturn:
+        """Raise with the place from which on costs.jsonl is not what it was, as closely as the journal's marks tell."""
+        marks = [mark for _, record in JournalReader(self.disk, self.run_id) if (mark := marks_of(record)) is not None]
+        good = 0
+        for mark, crc in zip(marks, prefix_crcs(self.disk, COSTS, (mark.costs for mark in marks)), strict=True):
+            if crc != mark.costs_crc:
+                raise JournalDamaged(COSTS, good, f"a line between here and byte {mark.costs} is not what was written")
+            good = mark.costs
+        raise AssertionError("the newest mark is one of them")
 
     def _is_open(self, line: CostLine) -> bool:
         """Whether a cost line is of an attempt whose end the journal does not know."""
@@ -202,12 +215,12 @@ class _Recovery:
     def begin(self, pid: int, version: str) -> RunFiles:
         """Open the files, cut the journal's and the costs' torn ends, note that this process began."""
         journal = self.journal
-        self.files = RunFiles(self.disk, self.run_id, number=journal.number, crc=journal.crc, cut_at=journal.end)
+        torn = (self.disk.size(COSTS) or 0) - self.costs_end
+        ends = Ends(journal.end, journal.number, journal.crc, self.costs_end, self.costs_crc)
+        self.files = RunFiles(self.disk, self.run_id, ends)
         if journal.torn_bytes:
             self._warn(f"{JOURNAL}: a torn end of {journal.torn_bytes} bytes was cut.")
-        torn = (self.disk.size(COSTS) or 0) - self.costs_end
         if torn:
-            self.files.truncate(COSTS, self.costs_end)
             self._warn(f"{COSTS}: a torn end of {torn} bytes was cut; its lines are written again.")
         self._record(Started(self.clock.boot_id, self.clock.monotonic_ns(), self.clock.wall_ns(), pid, version))
         return self.files

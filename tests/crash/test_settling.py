@@ -326,13 +326,27 @@ def test_an_empty_directory_begins_a_run() -> None:
     assert not start(disk, ids_of(1))[0].fresh
 
 
-async def test_costs_that_grew_in_the_middle_are_refused() -> None:
-    """Where a line ended when the file was synced, one still ends: else nothing is written behind what somebody changed."""
-    ids = ids_of(3)
+@pytest.mark.parametrize("change", ["grown", "edited", "line edited in a later part"])
+async def test_synced_costs_that_were_altered_are_refused_with_the_place(change: str) -> None:
+    """Not a digit of a bill that was on disk may change, whatever the file's length; nothing is touched."""
+    ids = ids_of(4)
     disk = await finished(ids)
-    disk.files[COSTS][20:20] = b"x"
-    with pytest.raises(JournalDamaged, match="a line ended here once"):
-        start(killed(disk), ids)
+    run = Run(disk, ids)
+    whole = len(disk.files[COSTS])
+    run.send(3)
+    run.done(3)
+    await run.journal.commit()
+    costs = disk.files[COSTS]
+    place = costs.index(b'"output":3', whole if "later" in change else 0)
+    if change == "grown":
+        costs[place:place] = b" "
+    else:
+        costs[place : place + 10] = b'"output":4'
+    before = {name: bytes(data) for name, data in disk.files.items()}
+    offset = whole if "later" in change else 0
+    with pytest.raises(JournalDamaged, match=rf"costs\.jsonl: damaged at byte {offset}: .* not what was written"):
+        start(disk, ids)
+    assert {name: bytes(data) for name, data in disk.files.items()} == before
 
 
 @pytest.mark.parametrize("removed_meanwhile", [True, False])

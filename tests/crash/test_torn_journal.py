@@ -10,7 +10,7 @@ import pytest
 from batchrunner.disk import MemoryDisk
 from batchrunner.errors import InvalidInput, JournalDamaged
 from batchrunner.journal import read_finished
-from batchrunner.journal.files import JOURNAL, RunFiles
+from batchrunner.journal.files import JOURNAL, Ends, RunFiles
 from batchrunner.journal.reading import JournalReader
 from batchrunner.journal.records import Finished, Record, Reopened, Sent, Synced, encode, header
 from tests.crash.scripted import RUN, World, ids_of, run_script, start
@@ -27,7 +27,7 @@ def journal(records: int, *, synced_every: int = 0) -> tuple[bytes, list[Record]
             Reopened(f"j{number}", "0", 1) if number % 10 else Sent(f"j{number}", "0", 1, "b", 2, 3, 4, None, "m", "/e")
         )
         if synced_every and number % synced_every == 0:
-            record = Synced(0, 0, 0, len(data))
+            record = Synced(0, 0, 0, len(data), costs_crc=0)
         line, crc = encode(record, number, crc)
         data += line
         kept.append(record)
@@ -59,7 +59,7 @@ def test_a_journal_torn_at_any_byte_keeps_exactly_its_whole_records() -> None:
         assert found == records[: max(whole, 0)], cut
         assert reader.torn_bytes == cut - (ends[whole] if whole >= 0 else 0)
         if cut % 41 == 0 or cut in ends:  # appending reads all of it again
-            files = RunFiles(disk, RUN, number=reader.number, crc=reader.crc, cut_at=reader.end)
+            files = RunFiles(disk, RUN, Ends(reader.end, reader.number, reader.crc))
             files.record(Reopened("after", "0", 1))
             assert read(disk)[1] == [*found, Reopened("after", "0", 1)], cut
 

@@ -37,7 +37,7 @@ RECORDS: list[Record] = [
     Ended("job-1", "00000000000000ff", 2, What.DONE, 7, True, CHARGE, Line("results.jsonl", 0, 9, 4_000_000_000), None, "stop"),
     Ended("job-2", "00000000000000ff", 0, What.FAILED, 7, why="no price"),
     Reopened("job-1", "00000000000000ff", 2, "failed before"),
-    Synced(1, 2, 3, 4),
+    Synced(1, 2, 3, 4, 5),
 ]
 
 
@@ -53,7 +53,7 @@ def test_a_record_reads_back_as_it_was_written(record: Record) -> None:
 
 def test_a_finished_record_keeps_its_summary_byte_for_byte() -> None:
     """The summary of a finished run is given again exactly."""
-    line, _ = encode(Finished(Synced(1, 2, 3, 4), [["a.jsonl", 5]], msgspec.Raw(b'{"cost": 0.10}')), 1, 0)
+    line, _ = encode(Finished(Synced(1, 2, 3, 4, 5), [["a.jsonl", 5]], msgspec.Raw(b'{"cost": 0.10}')), 1, 0)
     record = decode(line)
     assert isinstance(record, Finished)
     assert bytes(record.summary) == b'{"cost": 0.10}'

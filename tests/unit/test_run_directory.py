@@ -17,7 +17,7 @@ from batchrunner.clock import VirtualClock
 from batchrunner.config import Options
 from batchrunner.errors import InvalidInput, RunDirectoryInUse
 from batchrunner.journal.files import RunFiles
-from batchrunner.journal.records import Finished, Synced
+from batchrunner.journal.records import Finished
 from batchrunner.pricing import PriceTable
 from batchrunner.run_directory import MANIFEST, VERSION, Manifest, RunDirectory, read_status
 from batchrunner.status import Status, encode
@@ -197,7 +197,7 @@ def finish(directory: RunDirectory, summary: bytes) -> None:
     assert directory.manifest is not None
     files = RunFiles(directory.disk, directory.manifest.run_id)
     files.commit()
-    files.record(Finished(Synced(0, 0, 0, files.marks().journal), IDENTITY, msgspec.Raw(summary)))
+    files.record(Finished(files.marks(), IDENTITY, msgspec.Raw(summary)))
     files.close()
 
 
