@@ -45,6 +45,34 @@ class NotNow(enum.Enum):
     WAIT = "wait"  # not before something that is in flight has ended
 
 
+class Held(msgspec.Struct, frozen=True):
+    """The job of a slot is kept aside with all others under `name`, until `due_ns`, or until it is said when (None)."""
+
+    #: None: with those that wait for the server itself
+    name: str | None
+    due_ns: int | None
+
+
+class Backoff(msgspec.Struct, frozen=True):
+    """The job is to have another attempt after a wait; as a `repeat` of what failed, when the retry budget allows it."""
+
+    after_ns: int
+    repeat: bool = False
+
+
+#: What becomes of a job whose request has ended; None: it has ended too.
+Then = Backoff | Held | None
+Reason = Literal["requests", "tokens", "in_flight", "rate_limited", "server", "keys", "work"]
+
+
+class Due(msgspec.Struct, frozen=True):
+    """When the next request may go, whichever it is: now, later, or (None) not before something in flight has ended."""
+
+    at_ns: int | None
+    #: what stands in its way
+    reason: Reason
+
+
 class Ticket(msgspec.Struct, frozen=True):
     """Leave to send one request now. It must be handed back by exactly one of the methods of Admission."""
 
@@ -65,15 +93,19 @@ class Statistics(msgspec.Struct, frozen=True):
 
     in_flight: int
     backing_off: int
+    #: jobs kept aside while their model is offline
+    held: int
     #: what the dispatcher waits for; None while it waits for nothing
-    waits_for: Literal["requests", "tokens", "in_flight", "rate_limited", "work"] | None
+    waits_for: Reason | None
     admitted: int
 
 
 class Admission:
     """Grants one request at a time, in the order of the queue, within the budget and the cap on requests in flight.
 
-    `load` reads and sizes the job of a number just before it is sent, or says why it is not sent.
+    `load` reads and sizes the job of a number just before it is sent, or says why it is not sent. `due` says when anything
+    may be sent at all, for all that the budget does not know; `hopeless` whether jobs held under a name need not wait any
+    longer, nothing else being left to do.
     """
 
     def __init__(
@@ -82,7 +114,9 @@ class Admission:
         queue: FairQueue,
         clock: Clock,
         *,
-        load: Callable[[int], Candidate | NotNow],
+        load: Callable[[int], Candidate | Held | NotNow],
+        due: Callable[[int], Due] | None = None,
+        hopeless: Callable[[str | None, int], bool] = lambda _name, _now_ns: False,
         max_in_flight: int,
         tpm: int,
         rng: random.Random,
@@ -91,6 +125,8 @@ class Admission:
         self._queue = queue
         self._clock = clock
         self._load = load
+        self._due = due or _now
+        self._hopeless = hopeless
         self._max_in_flight = max_in_flight
         self._tpm = tpm
         self._rng = rng
@@ -99,19 +135,23 @@ class Admission:
         self._admitted = 0
         self._closed = False
         self._changed = trio.Event()
-        self._waits_for: Literal["requests", "tokens", "in_flight", "rate_limited", "work"] | None = None
+        self._waits_for: Reason | None = None
 
     async def ready(self) -> bool:
         """Wait until a job could be sent now, but for the budget. False once there will be none, or after `close`."""
         while not self._closed:
+            now_ns = self._clock.monotonic_ns()
+            due = self._due(now_ns)
+            if self._in_flight == 0 and self._queue.empty():
+                return False
             if self._in_flight >= self._max_in_flight:
                 await self._wait(self._changed, "in_flight", None)
-            elif self._queue.peek(self._clock.monotonic_ns()) is not None:
+            elif due.at_ns is None or due.at_ns > now_ns:
+                await self._wait(self._changed, due.reason, due.at_ns)
+            elif self._queue.peek(now_ns) is not None:
                 return True
-            elif self._queue.empty() and self._in_flight == 0:
-                return False
-            else:
-                await self._wait(self._changed, "work", self._queue.next_due_ns())
+            elif not self._release_the_hopeless(now_ns):
+                await self._wait(self._changed, self._idle_reason(), self._queue.next_due_ns(now_ns))
         return False
 
     async def admit(self) -> Ticket | None:
@@ -132,18 +172,23 @@ class Admission:
             number = self._queue.peek(now_ns)
             assert number is not None
             candidate = self._load(number)
-            if candidate is NotNow.WITHDRAWN:
-                self._queue.remove(number)
-                await trio.lowlevel.checkpoint()  # a whole file of them must not keep signals and the writer waiting
-                continue
-            if isinstance(candidate, NotNow):
+            if candidate is NotNow.WAIT:
                 await self._wait(changed, "work", None)
+                continue
+            if isinstance(candidate, Held) and self._queue.full:
+                await self._wait(changed, "server", self._queue.held_due_ns())
+                continue
+            if not isinstance(candidate, Candidate):
+                repeat = self._queue.remove(number, now_ns, sent=False)
+                if isinstance(candidate, Held):
+                    self._queue.hold(number, candidate.name, candidate.due_ns, repeat=repeat)
+                await trio.lowlevel.checkpoint()  # a whole file of them must not keep signals and the writer waiting
                 continue
             wants_alone = self._refused.alone(number, candidate.tokens, self._tpm)
             decision = await self._store.step(now_ns, budget.Take(slot.slot, candidate.tokens, alone=wants_alone))
             match decision:
                 case budget.Taken(entry, alone):
-                    self._queue.remove(number)
+                    self._queue.remove(number, now_ns)
                     self._in_flight += 1
                     self._admitted += 1
                     wait_seconds = (now_ns - asked_ns) / NS_PER_SECOND
@@ -161,20 +206,32 @@ class Admission:
         self._closed = True
         self._wake()
 
-    async def settle(self, ticket: Ticket, tokens: int | None, *, again_after_ns: int | None = None) -> None:
-        """The server took the request and it has ended; `tokens` it used, where known.
+    def retime(self, name: str | None, due_ns: int | None) -> None:
+        """When one of the jobs held under this name may go."""
+        self._queue.retime(name, due_ns)
+        self._wake()
 
-        `again_after_ns`: the job is to have another attempt, after this backoff.
-        """
+    def release(self, name: str | None) -> None:
+        """Let all jobs go that are held under this name."""
+        self._queue.release(name)
+        self._wake()
+
+    async def succeeded(self, ticket: Ticket, tokens: int | None) -> None:
+        """The server took the request and the job has its answer; `tokens` it used, where known."""
+        self._queue.succeeded(self._clock.monotonic_ns())
+        await self.settle(ticket, tokens)
+
+    async def settle(self, ticket: Ticket, tokens: int | None, *, then: Then = None) -> None:
+        """The server took the request and it has ended; `tokens` it used, where known. `then`: what becomes of the job."""
         self._refused.accepted(ticket.job.number)
-        self._requeue(ticket, again_after_ns)
+        self._requeue(ticket, then)
         await self._give_back(budget.Settle(ticket.entry, tokens))
 
-    async def lost(self, ticket: Ticket, *, again_after_ns: int | None = None) -> None:
-        """Whether the server took the request is not known. `again_after_ns` as in `settle`."""
-        if again_after_ns is None:
+    async def lost(self, ticket: Ticket, *, then: Then = None) -> None:
+        """Whether the server took the request is not known. `then`: what becomes of the job."""
+        if then is None:
             self._refused.forget(ticket.job.number)
-        self._requeue(ticket, again_after_ns)
+        self._requeue(ticket, then)
         await self._give_back(budget.Lost(ticket.entry))
 
     async def refused(self, ticket: Ticket, retry_after_ns: int | None) -> bool:
@@ -188,27 +245,42 @@ class Admission:
         await self._give_back(budget.Refuse(ticket.entry, retry_after_ns, self._rng.random()))
         return yields_ns is not None
 
+    def _release_the_hopeless(self, now_ns: int) -> bool:
+        """Where nothing is left but what is held: let go what need not wait. Whether there was any."""
+        if self._in_flight or not self._queue.only_held():
+            return False
+        names = [name for name in self._queue.held_names() if self._hopeless(name, now_ns)]
+        for name in names:
+            self._queue.release(name)
+        return bool(names)
+
+    def _idle_reason(self) -> Reason:
+        return "server" if self._in_flight == 0 and self._queue.only_held() else "work"
+
     def statistics(self) -> Statistics:
+        queue = self._queue.statistics()
         return Statistics(
             in_flight=self._in_flight,
-            backing_off=self._queue.statistics().backing_off,
+            backing_off=queue.backing_off,
+            held=queue.held,
             waits_for=self._waits_for,
             admitted=self._admitted,
         )
 
-    def _requeue(self, ticket: Ticket, after_ns: int | None) -> None:
+    def _requeue(self, ticket: Ticket, then: Then) -> None:
         # Before the request is given back: else the dispatcher could see nothing queued and nothing in flight, and end.
-        if after_ns is not None:
-            self._queue.again(ticket.job.number, self._clock.monotonic_ns() + after_ns)
+        match then:
+            case Backoff(after_ns, repeat):
+                self._queue.again(ticket.job.number, self._clock.monotonic_ns() + after_ns, repeat=repeat)
+            case Held(name, due_ns):
+                self._queue.hold(ticket.job.number, name, due_ns, repeat=True)
 
     async def _give_back(self, event: budget.Event) -> None:
         self._in_flight -= 1
         await self._store.step(self._clock.monotonic_ns(), event)
         self._wake()
 
-    async def _wait(
-        self, changed: trio.Event, reason: Literal["requests", "tokens", "in_flight", "work"], until_ns: int | None
-    ) -> None:
+    async def _wait(self, changed: trio.Event, reason: Reason, until_ns: int | None) -> None:
         """Sleep until `until_ns`, or until something has changed since `changed` was looked at."""
         if self._closed:  # by `load` perhaps, after the last look at it: nothing might ever change again
             return
@@ -223,3 +295,7 @@ class Admission:
     def _wake(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
+
+
+def _now(now_ns: int) -> Due:
+    return Due(now_ns, "work")

@@ -6,32 +6,26 @@ state, the budget. What is not written down has not happened.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 
 import msgspec
 import trio
 
 from batchrunner import dialect, lifecycle, outcome
-from batchrunner.account_store import AccountStore
-from batchrunner.admission import Admission, Candidate, NotNow, Ticket
-from batchrunner.clock import NS_PER_SECOND, Clock
-from batchrunner.config import Options
+from batchrunner.admission import Admission, Backoff, Candidate, Due, Held, NotNow, Then, Ticket
+from batchrunner.clock import NS_PER_SECOND
 from batchrunner.costs import Charge
-from batchrunner.disk import Disk
 from batchrunner.errors import DiskError
-from batchrunner.estimate import Estimator
 from batchrunner.events import AttemptResult, Billing, Event
 from batchrunner.exchange import Failure, FailureKind, Reply
-from batchrunner.heads import Heads
-from batchrunner.index import Index, Inputs
 from batchrunner.job import Job, Usage
-from batchrunner.journal import History, Journal
+from batchrunner.journal import History
+from batchrunner.keyring import Use
 from batchrunner.lifecycle import Happening, State
-from batchrunner.spending import Spending
+from batchrunner.parts import Parts
+from batchrunner.resilience import Resilience
 from batchrunner.status import StoppedBy
-from batchrunner.tally import Tally
-from batchrunner.transport import Connection, Pool, Timeouts, TransportError
+from batchrunner.transport import Connection, Timeouts, TransportError
 
 
 class _Flight(msgspec.Struct):
@@ -41,7 +35,8 @@ class _Flight(msgspec.Struct):
     connection: Connection
     #: the ordinal of this send among all of the job's
     attempt: int
-    key_number: int
+    key: Use
+    idempotency_key: str | None
     began_ns: int
     #: of the attempt, so far
     seconds: float = 0.0
@@ -49,34 +44,6 @@ class _Flight(msgspec.Struct):
     @property
     def job(self) -> Job:
         return self.ticket.job
-
-
-class Parts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run is made of. Every seam is here, so that a test can put its double in."""
-
-    options: Options
-    run_id: str
-    clock: Clock
-    disk: Disk
-    rng: random.Random
-    inputs: Inputs
-    index: Index
-    #: lines of the input that are no job; they count as failed
-    bad_lines: int
-    #: jobs that were sent before and have not ended
-    histories: dict[int, History]
-    #: sums over what is on disk, earlier processes included; fed by the journal's sink
-    tally: Tally
-    journal: Journal
-    store: AccountStore
-    pool: Pool
-    heads: Heads
-    spending: Spending
-    estimator: Estimator
-    #: the server has not been reached since then; None where it was, or nobody has tried
-    unreached_since_ns: int | None = None
-    #: a line for people
-    say: Callable[[str], None]
 
 
 class Attempts:
@@ -90,10 +57,19 @@ class Attempts:
         self._stop = stop
         self._stale: set[int] = set()
         self._same_error = outcome.SameError()
+        self._resilience = Resilience(parts)
+
+    def due(self, now_ns: int) -> Due:
+        """When anything may be sent at all: not while the server is away, or every key that is left is suspended."""
+        return self._resilience.due(now_ns)
+
+    def hopeless(self, name: str | None, now_ns: int) -> bool:
+        """Whether held jobs need not wait any longer, nothing else being left to do."""
+        return self._resilience.hopeless(name, now_ns)
 
     # --------------------------------------------------------------------------------------------- before it is sent
 
-    def load(self, number: int) -> Candidate | NotNow:
+    def load(self, number: int) -> Candidate | Held | NotNow:
         """Read and size up a job, and see whether it may be sent."""
         job = self._parts.inputs.load(self._parts.index, number)
         size = dialect.of(job).size(job.body)
@@ -104,6 +80,13 @@ class Attempts:
             )
             self._fail_unsent(job, size.model, "unknown_account", message)
             return NotNow.WITHDRAWN
+        if self._resilience.given_up(size.model):
+            message = "its model was offline, for long, when nothing else was left to do; --retry-failed tries it again."
+            self._fail_unsent(job, size.model, "model_unavailable", message)
+            return NotNow.WITHDRAWN
+        held = self._resilience.held(size.model, self._parts.clock.monotonic_ns())
+        if held is not None:
+            return held
         match self._parts.spending.verdict(candidate):
             case "allowed":
                 return candidate
@@ -136,7 +119,16 @@ class Attempts:
             reserve_tokens=ticket.candidate.tokens,
         )
         self._parts.spending.sent(ticket.candidate)
-        return _Flight(ticket, connection, history.sends, self._parts.heads.key_number, self._parts.clock.monotonic_ns())
+        key = self._resilience.sent(ticket)
+        return _Flight(
+            ticket, connection, history.sends, key, self._idempotency_key(job, history), self._parts.clock.monotonic_ns()
+        )
+
+    def _idempotency_key(self, job: Job, history: History) -> str | None:
+        """What a repeat of a request is known by. It changes with each outcome that was seen: only an unknown one is repeated."""
+        if not self._parts.options.idempotency_keys:
+            return None
+        return f"{self._parts.run_id}-{job.fingerprint:016x}-{history.known}"
 
     # ------------------------------------------------------------------------------------------------- while it flies
 
@@ -159,9 +151,8 @@ class Attempts:
                 # It went stale while we waited for the slot; nothing was written, so that nothing is lost.
                 flight.connection.close()
                 flight.connection = await self._parts.pool.connect(timeouts, fresh=True)
-            return self._parts.heads.without_keys(
-                await flight.connection.exchange(self._parts.heads.head(job), job.body, timeouts)
-            )
+            head = self._parts.heads.head(job, flight.key, flight.idempotency_key)
+            return self._parts.heads.without_keys(await flight.connection.exchange(head, job.body, timeouts))
         except TransportError as error:
             return error.failure
 
@@ -188,42 +179,48 @@ class Attempts:
         if isinstance(result, Failure) and result.kind is FailureKind.STALE:
             self._stale.add(job.number)
         self._parts.spending.ended(flight.ticket.candidate)
+        if isinstance(verdict, outcome.Again):
+            verdict = self._resilience.failed(flight.ticket, verdict, tries, admission)
+        else:
+            self._resilience.ended(flight.ticket, verdict, admission)
+        some_key_is_left = self._resilience.note_key(flight.key, verdict)
         match verdict:
             case outcome.Done(facts):
                 assert reply is not None
                 self._same_error.note(verdict)
                 self._done(flight, reply, facts)
-                await admission.settle(flight.ticket, facts.usage.total_tokens if facts.usage else None)
+                await admission.succeeded(flight.ticket, facts.usage.total_tokens if facts.usage else None)
             case outcome.Failed():
                 self._failed(flight, verdict, reply)
-                await self._give_back(admission, flight.ticket, reply, None)
+                await self._give_back(admission, flight.ticket, reply)
                 if self._same_error.note(verdict):
                     self._stop("failures", f"jobs fail one after another with the same error, {verdict.code}: {verdict.message}")
             case outcome.Again():
                 self._again(flight, verdict)
-                await self._give_back(admission, flight.ticket, reply, verdict.after_ns)
+                await self._give_back(admission, flight.ticket, reply, self._resilience.then(verdict))
             case outcome.Refused(retry_after_ns, message):
                 event = self._event(flight, AttemptResult.RATE_LIMITED, None, reply, message=message)
                 self._parts.journal.refused(job, flight.attempt, why="rate_limited", event=event)
+                history.known += 1
                 self._move(job, Happening.REFUSE)
                 if not await admission.refused(flight.ticket, retry_after_ns):
                     self._never_fits(flight)
             case outcome.StopAccount(message):
                 self._send_back(flight, reply, message)
-                await admission.lost(flight.ticket, again_after_ns=0)
+                await admission.lost(flight.ticket, then=Backoff(0))
                 self._stop("credits", message)
             case outcome.SuspendKey(message):
                 self._send_back(flight, reply, message)
-                await admission.lost(flight.ticket, again_after_ns=0)
-                if not self._parts.heads.retire_key(flight.key_number):
+                await admission.lost(flight.ticket, then=Backoff(0))
+                if not some_key_is_left:
                     self._stop("keys", message)
 
-    async def _give_back(self, admission: Admission, ticket: Ticket, reply: Reply | None, after_ns: int | None) -> None:
+    async def _give_back(self, admission: Admission, ticket: Ticket, reply: Reply | None, then: Then = None) -> None:
         """An answer to the request itself shows that the limiter let it pass; an overload, an outage or silence does not."""
         if reply is not None and reply.status < 500 and reply.status != 408:
-            await admission.settle(ticket, None, again_after_ns=after_ns)
+            await admission.settle(ticket, None, then=then)
         else:
-            await admission.lost(ticket, again_after_ns=after_ns)
+            await admission.lost(ticket, then=then)
 
     def _done(self, flight: _Flight, reply: Reply, facts: dialect.ReplyFacts) -> None:
         job, size = flight.job, flight.ticket.candidate.size
@@ -250,13 +247,16 @@ class Attempts:
         charge = self._maybe(flight) if verdict.billing is Billing.MAYBE else None
         event = self._event(flight, verdict.result, charge, message=verdict.message)
         self._parts.journal.again(flight.job, flight.attempt, why=verdict.code, charge=charge, spent=verdict.spends, event=event)
-        self._parts.histories[flight.job.number].spent += verdict.spends
+        history = self._parts.histories[flight.job.number]
+        history.spent += verdict.spends
+        history.known += charge is None
         self._move(flight.job, Happening.AGAIN)
 
     def _send_back(self, flight: _Flight, reply: Reply | None, message: str) -> None:
         """The account was refused, not the job: it costs the job nothing."""
         event = self._event(flight, AttemptResult.ACCOUNT, None, reply, message=message)
         self._parts.journal.again(flight.job, flight.attempt, why="account_refused", spent=False, event=event)
+        self._parts.histories[flight.job.number].known += 1
         self._move(flight.job, Happening.AGAIN)
 
     def _never_fits(self, flight: _Flight) -> None:

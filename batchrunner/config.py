@@ -44,6 +44,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
     max_cost_usd: Decimal | None = None
     drain_seconds: float = DEFAULT_DRAIN_SECONDS
+    #: an Idempotency-Key goes with each attempt
+    idempotency_keys: bool = True
 
 
 def default_run_dir(first_input: str, *, simulate: bool) -> str:

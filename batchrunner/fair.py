@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
 import msgspec
+
+from batchrunner.retries import RetryBudget
+
+#: Jobs that may be held aside at the same time: so far the queue looks past a model that is offline for work of others.
+MOST_HELD = 100_000
 
 
 class Statistics(msgspec.Struct, frozen=True):
@@ -16,69 +22,167 @@ class Statistics(msgspec.Struct, frozen=True):
     backing_off: int
     #: jobs that a 429 sent back
     refused: int
+    #: jobs held aside
+    held: int
+
+
+class _Aside(msgspec.Struct):
+    """Jobs held aside together, each with whether it is a repeat; one may go at `due_ns`, none where that is None."""
+
+    jobs: deque[tuple[int, bool]]
+    due_ns: int | None
 
 
 class FairQueue:
     """Jobs that wait to be sent, by number.
 
     `pending` yields the numbers of jobs that were never in flight, in file order, and is drawn from only when nothing
-    else is due: ten million of them cost no memory. Pure: `now_ns` is an argument.
+    else is due: ten million of them cost no memory. `retries` says when a repeat may go. Pure: `now_ns` is an argument.
     """
 
-    def __init__(self, pending: Iterator[int]) -> None:
-        self._pending = pending
+    def __init__(self, pending: Iterator[int], retries: RetryBudget | None = None) -> None:
+        #: what is drawn from, the first one first
+        self._sources = deque([pending])
+        self._retries = retries or RetryBudget()
         self._drawn: int | None = None
-        self._exhausted = False
         self._refused: list[int] = []
+        #: (when it is over, job), for repeats and for those that were sent back through no fault of theirs
+        self._repeats: list[tuple[int, int]] = []
         self._backoffs: list[tuple[int, int]] = []
+        #: by name; None for what waits for the server itself
+        self._held: dict[str | None, _Aside] = {}
+        self._held_count = 0
 
     def peek(self, now_ns: int) -> int | None:
         """The job whose turn it is, or None where nothing can be sent now."""
         if self._refused:
             return self._refused[0]
+        for aside in self._held.values():
+            if aside.due_ns is not None and aside.due_ns <= now_ns:
+                return aside.jobs[0][0]
         if self._backoffs and self._backoffs[0][0] <= now_ns:
             return self._backoffs[0][1]
+        if self._repeats and self._repeats[0][0] <= now_ns and self._retries.due_ns(now_ns) <= now_ns:
+            return self._repeats[0][1]
         return self._draw()
 
-    def remove(self, number: int) -> None:
-        """Take out a job that `peek` has shown; others may have come before it since.
+    def remove(self, number: int, now_ns: int, *, sent: bool = True) -> bool:
+        """Take out a job that `peek` has shown; others may have come before it since. Whether it is a repeat.
 
-        Raises: LookupError where it is not in the queue.
+        `sent`: it goes out now. Raises: LookupError where it is not in the queue.
         """
+        repeat = False
         if number == self._drawn:
             self._drawn = None
         elif number in self._refused:
             _remove(self._refused, self._refused.index(number))
-        else:
-            place = next((place for place, (_, waiting) in enumerate(self._backoffs) if waiting == number), None)
-            if place is None:
-                raise LookupError(f"job {number} is not in the queue")
+        elif (place := _place(self._backoffs, number)) is not None:
             _remove(self._backoffs, place)
+        elif (place := _place(self._repeats, number)) is not None:
+            _remove(self._repeats, place)
+            repeat = True
+        else:
+            repeat = self._take_from_aside(number)
+        if repeat and sent:
+            self._retries.retried(now_ns)
+        return repeat
 
     def refused(self, number: int) -> None:
         """Back to its place before all that was not sent: the wait after a 429 is the account's, not the job's."""
         heapq.heappush(self._refused, number)
 
-    def again(self, number: int, due_ns: int) -> None:
-        """Back once `due_ns` has come."""
-        heapq.heappush(self._backoffs, (due_ns, number))
+    def again(self, number: int, due_ns: int, *, repeat: bool = False) -> None:
+        """Back once `due_ns` has come; a `repeat` of what failed also waits for the retry budget."""
+        heapq.heappush(self._repeats if repeat else self._backoffs, (due_ns, number))
 
-    def next_due_ns(self) -> int | None:
-        """When the first backoff is over; None where no job waits one out."""
-        return self._backoffs[0][0] if self._backoffs else None
+    def succeeded(self, now_ns: int) -> None:
+        """A job has succeeded: more repeats may go."""
+        self._retries.succeeded(now_ns)
+
+    @property
+    def full(self) -> bool:
+        """Whether no more jobs can be held aside."""
+        return self._held_count >= MOST_HELD
+
+    def hold(self, number: int, name: str | None, due_ns: int | None, *, repeat: bool = False) -> None:
+        """Keep a job aside, behind the others of this name.
+
+        One of them is shown once `due_ns` has come; None: not before `retime` or `release` are called.
+        """
+        aside = self._held.setdefault(name, _Aside(deque(), None))
+        aside.jobs.append((number, repeat))
+        aside.due_ns = due_ns
+        self._held_count += 1
+
+    def retime(self, name: str | None, due_ns: int | None) -> None:
+        """When one of the jobs held under this name may go."""
+        if name in self._held:
+            self._held[name].due_ns = due_ns
+
+    def release(self, name: str | None) -> None:
+        """Let all go that were held under this name: repeats as repeats, the others before what follows them in the file."""
+        aside = self._held.pop(name, None)
+        if aside is None:
+            return
+        self._held_count -= len(aside.jobs)
+        for number in (number for number, repeat in aside.jobs if repeat):
+            heapq.heappush(self._repeats, (0, number))
+        new = [number for number, repeat in aside.jobs if not repeat]
+        if self._drawn is not None:
+            new.append(self._drawn)
+            self._drawn = None
+        self._sources.appendleft(iter(new))
+
+    def held_due_ns(self) -> int | None:
+        """When the next of the jobs held aside may go; None where none may."""
+        return min((aside.due_ns for aside in self._held.values() if aside.due_ns is not None), default=None)
+
+    def held_names(self) -> list[str | None]:
+        return list(self._held)
+
+    def next_due_ns(self, now_ns: int) -> int | None:
+        """When the next job is due of those that wait for a time; None where none does."""
+        held_due_ns = self.held_due_ns()
+        due = [] if held_due_ns is None else [held_due_ns]
+        if self._backoffs:
+            due.append(self._backoffs[0][0])
+        if self._repeats:
+            due.append(max(self._repeats[0][0], self._retries.due_ns(now_ns)))
+        return min(due, default=None)
 
     def empty(self) -> bool:
         """Nothing waits, due or not."""
-        return not self._refused and not self._backoffs and self._draw() is None
+        return not self._held and self.only_held()
+
+    def only_held(self) -> bool:
+        """Nothing waits but what is held aside."""
+        return not self._refused and not self._backoffs and not self._repeats and self._draw() is None
 
     def statistics(self) -> Statistics:
-        return Statistics(backing_off=len(self._backoffs), refused=len(self._refused))
+        backing_off = len(self._backoffs) + len(self._repeats)
+        return Statistics(backing_off=backing_off, refused=len(self._refused), held=self._held_count)
+
+    def _take_from_aside(self, number: int) -> bool:
+        for name, aside in self._held.items():
+            if aside.jobs[0][0] == number:
+                _, repeat = aside.jobs.popleft()
+                self._held_count -= 1
+                if not aside.jobs:
+                    del self._held[name]
+                return repeat
+        raise LookupError(f"job {number} is not in the queue")
 
     def _draw(self) -> int | None:
-        if self._drawn is None and not self._exhausted:
-            self._drawn = next(self._pending, None)
-            self._exhausted = self._drawn is None
+        while self._drawn is None and self._sources:
+            self._drawn = next(self._sources[0], None)
+            if self._drawn is None:
+                self._sources.popleft()
         return self._drawn
+
+
+def _place(waiting: list[tuple[int, int]], number: int) -> int | None:
+    """Where a job stands among those that wait for a time."""
+    return next((place for place, (_, job) in enumerate(waiting) if job == number), None)
 
 
 def _remove(heap: list[Any], place: int) -> None:

@@ -9,6 +9,7 @@ import msgspec
 from batchrunner import __version__
 from batchrunner.exchange import Reply
 from batchrunner.job import Job
+from batchrunner.keyring import KeyRing, Use
 from batchrunner.secret import Secret
 from batchrunner.transport import Origin, request_head
 
@@ -20,41 +21,35 @@ _COMMON = (("accept", "application/json"), ("user-agent", f"batchrun/{__version_
 
 
 class Heads:
-    """Heads for one account's jobs. The first live key is used, the others stand by.
+    """Heads for one account's jobs. `keys` says which of its keys goes out.
 
     The only caller of `Secret.reveal`: a key goes from here to the wire and nowhere else.
     """
 
     def __init__(self, origin: Origin, keys: Sequence[Secret]) -> None:
+        #: a server that wants none is asked without one, as if that were a key
+        self.keys = KeyRing(max(1, len(keys)))
         self._origin = origin
-        self._keys = list(keys)
         #: of all keys, those retired included: what was in flight with one is answered after
         self._never_shown = [key.reveal().encode() for key in keys]
-        self._authentication = self._headers()
+        self._authentications = [_authentication(key) for key in keys] or [()]
 
-    def head(self, job: Job) -> bytes:
-        """The request's head. (That replies come uncompressed, the connection asks for itself.)"""
-        headers = [("content-type", "application/json"), *_COMMON, *self._authentication]
+    def head(self, job: Job, key: Use, idempotency_key: str | None = None) -> bytes:
+        """The request's head. (That replies come uncompressed, the connection asks for itself.)
+
+        `idempotency_key`: by which a server that honours it knows a repeat of a request whose end was not seen.
+        """
+        headers = [("content-type", "application/json"), *_COMMON, *self._authentications[key.number]]
         if job.url == MESSAGES_URL:
             headers.append(("anthropic-version", ANTHROPIC_VERSION))
+        if idempotency_key is not None:
+            headers.append(("idempotency-key", idempotency_key))
         return request_head("POST", self._origin.target(job.url), self._origin.authority, headers, len(job.body))
 
     def get(self, path: str) -> bytes:
         """The head of a question to the control plane; `path` begins with `/v1/`."""
-        headers = [*_COMMON, *self._authentication]
+        headers = [*_COMMON, *self._authentications[0]]
         return request_head("GET", self._origin.target(path), self._origin.authority, headers, None)
-
-    @property
-    def key_number(self) -> int:
-        """Tells keys apart without showing them: how many are left."""
-        return len(self._keys)
-
-    def retire_key(self, key_number: int) -> bool:
-        """Stop using the key that `key_number` was the number of. False where none is left."""
-        if self._keys and len(self._keys) == key_number:
-            del self._keys[0]
-            self._authentication = self._headers()
-        return bool(self._keys)
 
     def without_keys(self, reply: Reply) -> Reply:
         """The reply, with our keys blotted out of its body: some servers spell out the key that they refuse, some echo."""
@@ -64,5 +59,6 @@ class Heads:
                 body = body.replace(key, b"***")
         return reply if body is reply.body else msgspec.structs.replace(reply, body=body)
 
-    def _headers(self) -> list[tuple[str, str]]:
-        return [("authorization", f"Bearer {self._keys[0].reveal()}")] if self._keys else []
+
+def _authentication(key: Secret) -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer {key.reveal()}"),)

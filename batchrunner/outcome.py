@@ -5,11 +5,10 @@
     429, rate_limit_exceeded                  Refused: the account's wait, no attempt spent
     401                                       SuspendKey
     402, insufficient_quota, no credits       StopAccount
-    408 409 5xx, no whole response            Again, with full-jitter exponential backoff; Failed once attempts are spent
+    408 409 5xx, no whole response            Again, with full-jitter exponential backoff; `exhausted` once attempts are spent
     400 403 404 413 422, other 3xx and 4xx    Failed, in the server's words
 
-`Again.blames` says what circuit breakers and a retry budget need to know of a row, so that they can be added without
-touching the table; `Failed.permanent` is what `SameError` halts a run by.
+`Again.blames` says whose circuit breaker a row counts for; `Failed.permanent` is what `SameError` halts a run by.
 """
 
 from __future__ import annotations
@@ -29,6 +28,8 @@ from batchrunner.exchange import Failure, FailureKind, Reply
 NS = 1_000_000_000
 BACKOFF_BASE_NS = 1 * NS
 BACKOFF_CAP_NS = 60 * NS
+#: a server that fails may say for how long; what is longer is asked again
+LONGEST_HINT_NS = 300 * NS
 #: Words of a server are kept up to this length in messages; the whole answer stands in `errors.jsonl`.
 MESSAGE_MAX_CHARACTERS = 500
 
@@ -100,6 +101,11 @@ class Again(msgspec.Struct, frozen=True):
     blames: Blame
     #: counts toward the job's attempts
     spends: bool = True
+    #: waits for the retry budget; what is sent back through no fault of its own does not
+    repeats: bool = True
+    #: need not count if it proves to have been part of an outage. A timeout may have been billed, and be the job's own doing:
+    #: it would be paid for without end.
+    refundable: bool = True
 
 
 class Refused(msgspec.Struct, frozen=True):
@@ -194,7 +200,8 @@ def _judge_error(reply: Reply, attempts: Attempts, rng: random.Random, wall_ns: 
         if reply.status == 409:
             blames = Blame.NOBODY
         result = AttemptResult.TIMEOUT if reply.status == 408 else AttemptResult.SERVER_ERROR
-        return _again(code, message, result, billing, blames, attempts, rng)
+        after_ns = max(backoff_ns(attempts.spent, rng), min(retry_after_ns(reply, wall_ns) or 0, LONGEST_HINT_NS))
+        return Again(after_ns, code, message, result, billing, blames, refundable=billing is Billing.NOT)
     return Failed(code, message, AttemptResult.INVALID, Billing.NOT, permanent=True)
 
 
@@ -207,26 +214,25 @@ def _judge_failure(failure: Failure, attempts: Attempts, rng: random.Random) -> 
         return Failed(code, failure.message, AttemptResult.INVALID, billing, permanent=False)
     if failure.kind is FailureKind.STALE and not attempts.stale_before:
         # The server closed an idle connection just as we used it: as a rule it never read the request.
-        return Again(0, code, failure.message, result, billing, Blame.NOBODY, spends=False)
+        return Again(0, code, failure.message, result, billing, Blame.NOBODY, spends=False, repeats=False)
     if failure.kind in NO_CONNECTION:
         # The server was away, and the job had nothing to do with it: nothing was sent, and no attempt is spent.
-        return Again(backoff_ns(attempts.spent, rng), code, failure.message, result, billing, Blame.SERVER, spends=False)
-    return _again(code, failure.message, result, billing, Blame.SERVER, attempts, rng)
+        after_ns = backoff_ns(attempts.spent, rng)
+        return Again(after_ns, code, failure.message, result, billing, Blame.SERVER, spends=False, repeats=False)
+    refundable = failure.kind not in TIMEOUTS
+    after_ns = backoff_ns(attempts.spent, rng)
+    return Again(after_ns, code, failure.message, result, billing, Blame.SERVER, refundable=refundable)
 
 
-def _again(
-    code: str,
-    message: str,
-    result: AttemptResult,
-    billing: Billing,
-    blames: Blame,
-    attempts: Attempts,
-    rng: random.Random,
-) -> Again | Failed:
-    if attempts.spent >= attempts.max:
-        tried = f"{message} (attempt {attempts.spent} of {attempts.max})"
-        return Failed(code, tried, result, billing, permanent=False)
-    return Again(backoff_ns(attempts.spent, rng), code, message, result, billing, blames)
+def exhausted(verdict: Again, attempts: Attempts) -> Failed | None:
+    """The end of a job whose attempt was its last; None where it has more."""
+    if attempts.spent < attempts.max:
+        return None
+    count = (
+        f"attempt {attempts.spent} of {attempts.max}" if attempts.spent == attempts.max else f"after {attempts.spent} attempts"
+    )
+    tried = f"{verdict.message} ({count})"
+    return Failed(verdict.code, tried, verdict.result, verdict.billing, permanent=False)
 
 
 def backoff_ns(spent: int, rng: random.Random) -> int:

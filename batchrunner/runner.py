@@ -16,13 +16,14 @@ import msgspec
 import trio
 
 from batchrunner.admission import Admission
-from batchrunner.attempts import Attempts, Parts
+from batchrunner.attempts import Attempts
 from batchrunner.clock import NS_PER_SECOND
 from batchrunner.costs import timestamp
 from batchrunner.errors import BatchrunError, DiskError
 from batchrunner.fair import FairQueue
 from batchrunner.index import Index
 from batchrunner.lifecycle import State
+from batchrunner.parts import Parts
 from batchrunner.status import Binding, RunState, Status, StoppedBy, encode
 from batchrunner.transport import Connection, TransportError
 
@@ -54,6 +55,8 @@ class Run:
             FairQueue(_pending(parts.index)),
             parts.clock,
             load=self._attempts.load,
+            due=self._attempts.due,
+            hopeless=self._attempts.hopeless,
             max_in_flight=parts.options.max_in_flight,
             tpm=parts.options.tpm,
             rng=parts.rng,

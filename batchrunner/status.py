@@ -10,7 +10,7 @@ import msgspec
 from batchrunner.job import Usage
 
 #: What holds the run's speed down at the moment.
-Binding = Literal["requests", "tokens", "in_flight", "rate_limited", "server", "work", "none"]
+Binding = Literal["requests", "tokens", "in_flight", "rate_limited", "server", "keys", "work", "none"]
 RunState = Literal["running", "draining", "completed", "stopped"]
 #: Why a run stopped before its end, in the contract's words; `input`: the job file changed under it.
 StoppedBy = Literal["signal", "credits", "keys", "max_cost", "failures", "unreachable", "disk", "input"]

@@ -13,6 +13,7 @@ BINDING_TEXT: dict[Binding, str] = {
     "in_flight": "limited by --max-in-flight",
     "rate_limited": "waiting after a 429",
     "server": "waiting for the server",
+    "keys": "waiting to try a refused key again",
     "work": "no more work to start",
     "none": "",
 }

@@ -13,7 +13,6 @@ import trio
 
 from batchrunner import __version__, dialect
 from batchrunner.account_store import MemoryStore
-from batchrunner.attempts import Parts
 from batchrunner.budget import Limits, Open, PastSend
 from batchrunner.cli.output import say
 from batchrunner.cli.signals import Signals
@@ -28,6 +27,7 @@ from batchrunner.index import BadLines, Index, Inputs, index_inputs
 from batchrunner.journal import Facts, Journal, Recovered, Tariff, recover
 from batchrunner.lifecycle import State
 from batchrunner.metrics import Metrics
+from batchrunner.parts import Parts
 from batchrunner.platform.catalog import fetch_prices
 from batchrunner.pricing import PriceTable
 from batchrunner.progress import Mode, Progress

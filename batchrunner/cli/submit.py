@@ -115,6 +115,12 @@ class _Usd(click.ParamType):  # type: ignore[type-arg]  # generic in the newest 
     metavar="SECONDS",
     help="After SIGTERM, what is in flight has this long to end.",
 )
+@click.option(
+    "--idempotency-keys/--no-idempotency-keys",
+    default=True,
+    show_default=True,
+    help="Send an Idempotency-Key, the same for a repeat of what may have been done.",
+)
 @click.option("--retry-failed", is_flag=True, help="Run the jobs in errors.jsonl again.")
 @click.option("--accept-changes", is_flag=True, help="Run changed lines that have not succeeded; without it they stop the run.")
 @click.option("--metrics", metavar="HOST:PORT", help="Serve Prometheus metrics; a bare port means loopback, 0 a free one.")
@@ -205,6 +211,7 @@ def _options(given: dict[str, Any]) -> Options:
         timeout_seconds=given["timeout"],
         max_cost_usd=given["max_cost"],
         drain_seconds=given["drain_seconds"],
+        idempotency_keys=given["idempotency_keys"],
     )
 
 

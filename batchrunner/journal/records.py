@@ -112,6 +112,14 @@ class Reopened(_Record, tag="reopened", frozen=True):
     why: str | None = None
 
 
+class Refunded(_Record, tag="refunded", frozen=True):
+    """So many of a job's attempts do not count toward its max_attempts: they were part of an outage."""
+
+    id: str
+    fp: str
+    attempts: int
+
+
 class Synced(_Record, tag="synced", frozen=True):
     """The files are on disk up to these sizes, in bytes."""
 
@@ -140,7 +148,7 @@ def marks_of(record: Record) -> Synced | None:
     return record if isinstance(record, Synced) else None
 
 
-Record: TypeAlias = Started | Sent | Ended | Reopened | Synced | Finished
+Record: TypeAlias = Started | Sent | Ended | Reopened | Refunded | Synced | Finished
 
 _encoder: Final = msgspec.json.Encoder()
 _decoder: Final[msgspec.json.Decoder[Record]] = msgspec.json.Decoder(Record)

@@ -18,6 +18,7 @@ from batchrunner.journal.records import (
     Ended,
     Finished,
     Record,
+    Refunded,
     Reopened,
     Sent,
     Started,
@@ -37,6 +38,8 @@ class History(msgspec.Struct):
     sends: int = 0
     #: of these, how many count toward max_attempts
     spent: int = 0
+    #: of these, how many are known to have come to nothing: a repeat of one that is not known goes under the same name
+    known: int = 0
     #: sends before it was last reopened, or -1: final lines of these do not count any more
     reopened: int = -1
     #: what attempts were charged that were counted as lost, by their ordinals: a line of theirs may turn up yet
@@ -87,6 +90,8 @@ class Replay:
                 self._synced(record.synced)
             case Reopened():
                 self._reopened(record)
+            case Refunded():
+                self._refunded(record)
             case Started():
                 self._under_boot(record.boot)
 
@@ -153,6 +158,7 @@ class Replay:
             self.totals.attempts += ended.attempt - history.sends
             history.sends = ended.attempt
         history.spent += ended.spent
+        history.known += ended.charge is None
         self.totals.take_back(history.lost.pop(ended.attempt, None))
         self.totals.add(ended.charge)
         if ended.what is What.LOST and ended.charge is not None:
@@ -196,7 +202,12 @@ class Replay:
             self.line_crcs[key] = 0
         elif key not in self.histories:
             self.removed -= 1
-        self.histories[key] = History(sends=reopened.attempt, reopened=reopened.attempt)
+        self.histories[key] = History(sends=reopened.attempt, known=reopened.attempt, reopened=reopened.attempt)
+
+    def _refunded(self, refunded: Refunded) -> None:
+        history = self.histories.get(self._key(refunded.id, refunded.fp))
+        if history is not None:
+            history.spent -= refunded.attempts
 
     def _synced(self, synced: Synced) -> None:
         while self.unsynced and self.unsynced[0][0] < synced.journal:

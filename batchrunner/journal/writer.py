@@ -25,6 +25,7 @@ from batchrunner.journal.records import (
     Finished,
     Line,
     Record,
+    Refunded,
     Sent,
     Synced,
     What,
@@ -157,6 +158,10 @@ class Journal:
         """The attempt was answered 429: it costs no money and none of the job's attempts."""
         self._end(job, attempt, What.REFUSED, why=why, event=event)
         self.totals.rate_limited += 1
+
+    def refunded(self, custom_id: str, fingerprint: int, attempts: int) -> None:
+        """So many of a job's attempts do not count any more."""
+        self.record(Refunded(custom_id, fingerprint_text(fingerprint), attempts))
 
     def lost(self, job: Job, attempt: int, *, charge: Charge | None, why: str, event: Event | None = None) -> None:
         """We stopped looking while the attempt was in flight. `charge` is None where nothing of it had been written."""

@@ -18,7 +18,6 @@ import trio
 from trio.testing import MockClock, memory_stream_pair
 
 from batchrunner.account_store import MemoryStore
-from batchrunner.attempts import Parts
 from batchrunner.budget import Limits, Open
 from batchrunner.cli.start import _last_minute, _tally, _tariff
 from batchrunner.clock import VirtualClock
@@ -34,6 +33,7 @@ from batchrunner.journal import Journal, inline, recover
 from batchrunner.journal.files import COSTS, ERRORS, JOURNAL, RESULTS
 from batchrunner.journal.records import Sent, decode
 from batchrunner.lifecycle import State
+from batchrunner.parts import Parts
 from batchrunner.pricing import PriceTable
 from batchrunner.runner import Run
 from batchrunner.secret import Secret

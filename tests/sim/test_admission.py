@@ -12,7 +12,7 @@ from trio.testing import MockClock
 
 from batchrunner import budget
 from batchrunner.account_store import MemoryStore
-from batchrunner.admission import Admission, Candidate, NotNow, Ticket
+from batchrunner.admission import Admission, Backoff, Candidate, NotNow, Ticket
 from batchrunner.clock import NS_PER_SECOND, VirtualClock
 from batchrunner.fair import UNSATISFIABLE_AFTER, FairQueue
 from batchrunner.job import Job, RequestSize, Usage
@@ -99,7 +99,7 @@ async def test_ends_when_nothing_is_left(autojump_clock: MockClock) -> None:
 
         async def come_back() -> None:
             await trio.sleep(5)
-            await admission.settle(ticket, None, again_after_ns=3 * NS_PER_SECOND)
+            await admission.settle(ticket, None, then=Backoff(3 * NS_PER_SECOND))
 
         nursery.start_soon(come_back)
         again = await admit(admission)
@@ -113,7 +113,7 @@ async def test_backoff_is_waited_out(autojump_clock: MockClock) -> None:
     """A job that is to be tried again goes no sooner than its backoff says, while others pass it."""
     admission = await admission_for(2, rpm=0)
     first = await admit(admission)
-    await admission.settle(first, None, again_after_ns=10 * NS_PER_SECOND)
+    await admission.settle(first, None, then=Backoff(10 * NS_PER_SECOND))
     second = await admit(admission)
     assert second.job.number == 1
     third = await admit(admission)

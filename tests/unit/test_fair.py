@@ -9,18 +9,20 @@ import pytest
 from batchrunner.fair import (
     FIRST_YIELD_NS,
     LONGEST_YIELD_NS,
+    MOST_HELD,
     UNSATISFIABLE_AFTER,
     YIELDS_AFTER,
     FairQueue,
     RefusedJobs,
     Statistics,
 )
+from batchrunner.retries import WINDOW_NS
 
 
 def take(queue: FairQueue, now_ns: int) -> int:
     number = queue.peek(now_ns)
     assert number is not None
-    queue.remove(number)
+    queue.remove(number, now_ns)
     return number
 
 
@@ -51,7 +53,7 @@ def test_what_was_shown_is_what_is_removed() -> None:
     queue.again(7, 0)
     queue.again(6, 0)
     for number in (10, 4, 7):
-        queue.remove(number)
+        queue.remove(number, 0)
     assert drain(queue, 0) == [2, 6, 11]
 
 
@@ -61,7 +63,7 @@ def test_what_is_not_in_the_queue_cannot_be_removed() -> None:
     queue.again(5, 10)
     assert take(queue, 0) == 1
     with pytest.raises(LookupError, match="job 1 is not"):
-        queue.remove(1)
+        queue.remove(1, 0)
 
 
 def test_refused_jobs_go_first_in_file_order() -> None:
@@ -70,7 +72,7 @@ def test_refused_jobs_go_first_in_file_order() -> None:
     queue.again(5, 0)
     queue.refused(9)
     queue.refused(2)
-    assert queue.statistics() == Statistics(backing_off=1, refused=2)
+    assert queue.statistics() == Statistics(backing_off=1, refused=2, held=0)
     assert drain(queue, 0) == [2, 9, 5, 10, 11]
 
 
@@ -79,9 +81,9 @@ def test_a_backoff_is_due_at_its_time() -> None:
     queue = FairQueue(iter([10, 11, 12]))
     queue.again(5, 100)
     assert take(queue, 99) == 10
-    assert queue.next_due_ns() == 100
+    assert queue.next_due_ns(99) == 100
     assert drain(queue, 100) == [5, 11, 12]
-    assert queue.next_due_ns() is None
+    assert queue.next_due_ns(100) is None
 
 
 def test_backoffs_go_by_their_times() -> None:
@@ -125,6 +127,110 @@ def test_new_jobs_are_drawn_as_they_are_needed() -> None:
     assert drawn == [0]
     assert drain(queue, 0) == [1, 2]
     assert queue.empty()
+
+
+# --- repeats, and jobs held aside
+
+
+def test_repeats_wait_for_the_retry_budget_while_others_pass() -> None:
+    """Ten repeats a minute need no success; the eleventh lets new jobs pass, and goes when the first one is a minute old."""
+    queue = FairQueue(iter(range(100, 103)))
+    for number in range(11):
+        queue.again(number, 0, repeat=True)
+    queue.again(50, 0)
+    assert drain(queue, 7) == [50, *range(10), 100, 101, 102]
+    assert not queue.empty()
+    assert queue.next_due_ns(7) == WINDOW_NS + 7
+    assert drain(queue, WINDOW_NS + 7) == [10]
+
+
+def test_a_success_lets_more_repeats_go() -> None:
+    """A fifth of the minute's successes comes on top."""
+    queue = FairQueue(iter(()))
+    for number in range(12):
+        queue.again(number, 0, repeat=True)
+    assert len(drain(queue, 0)) == 10
+    for _ in range(5):
+        queue.succeeded(1)
+    assert drain(queue, 1) == [10]
+    assert queue.statistics().backing_off == 1
+
+
+def test_a_repeat_that_is_not_sent_costs_no_retry() -> None:
+    """What is taken out to be failed or held has not been repeated."""
+    queue = FairQueue(iter(()))
+    for number in range(11):
+        queue.again(number, 0, repeat=True)
+    queue.remove(0, 0, sent=False)
+    assert len(drain(queue, 0)) == 10
+
+
+def test_held_jobs_let_others_pass_until_one_of_them_is_due() -> None:
+    """Of jobs held together one goes at their time, the first; held again it is the last, so that each gets its turn."""
+    queue = FairQueue(iter([7, 8]))
+    for number in (1, 2, 3):
+        queue.hold(number, "m", 100)
+    assert drain(queue, 99) == [7, 8]
+    assert not queue.empty()
+    assert queue.only_held()
+    assert (queue.held_due_ns(), queue.next_due_ns(99)) == (100, 100)
+    assert take(queue, 100) == 1
+    queue.hold(1, "m", None)
+    assert (queue.peek(100), queue.held_due_ns()) == (None, None)
+    queue.retime("m", 200)
+    assert drain(queue, 200) == [2, 3, 1]
+    assert queue.empty()
+
+
+def test_released_jobs_go_before_what_follows_them() -> None:
+    """Held jobs come back in their order, ahead of the rest of the file, and one that had been drawn is not lost."""
+    queue = FairQueue(iter([1, 2, 3, 4]))
+    for _ in range(2):
+        number = queue.peek(0)
+        assert number is not None
+        queue.remove(number, 0, sent=False)
+        queue.hold(number, "m", None)
+    assert queue.peek(0) == 3
+    assert queue.statistics().held == 2
+    queue.release("m")
+    queue.release("m")
+    assert queue.statistics().held == 0
+    assert drain(queue, 0) == [1, 2, 3, 4]
+    assert queue.empty()
+
+
+def test_a_repeat_stays_one_while_it_is_held() -> None:
+    """It waits for the retry budget when it is released, and costs one when it goes as a probe."""
+    queue = FairQueue(iter([100]))
+    for number in range(12):
+        queue.again(number, 0, repeat=True)
+    assert queue.remove(0, 0, sent=False)
+    queue.hold(0, "m", 5, repeat=True)
+    assert take(queue, 5) == 0
+    assert drain(queue, 5) == [*range(1, 10), 100]
+    queue.hold(50, "m", None, repeat=True)
+    queue.release("m")
+    assert queue.peek(6) is None
+    assert queue.statistics() == Statistics(backing_off=3, refused=0, held=0)
+
+
+def test_names_are_held_apart() -> None:
+    """What is released, or due, under one name says nothing of another."""
+    queue = FairQueue(iter(()))
+    queue.hold(1, "a", 10)
+    queue.hold(2, "b", None)
+    queue.retime("nobody", 0)
+    assert drain(queue, 10) == [1]
+    assert queue.held_names() == ["b"]
+
+
+def test_only_so_many_are_held() -> None:
+    """The queue looks so far past what is held, and no further: memory is bounded."""
+    queue = FairQueue(iter(()))
+    for number in range(MOST_HELD):
+        assert not queue.full
+        queue.hold(number, "m", None)
+    assert queue.full
 
 
 # --- refused jobs

@@ -8,6 +8,7 @@ from batchrunner import __version__
 from batchrunner.exchange import Reply
 from batchrunner.heads import ANTHROPIC_VERSION, Heads
 from batchrunner.job import Job
+from batchrunner.keyring import Use
 from batchrunner.secret import Secret
 from batchrunner.transport import Origin
 
@@ -35,7 +36,7 @@ def read(head: bytes) -> tuple[str, dict[str, str]]:
 
 def test_a_job_as_a_post() -> None:
     """A POST to the job's url, of the body's length, in JSON both ways, with the key as a bearer token."""
-    first, headers = read(heads(FIRST).head(job()))
+    first, headers = read(heads(FIRST).head(job(), Use(0)))
     assert first == "POST /v1/chat/completions HTTP/1.1"
     assert headers == {
         "host": "api.example.com",
@@ -50,13 +51,13 @@ def test_a_job_as_a_post() -> None:
 
 def test_messages_name_their_version() -> None:
     """The Messages endpoint is told which version of its shape is meant; the others are not."""
-    assert read(heads(FIRST).head(job(MESSAGES)))[1]["anthropic-version"] == ANTHROPIC_VERSION
-    assert "anthropic-version" not in read(heads(FIRST).head(job()))[1]
+    assert read(heads(FIRST).head(job(MESSAGES), Use(0)))[1]["anthropic-version"] == ANTHROPIC_VERSION
+    assert "anthropic-version" not in read(heads(FIRST).head(job(), Use(0)))[1]
 
 
 def test_the_base_urls_own_path() -> None:
     """A base URL with a path of its own replaces the leading /v1 of a job's url."""
-    assert read(heads(FIRST, base_url="https://api.example.com/api/v3").head(job()))[0].startswith(
+    assert read(heads(FIRST, base_url="https://api.example.com/api/v3").head(job(), Use(0)))[0].startswith(
         "POST /api/v3/chat/completions "
     )
 
@@ -72,35 +73,30 @@ def test_a_question_as_a_get() -> None:
 
 def test_no_key_no_header() -> None:
     """A server on loopback that wants no key gets no header of an empty one."""
-    for head in (heads().head(job()), heads().get("/v1/models")):
+    for head in (heads().head(job(), Use(0)), heads().get("/v1/models")):
         assert "authorization" not in read(head)[1]
 
 
 def test_the_key_appears_in_the_head_alone() -> None:
     """Neither the object's picture nor its fields' show a key, and a head shows it once."""
     made = heads(FIRST, SECOND)
-    assert made.head(job()).count(FIRST.encode()) == 1
-    assert SECOND.encode() not in made.head(job())
-    shown = [repr(made), str(made), repr(made._keys)]
+    assert made.head(job(), Use(0)).count(FIRST.encode()) == 1
+    assert SECOND.encode() not in made.head(job(), Use(0))
+    shown = [repr(made), str(made), repr(vars(made.keys))]
     assert not [text for text in shown if FIRST in text or SECOND in text]
 
 
-def test_retiring_a_key_brings_the_next() -> None:
-    """The keys are used in their order, each until it is retired; after the last there is none."""
+def test_a_request_goes_out_with_the_key_that_was_chosen_for_it() -> None:
+    """Keys go by number, in the order in which they were given."""
     made = heads(FIRST, SECOND)
-    assert made.retire_key(made.key_number)
-    assert read(made.head(job()))[1]["authorization"] == f"Bearer {SECOND}"
-    assert not made.retire_key(made.key_number)
-    assert "authorization" not in read(made.head(job()))[1]
-    assert not made.retire_key(made.key_number)
+    assert read(made.head(job(), Use(1)))[1]["authorization"] == f"Bearer {SECOND}"
+    assert read(made.head(job(), made.keys.choose(0)))[1]["authorization"] == f"Bearer {FIRST}"
 
 
-def test_a_burst_of_refusals_retires_one_key() -> None:
-    """Refusals of requests that had gone out with the same key retire that one, and not its successors."""
-    made = heads(FIRST, SECOND)
-    number = made.key_number
-    assert [made.retire_key(number) for _ in range(5)] == [True] * 5
-    assert read(made.head(job()))[1]["authorization"] == f"Bearer {SECOND}"
+def test_a_repeat_is_known_by_its_name() -> None:
+    """The idempotency key goes out where there is one."""
+    assert read(heads(FIRST).head(job(), Use(0), "run-1-0"))[1]["idempotency-key"] == "run-1-0"
+    assert "idempotency-key" not in read(heads(FIRST).head(job(), Use(0)))[1]
 
 
 @pytest.mark.parametrize("retired", [False, True])
@@ -108,7 +104,7 @@ def test_a_key_that_a_server_repeats_is_blotted_out(retired: bool) -> None:
     """A reply that spells out a key of ours, also one that was retired meanwhile, loses it; nothing else is changed."""
     made = heads(FIRST, SECOND)
     if retired:
-        made.retire_key(made.key_number)
+        made.keys.refused(Use(0), 0)
     reply = Reply(401, (("x-request-id", "r"),), f'{{"error":"bad key {FIRST}, {SECOND}, {FIRST}"}}'.encode())
     assert made.without_keys(reply) == Reply(401, reply.headers, b'{"error":"bad key ***, ***, ***"}')
 

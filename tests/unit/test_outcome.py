@@ -28,6 +28,7 @@ from batchrunner.outcome import (
     SuspendKey,
     backoff_ns,
     classify,
+    exhausted,
     read_error,
     retry_after_ns,
 )
@@ -45,7 +46,8 @@ SUCCESS = json.dumps(
 
 
 def judge(result: Reply | Failure, attempts: Attempts = FIRST_OF_FIVE) -> Outcome:
-    return classify(result, CHAT, attempts, random.Random(1), 0)
+    verdict = classify(result, CHAT, attempts, random.Random(1), 0)
+    return (exhausted(verdict, attempts) or verdict) if isinstance(verdict, Again) and verdict.spends else verdict
 
 
 def reply(status: int, body: str | bytes = "", **headers: str) -> Reply:
@@ -147,6 +149,30 @@ def test_row_no_connection_is_never_the_jobs_fault(kind: FailureKind) -> None:
     assert (outcome.spends, outcome.billing) == (False, Billing.NOT)
 
 
+@pytest.mark.parametrize("kind", sorted(set(FailureKind) - {FailureKind.TOO_LARGE, FailureKind.STALE}))
+def test_a_timeout_is_not_refunded(kind: FailureKind) -> None:
+    """It may have been billed and be the job's own doing; a connection that broke is an outage's, if it proves to be one."""
+    outcome = judge(failure(kind))
+    assert isinstance(outcome, Again)
+    assert outcome.refundable is (kind not in TIMEOUTS or kind in NO_CONNECTION)
+
+
+@pytest.mark.parametrize(("status", "refundable"), [(500, True), (503, True), (529, True), (408, False), (504, False)])
+def test_what_may_have_been_billed_by_its_status_is_not_refunded(status: int, refundable: bool) -> None:
+    """5xx costs nothing and can be given back; behind 408 and 504 somebody may have been paid."""
+    outcome = judge(reply(status))
+    assert isinstance(outcome, Again)
+    assert outcome.refundable is refundable
+
+
+@pytest.mark.parametrize(("hint", "seconds"), [("7", 7), ("100000", 300)])
+def test_a_server_that_fails_may_say_for_how_long(hint: str, seconds: int) -> None:
+    """Retry-After on a 503 is a lower bound on the backoff, up to five minutes."""
+    outcome = judge(reply(503, retry_after=hint))
+    assert isinstance(outcome, Again)
+    assert outcome.after_ns == seconds * NS_PER_SECOND
+
+
 def test_every_timeout_is_called_one() -> None:
     """The kinds of failure that are timeouts by their name are timeouts."""
     assert {kind for kind in FailureKind if "timeout" in kind} == TIMEOUTS
@@ -170,7 +196,9 @@ def test_attempts_beyond_the_maximum_are_spent() -> None:
 def test_row_stale_connection_spends_nothing_once() -> None:
     """A stale connection sends the job back at once, at no attempt's cost, listed as maybe billed if anything was sent."""
     outcome = judge(failure(FailureKind.STALE), LAST_OF_FIVE)
-    assert outcome == Again(0, "stale", "it broke", AttemptResult.NETWORK, Billing.MAYBE, Blame.NOBODY, spends=False)
+    assert isinstance(outcome, Again)
+    assert (outcome.after_ns, outcome.code, outcome.billing, outcome.blames) == (0, "stale", Billing.MAYBE, Blame.NOBODY)
+    assert (outcome.spends, outcome.repeats) == (False, False)
     unsent = judge(failure(FailureKind.STALE, sent=False))
     assert isinstance(unsent, Again)
     assert unsent.billing is Billing.NOT

@@ -1,0 +1,146 @@
+"""What goes wrong on the way, and what it means for everybody else: circuits, refunds, keys.
+
+`health` and `keyring` decide; here their decisions reach the queue, the journal and people.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from batchrunner import outcome
+from batchrunner.admission import Admission, Backoff, Due, Held, Ticket
+from batchrunner.breaker import NS, Refunds
+from batchrunner.health import OFFLINE_NS, Health, Request
+from batchrunner.keyring import Use
+from batchrunner.outcome import Again, Attempts, Blame, Done, Failed, Outcome, SuspendKey
+from batchrunner.parts import Parts
+
+
+class Resilience:
+    """The circuits and keys of one run."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._health = Health()
+        self._keys = parts.heads.keys
+
+    # What may be sent -----------------------------------------------------------------------------------------------
+
+    def due(self, now_ns: int) -> Due:
+        """When anything may be sent at all: not while the server is away, or every key that is left is suspended."""
+        server_ns = self._health.server_due_ns(now_ns)
+        if server_ns != now_ns:
+            return Due(server_ns, "server")
+        return Due(self._keys.due_ns(now_ns), "keys")
+
+    def held(self, model: str, now_ns: int) -> Held | None:
+        """Whether a model's jobs are to be kept aside, and until when."""
+        due_ns = self._health.model_due_ns(model, now_ns)
+        return None if due_ns == now_ns else Held(model, due_ns)
+
+    def hopeless(self, model: str | None, now_ns: int) -> bool:
+        """Whether a model's jobs need not wait any longer, nothing else being left to do. They are then `given_up`.
+
+        Those that wait for the server itself (None) are then all that there is to probe it with.
+        """
+        if model is None:
+            return True
+        if not self._health.is_offline(model, now_ns):
+            return False
+        minutes = OFFLINE_NS // (60 * NS)
+        self._parts.say(f"model {model!r} has been offline for {minutes} minutes, and nothing else is left: its jobs fail")
+        self._health.give_up(model)
+        return True
+
+    def given_up(self, model: str) -> bool:
+        return self._health.given_up(model)
+
+    # What happens to requests ---------------------------------------------------------------------------------------
+
+    def sent(self, ticket: Ticket) -> Use:
+        """A request goes out; with which key."""
+        self._health.sent(_request(ticket))
+        return self._keys.choose(ticket.sent_ns)
+
+    def failed(self, ticket: Ticket, verdict: Again, attempts: Attempts, admission: Admission) -> Again | Failed:
+        """Note a failure that another attempt may mend; what it comes to, with circuits and attempts considered.
+
+        A job whose attempts are spent ends here, but not while an outage may just be beginning: the circuit will tell.
+        """
+        now_ns = self._parts.clock.monotonic_ns()
+        request = _request(ticket)
+        noted = self._health.failed(request, now_ns, verdict.blames, refundable=verdict.refundable)
+        if noted.tripped:
+            self._tell_of_trip(verdict, request.model)
+        self._refund(noted.refunds)
+        admission.retime(request.model, self._health.model_due_ns(request.model, now_ns))
+        verdict = msgspec.structs.replace(verdict, spends=verdict.spends and noted.spends)
+        if not verdict.spends or (verdict.refundable and self._health.is_suspicious(request, verdict.blames)):
+            return verdict
+        return outcome.exhausted(verdict, attempts) or verdict
+
+    def then(self, verdict: Again) -> Backoff | Held:
+        """What becomes of a job that is to have another attempt.
+
+        While the server is away it comes behind all that have not been tried: an outage must not eat the attempts of few jobs.
+        """
+        now_ns = self._parts.clock.monotonic_ns()
+        if verdict.blames is Blame.SERVER and self._health.server_due_ns(now_ns) != now_ns:
+            return Held(None, None)
+        return Backoff(verdict.after_ns, repeat=verdict.repeats)
+
+    def ended(self, ticket: Ticket, verdict: Outcome, admission: Admission) -> None:
+        """Note any other end."""
+        now_ns = self._parts.clock.monotonic_ns()
+        request = _request(ticket)
+        match verdict:
+            case Done():
+                recovery = self._health.succeeded(request, now_ns)
+            case Failed(permanent=True):
+                recovery = self._health.answered(request, now_ns)
+            case _:
+                self._health.ended(request, now_ns)
+                admission.retime(request.model, self._health.model_due_ns(request.model, now_ns))
+                return
+        self._refund(recovery.refunds)
+        if recovery.server:
+            self._parts.say("the server answers again")
+            admission.release(None)
+        if recovery.model:
+            self._parts.say(f"model {request.model!r} answers again")
+            admission.release(request.model)
+        else:
+            admission.retime(request.model, self._health.model_due_ns(request.model, now_ns))
+
+    def note_key(self, key: Use, verdict: Outcome) -> bool:
+        """Note what an answer says of the key that it was asked with. False where none is left."""
+        match verdict:
+            case SuspendKey(message):
+                news = self._keys.refused(key, self._parts.clock.monotonic_ns())
+                if news == "suspended":
+                    self._parts.say(f"key {key.number + 1} is refused, and had worked: it will be tried again ({message})")
+                elif news == "retired" and self._keys.any_left:
+                    self._parts.say(f"key {key.number + 1} is refused and not used any more ({message})")
+            case Done() | Failed(permanent=True):
+                if self._keys.accepted(key):
+                    self._parts.say(f"key {key.number + 1} works again")
+            case _:
+                self._keys.ended(key)
+        return self._keys.any_left
+
+    def _refund(self, refunds: Refunds) -> None:
+        """Give jobs their attempts back that an outage took; those that have ended meanwhile need none."""
+        for (number, custom_id), attempts in refunds.items():
+            history = self._parts.histories.get(number)
+            if history is not None:
+                history.spent -= attempts
+                self._parts.journal.refunded(custom_id, self._parts.index.fingerprints[number], attempts)
+
+    def _tell_of_trip(self, verdict: Again, model: str) -> None:
+        who = f"model {model!r}" if verdict.blames is Blame.MODEL else "the server"
+        self._parts.say(f"{who} fails again and again, last with {verdict.code}: it is asked now and then, at no job's cost")
+
+
+def _request(ticket: Ticket) -> Request:
+    job = ticket.job
+    return Request(ticket.entry, (job.number, job.custom_id), ticket.candidate.size.model, ticket.sent_ns)
