@@ -7,12 +7,14 @@ from collections.abc import Sequence
 import msgspec
 
 from batchrunner import __version__
+from batchrunner.account_table import Auth
 from batchrunner.exchange import Reply
 from batchrunner.job import Job
 from batchrunner.secret import Secret
 from batchrunner.transport import Origin, request_head
 
-#: The version that the Messages shape wants named.
+VERSION_HEADER = "anthropic-version"
+#: The version that the Messages shape wants named, unless the account names another.
 ANTHROPIC_VERSION = "2023-06-01"
 MESSAGES_URL = "/v1/messages"
 
@@ -25,8 +27,14 @@ class Heads:
     The only caller of `Secret.reveal`: a key goes from here to the wire and nowhere else.
     """
 
-    def __init__(self, origin: Origin, keys: Sequence[Secret]) -> None:
+    def __init__(
+        self, origin: Origin, keys: Sequence[Secret], *, auth: Auth = "bearer", headers: Sequence[tuple[str, str]] = ()
+    ) -> None:
         self._origin = origin
+        self._auth = auth
+        #: the account's own, names in lower case
+        self._extra = list(headers)
+        self._names_version = any(name == VERSION_HEADER for name, _ in headers)
         self._keys = list(keys)
         #: of all keys, those retired included: what was in flight with one is answered after
         self._never_shown = [key.reveal().encode() for key in keys]
@@ -35,8 +43,8 @@ class Heads:
     def head(self, job: Job) -> bytes:
         """The request's head. (That replies come uncompressed, the connection asks for itself.)"""
         headers = [("content-type", "application/json"), *_COMMON, *self._authentication]
-        if job.url == MESSAGES_URL:
-            headers.append(("anthropic-version", ANTHROPIC_VERSION))
+        if job.url == MESSAGES_URL and not self._names_version:
+            headers.append((VERSION_HEADER, ANTHROPIC_VERSION))
         return request_head("POST", self._origin.target(job.url), self._origin.authority, headers, len(job.body))
 
     def get(self, path: str) -> bytes:
@@ -65,4 +73,9 @@ class Heads:
         return reply if body is reply.body else msgspec.structs.replace(reply, body=body)
 
     def _headers(self) -> list[tuple[str, str]]:
-        return [("authorization", f"Bearer {self._keys[0].reveal()}")] if self._keys else []
+        """Who we are, as the account wants it said, and what else it wants with every request."""
+        if not self._keys:
+            return self._extra
+        key = self._keys[0].reveal()
+        name, value = ("authorization", f"Bearer {key}") if self._auth == "bearer" else ("x-api-key", key)
+        return [(name, value), *self._extra]
