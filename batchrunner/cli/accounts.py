@@ -30,20 +30,20 @@ def account_of(context: click.Context, environment: Mapping[str, str]) -> Accoun
     Raises: UsageError, which names the file, the account and the key, or the option or variable, that cannot work.
     """
     account, table = settled(context)
-    return keyed(account, table, environment)
+    return keyed(context, account, table, environment)
 
 
 def simulated_account(context: click.Context) -> Account:
     """The embedded platform's account, which has nothing to do with tables, variables or files of keys."""
     asked = _asked(context)
+    Origin.parse(asked.base_url)  # it is not used, and yet written down and shown
     return Account(name=asked.account, base_url=asked.base_url, keys=(Secret(SIMULATED_KEY),), rpm=asked.rpm, tpm=asked.tpm)
 
 
 def settled(context: click.Context) -> tuple[Account, Table | None]:
     """The account without its keys, and the table that it has. Raises: UsageError."""
-    configuration = context.find_object(Configuration)
     asked = _asked(context)
-    table = choose(configuration.tables() if configuration is not None else {}, asked)
+    table = choose(_tables(context), asked)
     account = settle(asked, table)
     try:
         Origin.parse(account.base_url)
@@ -54,10 +54,23 @@ def settled(context: click.Context) -> tuple[Account, Table | None]:
     return account, table
 
 
-def keyed(account: Account, table: Table | None, environment: Mapping[str, str]) -> Account:
+def keyed(context: click.Context, account: Account, table: Table | None, environment: Mapping[str, str]) -> Account:
     """The account with its keys. Raises: UsageError."""
     files = {source: _key_file(table, source) for source in table.keys if source.kind == "file"} if table is not None else {}
-    return with_keys(account, table, environment, files)
+    try:
+        return with_keys(account, table, environment, files)
+    except UsageError as refused:
+        if table is not None or not (tables := _tables(context)):
+            raise
+        names = ", ".join(tables)
+        raise UsageError(
+            f"{refused} Accounts that are configured ({names}) are used with --base-url where --account names one."
+        ) from None
+
+
+def _tables(context: click.Context) -> Mapping[str, Table]:
+    configuration = context.find_object(Configuration)
+    return configuration.tables() if configuration is not None else {}
 
 
 def _asked(context: click.Context) -> Asked:

@@ -78,7 +78,7 @@ def _shown(context: click.Context) -> tuple[Shown, UsageError | None]:
     account, table = settled(context)
     problem = None
     try:
-        account = keyed(account, table, os.environ)
+        account = keyed(context, account, table, os.environ)
     except UsageError as refused:
         problem = refused
     return Shown(configuration.files, sorted(configuration.tables()), _settings(context, configuration, account, table)), problem

@@ -198,8 +198,8 @@ def _told_identity(directory: RunDirectory, account: Account, *, simulate: bool)
     earlier = directory.manifest.identities[-1:] if directory.manifest is not None else ()
     if earlier not in ((), (identity,)):
         say(
-            f"warning: {directory.path}: this run went on as {earlier[0]} before, and now goes on as {identity}: its results and "
-            "costs are those of two accounts, unless only the key is another. An account's name (--account) survives its keys."
+            f"warning: {directory.path}: this run went under {earlier[0]} until now, and goes on under {identity}: its results "
+            "and costs are from two accounts, unless only the key is another one. A named account (--account) survives its keys."
         )
     return identity
 

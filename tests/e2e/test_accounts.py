@@ -82,7 +82,7 @@ def test_a_table_in_a_real_run(tmp_path: Path) -> None:
     (tmp_path / "jobs.jsonl").write_bytes(job("b") + msgspec.json.encode(messages) + b"\n")
     with listening() as (url, seen):
         (tmp_path / "batchrun.toml").write_text(
-            f"rpm = 1\n[accounts.prod]\nbase_url = '{url}/api/v3/'\nkeys = ['file:prod.key']\nauth = 'x-api-key'\n"
+            f"rpm = 1\n[accounts.prod]\nbase_url = '{url}/api/v3/'\nkeys = ['file:~/prod.key']\nauth = 'x-api-key'\n"
             "headers = { Anthropic-Version = '2024-01-01', x-title = 'night' }\nrpm = 0\ntpm = 0\n"
         )
         ended = batchrun(tmp_path, "submit", "jobs.jsonl")
@@ -97,7 +97,7 @@ def test_a_table_in_a_real_run(tmp_path: Path) -> None:
     kept = manifest(tmp_path / "jobs.run")
     assert (kept["options"]["account"], kept["options"]["rpm"], kept["options"]["base_url"]) == ("prod", 0, f"{url}/api/v3/")
     assert kept["identities"] == [f"{url.removeprefix('http://')}/prod"]
-    assert "file:prod.key, 1 key" in shown.stdout
+    assert "file:~/prod.key, 1 key" in shown.stdout
     assert_no_key_anywhere(tmp_path, ended, shown)
 
 
@@ -138,7 +138,7 @@ def test_going_on_as_another_account_is_said(tmp_path: Path) -> None:
         host = running.url.removeprefix("http://")
     assert [run.code for run in ended.values()] == [0, 0, 0]
     assert "warning" not in ended[0].stderr + ended[1].stderr
-    assert f"this run went on as {host}/a before, and now goes on as {host}/b" in ended[2].stderr
+    assert f"this run went under {host}/a until now, and goes on under {host}/b" in ended[2].stderr
     assert manifest(tmp_path / "jobs.run")["identities"] == [f"{host}/a", f"{host}/b"]
     assert_no_key_anywhere(tmp_path, *ended.values())
 
@@ -153,7 +153,7 @@ def test_going_on_with_another_key_is_said(tmp_path: Path) -> None:
         second = running.submit(tmp_path, jobs, env={"BATCHRUN_API_KEY": f"{CANARY}2"})
     assert (first.code, second.code) == (0, 0)
     assert "warning" not in first.stderr
-    assert "those of two accounts, unless only the key is another" in second.stderr
+    assert "from two accounts, unless only the key is another one" in second.stderr
     assert len(manifest(tmp_path / "jobs.run")["identities"]) == 2
     assert_no_key_anywhere(tmp_path, first, second)
 

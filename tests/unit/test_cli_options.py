@@ -166,7 +166,7 @@ def test_values_that_make_no_sense_are_refused(option: tuple[str, str]) -> None:
     assert option[0] in refused.value.format_message()
 
 
-@pytest.mark.parametrize("command", [[], ["submit"], ["status"]])
+@pytest.mark.parametrize("command", [[], ["submit"], ["status"], ["config"], ["config", "show"]])
 def test_help_fits_a_terminal(command: list[str]) -> None:
     """`--help` goes to stdout, is no error, and stays within 80 columns."""
     shown = CliRunner().invoke(batchrun, [*command, "--help"], prog_name="batchrun", terminal_width=80)
@@ -216,6 +216,20 @@ def test_what_cannot_be_a_key_is_refused_unshown(key: str) -> None:
         keys_for("http://localhost", {"BATCHRUN_API_KEY": key})
     assert "BATCHRUN_API_KEY" in str(refused.value)
     assert "sk-" not in str(refused.value)
+
+
+def test_help_needs_no_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looks for what a file may hold is not told off for what it holds."""
+    monkeypatch.chdir(tmp_path)
+    Path("batchrun.toml").write_text("this is no TOML")
+    assert CliRunner().invoke(batchrun, ["submit", "--help"]).exit_code == 0
+
+
+def test_config_alone_says_what_is_missing() -> None:
+    """It has no output of its own, and does nothing silently."""
+    shown = CliRunner().invoke(batchrun, ["config"])
+    assert shown.exit_code == 2
+    assert "Missing command" in shown.output
 
 
 def test_simulate_options_are_split_as_by_a_shell() -> None:

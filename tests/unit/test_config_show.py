@@ -155,6 +155,25 @@ def test_no_key_at_all() -> None:
     assert settings("--config", os.devnull, problem="no key for api.empiriolabs.ai. Set ")["keys"] == ([], "default")
 
 
+def test_a_server_by_hand_is_about_no_account(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No account's limits or headers go there unasked; that an account could be named is said where a key is missing."""
+    monkeypatch.setenv("BATCHRUN_BASE_URL", "https://api.example.com")
+    found = settings(problem="Accounts that are configured (prod) are used with --base-url where --account names one.")
+    assert found["account"] == (None, "default")
+    assert found["headers"] == ({}, "default")
+    assert settings("--account", "prod")["base_url"] == ("https://api.example.com", "BATCHRUN_BASE_URL")
+
+
+@pytest.mark.parametrize("simulate", ["0", "1"])
+def test_a_password_in_a_url_is_refused_unshown(monkeypatch: pytest.MonkeyPatch, simulate: str) -> None:
+    """Also where the URL is not going to be used: it would be written down."""
+    monkeypatch.setenv("BATCHRUN_SIMULATE", simulate)
+    monkeypatch.setenv("BATCHRUN_BASE_URL", "https://somebody:hunter2@api.example.com")
+    result = CliRunner().invoke(config, ["show"])
+    assert isinstance(result.exception, UsageError)
+    assert "hunter2" not in result.output + str(result.exception)
+
+
 def test_what_looks_like_a_key_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     """A key that was pasted where it does not belong."""
     monkeypatch.setenv("BATCHRUN_RUN_DIR", CANARY)
