@@ -1,9 +1,9 @@
-"""What a run was asked to do, resolved: options, account, keys. Pure; the environment is an argument."""
+"""What a run was asked to do, and which keys of the environment go where. Pure; the environment is an argument."""
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -14,7 +14,10 @@ from batchrunner.errors import UsageError
 from batchrunner.secret import Secret
 
 DEFAULT_BASE_URL = "https://api.empiriolabs.ai"
-#: `EMPIRIOLABS_API_KEY` goes to this host, to those below it, and to loopback; nowhere else.
+#: keys for any server
+KEY_VARIABLE = "BATCHRUN_API_KEY"
+#: keys that go to PLATFORM_HOST, to those below it, and to loopback; nowhere else
+PLATFORM_KEY_VARIABLE = "EMPIRIOLABS_API_KEY"
 PLATFORM_HOST = "empiriolabs.ai"
 DEFAULT_RPM = 50
 DEFAULT_TPM = 2_000_000
@@ -56,27 +59,47 @@ def default_run_dir(first_input: str, *, simulate: bool) -> str:
 
 
 def keys_for(base_url: str, environment: Mapping[str, str]) -> tuple[Secret, ...]:
-    """The account's keys, in the order in which they are to be used.
+    """The keys that the environment has for a server, in the order in which they are to be used.
 
-    `BATCHRUN_API_KEY` goes to any server; `EMPIRIOLABS_API_KEY` only to the platform's own host and to loopback.
     No key is needed on loopback. Raises: UsageError where none may be sent to this server.
     """
+    variable = key_variable(base_url, environment)
+    if variable is not None:
+        return read_keys(environment[variable].split(","), variable)
     host = urlsplit(base_url).hostname or ""
-    own_host = host == PLATFORM_HOST or host.endswith("." + PLATFORM_HOST)
-    names = ["BATCHRUN_API_KEY"]
-    if own_host or is_loopback(host):
-        names.append("EMPIRIOLABS_API_KEY")
-    for name in names:
-        keys = [key for part in environment.get(name, "").split(",") if (key := part.strip())]
-        if not all(key.isascii() and key.isprintable() for key in keys):
-            raise UsageError(f"{name} holds what no key holds: a line break, a control character or a letter outside ASCII.")
-        if keys:
-            return tuple(map(Secret, keys))
     if is_loopback(host):
         return ()
-    if "EMPIRIOLABS_API_KEY" not in names and environment.get("EMPIRIOLABS_API_KEY"):
-        raise UsageError(f"EMPIRIOLABS_API_KEY is not sent to {host}. Set BATCHRUN_API_KEY to the key of that server.")
-    raise UsageError(f"no key for {host}. Set {' or '.join(reversed(names))}, or try `--simulate`, which needs none.")
+    allowed = _key_variables(base_url)
+    if PLATFORM_KEY_VARIABLE not in allowed and environment.get(PLATFORM_KEY_VARIABLE):
+        raise UsageError(f"{PLATFORM_KEY_VARIABLE} is not sent to {host}. Set {KEY_VARIABLE} to the key of that server.")
+    raise UsageError(f"no key for {host}. Set {' or '.join(reversed(allowed))}, or try `--simulate`, which needs none.")
+
+
+def key_variable(base_url: str, environment: Mapping[str, str]) -> str | None:
+    """The variable that holds the keys for a server; None where none does.
+
+    `BATCHRUN_API_KEY` goes to any server; `EMPIRIOLABS_API_KEY` only to the platform's own host and to loopback.
+    """
+    return next((name for name in _key_variables(base_url) if environment.get(name, "").strip(", ")), None)
+
+
+def read_keys(parts: Iterable[str], place: str) -> tuple[Secret, ...]:
+    """Keys, without the blanks around them; empty parts are none. Raises: UsageError, which names `place` alone."""
+    keys = [key for part in parts if (key := part.strip())]
+    if not all(key.isascii() and key.isprintable() for key in keys):
+        raise UsageError(f"{place} holds what no key holds: a line break, a control character or a letter outside ASCII.")
+    return tuple(map(Secret, keys))
+
+
+def is_platform(base_url: str) -> bool:
+    """Whether a server is the platform's own: PLATFORM_HOST, or below it."""
+    host = urlsplit(base_url).hostname or ""
+    return host == PLATFORM_HOST or host.endswith("." + PLATFORM_HOST)
+
+
+def _key_variables(base_url: str) -> list[str]:
+    own = is_platform(base_url) or is_loopback(urlsplit(base_url).hostname or "")
+    return [KEY_VARIABLE, PLATFORM_KEY_VARIABLE] if own else [KEY_VARIABLE]
 
 
 def is_loopback(host: str) -> bool:

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 import msgspec
 
 from batchrunner import __version__
+from batchrunner.account_table import Auth
 from batchrunner.exchange import Reply
 from batchrunner.job import Job
 from batchrunner.keyring import KeyRing, Use
 from batchrunner.secret import Secret
 from batchrunner.transport import Origin, request_head
 
-#: The version that the Messages shape wants named.
+VERSION_HEADER = "anthropic-version"
+#: The version that the Messages shape wants named, unless the account names another.
 ANTHROPIC_VERSION = "2023-06-01"
 MESSAGES_URL = "/v1/messages"
 
@@ -26,29 +28,33 @@ class Heads:
     The only caller of `Secret.reveal`: a key goes from here to the wire and nowhere else.
     """
 
-    def __init__(self, origin: Origin, keys: Sequence[Secret]) -> None:
+    def __init__(
+        self, origin: Origin, keys: Sequence[Secret], *, auth: Auth = "bearer", headers: Sequence[tuple[str, str]] = ()
+    ) -> None:
         #: a server that wants none is asked without one, as if that were a key
         self.keys = KeyRing(max(1, len(keys)))
         self._origin = origin
+        self._names_version = any(name == VERSION_HEADER for name, _ in headers)
         #: of all keys, those retired included: what was in flight with one is answered after
         self._never_shown = [key.reveal().encode() for key in keys]
-        self._authentications = [_authentication(key) for key in keys] or [()]
+        #: by key: who we are, as the account wants it said, and what else it wants with every request
+        self._own = [(_authentication(key, auth), *headers) for key in keys] or [tuple(headers)]
 
     def head(self, job: Job, key: Use, idempotency_key: str | None = None) -> bytes:
         """The request's head. (That replies come uncompressed, the connection asks for itself.)
 
         `idempotency_key`: by which a server that honours it knows a repeat of a request whose end was not seen.
         """
-        headers = [("content-type", "application/json"), *_COMMON, *self._authentications[key.number]]
-        if job.url == MESSAGES_URL:
-            headers.append(("anthropic-version", ANTHROPIC_VERSION))
+        headers = [("content-type", "application/json"), *_COMMON, *self._own[key.number]]
+        if job.url == MESSAGES_URL and not self._names_version:
+            headers.append((VERSION_HEADER, ANTHROPIC_VERSION))
         if idempotency_key is not None:
             headers.append(("idempotency-key", idempotency_key))
         return request_head("POST", self._origin.target(job.url), self._origin.authority, headers, len(job.body))
 
     def get(self, path: str) -> bytes:
         """The head of a question to the control plane; `path` begins with `/v1/`."""
-        headers = [*_COMMON, *self._authentications[0]]
+        headers = [*_COMMON, *self._own[0]]
         return request_head("GET", self._origin.target(path), self._origin.authority, headers, None)
 
     def without_keys(self, reply: Reply) -> Reply:
@@ -60,5 +66,5 @@ class Heads:
         return reply if body is reply.body else msgspec.structs.replace(reply, body=body)
 
 
-def _authentication(key: Secret) -> tuple[tuple[str, str], ...]:
-    return (("authorization", f"Bearer {key.reveal()}"),)
+def _authentication(key: Secret, auth: Auth) -> tuple[str, str]:
+    return ("authorization", f"Bearer {key.reveal()}") if auth == "bearer" else ("x-api-key", key.reveal())

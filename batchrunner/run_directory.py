@@ -31,6 +31,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     #: of the program that last started the run
     batchrun: str
     options: Options
+    #: the accounts that the run went under, as `Account.identity` tells them, the newest last; one that came back is there again
+    identities: tuple[str, ...] = ()
     #: the price table in force, with its date; null where none was ever known
     prices: PriceTable | None = None
 
@@ -60,8 +62,8 @@ class RunDirectory:
     def close(self) -> None:
         self._lock.release()
 
-    def begin(self, options: Options) -> Manifest:
-        """Take this start's options into the manifest, durably; made where there is none.
+    def begin(self, options: Options, identity: str | None = None) -> Manifest:
+        """Take this start's options and its account into the manifest, durably; made where there is none.
 
         Raises: InvalidInput where a simulated run would be mixed with a real one.
         """
@@ -72,6 +74,9 @@ class RunDirectory:
                 f"{self.path}: holds a {was} run, and is not mixed with a {now} one. Use another --run-dir"
                 f"{', or leave --simulate out' if options.simulate else ', or add --simulate'}."
             )
+        identities = known.identities if known else ()
+        if identity is not None and identities[-1:] != (identity,):
+            identities = (*identities, identity)
         self._write(
             Manifest(
                 version=VERSION,
@@ -79,6 +84,7 @@ class RunDirectory:
                 created_at=known.created_at if known else timestamp(self._clock.wall_ns()),
                 batchrun=__version__,
                 options=options,
+                identities=identities,
                 prices=known.prices if known else None,
             )
         )

@@ -11,8 +11,8 @@ from typing import NoReturn
 import click
 
 from batchrunner import __version__
+from batchrunner.cli.config_show import config
 from batchrunner.cli.output import say
-from batchrunner.cli.settings import default_map, unknown_variables
 from batchrunner.cli.simulate import simulate
 from batchrunner.cli.status import status
 from batchrunner.cli.submit import submit
@@ -32,15 +32,12 @@ def batchrun(context: click.Context) -> None:
         for line in context.get_help().splitlines():
             say(line)
         context.exit(UsageError.exit_code)
-    if context.invoked_subcommand == submit.name:
-        context.default_map = {str(submit.name): default_map(submit.params)}
-        for name in unknown_variables(os.environ, submit.params):
-            say(f"warning: {name} is set, and no option of `batchrun submit` has this name: it is ignored.")
 
 
 batchrun.add_command(submit)
 batchrun.add_command(status)
 batchrun.add_command(simulate)
+batchrun.add_command(config)
 
 
 def main() -> NoReturn:

@@ -8,6 +8,7 @@ from decimal import Decimal
 import msgspec
 
 from batchrunner.pricing import json_number
+from batchrunner.secret import without_keys
 from batchrunner.status import Status, StoppedBy
 from batchrunner.wording import escape_terminal
 
@@ -110,9 +111,12 @@ def print_text(text: str) -> None:
 
 
 def say(text: str) -> None:
-    """A line for people, on stderr. That nobody can read it any more never ends anything."""
+    """A line for people, on stderr. That nobody can read it any more never ends anything.
+
+    What looks like a key is not shown: messages quote options and files, and people put keys where they do not belong.
+    """
     try:
-        sys.stderr.write(escape_terminal(text) + "\n")
+        sys.stderr.write(escape_terminal(without_keys(text)) + "\n")
         sys.stderr.flush()
     except (OSError, ValueError, AttributeError):
         return

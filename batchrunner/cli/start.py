@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import os
 import random
-from collections.abc import Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
 import trio
 
 from batchrunner import __version__, dialect
+from batchrunner.account import Account
 from batchrunner.account_store import MemoryStore
 from batchrunner.budget import Limits, Open, PastSend
 from batchrunner.cli.output import say
@@ -33,7 +33,6 @@ from batchrunner.pricing import PriceTable
 from batchrunner.progress import Mode, Progress
 from batchrunner.run_directory import RunDirectory
 from batchrunner.runner import Run
-from batchrunner.secret import Secret
 from batchrunner.spending import Spending
 from batchrunner.status import Status
 from batchrunner.tally import Tally
@@ -49,7 +48,7 @@ def carry_out(
     clock: Clock,
     directory: RunDirectory,
     inputs: Inputs,
-    keys: Sequence[Secret],
+    account: Account,
     signals: Signals,
     metrics_address: tuple[str, int] | None,
     progress_mode: Mode,
@@ -60,7 +59,7 @@ def carry_out(
 
     Raises: UsageError, ChangedLines, JournalDamaged, InvalidInput before anything is sent; DiskError any time.
     """
-    heads = Heads(Origin.parse(options.base_url), keys)
+    heads = Heads(Origin.parse(options.base_url), account.keys, auth=account.auth, headers=account.headers)
     bad_lines = BadLines()
     index = index_inputs(inputs, bad_lines.append)
     _tell_of_input(inputs, index, bad_lines)

@@ -14,8 +14,10 @@ from typing import Any
 import click
 import msgspec
 
-from batchrunner.cli.output import exit_code, print_json, print_text, summary
-from batchrunner.cli.settings import PREFIX
+from batchrunner.account import Account
+from batchrunner.cli.accounts import account_of, simulated_account
+from batchrunner.cli.output import exit_code, print_json, print_text, say, summary
+from batchrunner.cli.settings import CONFIG_OPTION, PREFIX
 from batchrunner.cli.signals import Signals
 from batchrunner.cli.simulate import SimulatedPlatform
 from batchrunner.cli.start import carry_out
@@ -27,23 +29,20 @@ from batchrunner.config import (
     DEFAULT_RPM,
     DEFAULT_TIMEOUT_SECONDS,
     DEFAULT_TPM,
-    SIMULATED_KEY,
     Options,
     default_run_dir,
     in_flight_cap,
-    keys_for,
 )
 from batchrunner.index import Inputs
 from batchrunner.metrics import parse_address
 from batchrunner.progress import MODES
 from batchrunner.run_directory import RunDirectory
-from batchrunner.secret import Secret
 from batchrunner.status import Status
-from batchrunner.transport import Origin
 from batchrunner.wording import summary_text
 
 _COUNT = click.IntRange(min=0)
 _AT_LEAST_ONE = click.IntRange(min=1)
+SIMULATED_IDENTITY = "simulated"
 
 
 class _Seconds(click.FloatRange):
@@ -86,7 +85,8 @@ class _Usd(click.ParamType):  # type: ignore[type-arg]  # generic in the newest 
 @click.option("--base-url", default=DEFAULT_BASE_URL, show_default=True, metavar="URL", help="The server; with or without /v1.")
 @click.option("--simulate", is_flag=True, help="Run against the embedded platform: no key, no network, no cost.")
 @click.option("--simulate-options", default="", metavar="OPTIONS", help="Options of `batchrun simulate` for it, in one text.")
-@click.option("--account", metavar="NAME", help="A name for the account, for metrics and logs.")
+@click.option("--account", metavar="NAME", help="The account of batchrun.toml, or else a name for metrics.")
+@CONFIG_OPTION
 @click.option("--rpm", type=_COUNT, default=DEFAULT_RPM, show_default=True, metavar="N", help="Requests a minute; 0: no limit.")
 @click.option("--tpm", type=_COUNT, default=DEFAULT_TPM, show_default=True, metavar="N", help="Tokens a minute; 0: no limit.")
 @click.option("--max-in-flight", type=_AT_LEAST_ONE, metavar="N", help="Requests in flight.  [default: what descriptors allow]")
@@ -137,6 +137,7 @@ def submit(context: click.Context, /, **given: Any) -> None:
 
     Each option is also an environment variable (--max-cost is BATCHRUN_MAX_COST) and a key of batchrun.toml (max_cost), in
     this directory or in the user's own configuration. The command line goes first, then the environment, then the file.
+    Its tables [accounts.NAME] hold a server, its keys (env:NAME or file:PATH) and its limits; `batchrun config show` tells.
 
     \b
     Exit codes:
@@ -157,7 +158,7 @@ def submit(context: click.Context, /, **given: Any) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     began_ns = (clock := SystemClock()).monotonic_ns()
     signals = Signals()
-    status = _submit(given, clock, signals)
+    status = _submit(context, clock, signals)
     wall_seconds = (clock.monotonic_ns() - began_ns) / NS_PER_SECOND
     if given["json"]:
         print_json(summary(status, wall_seconds))
@@ -166,19 +167,19 @@ def submit(context: click.Context, /, **given: Any) -> None:
     context.exit(exit_code(status, terminated=signals.terminated))
 
 
-def _submit(given: dict[str, Any], clock: Clock, signals: Signals) -> Status:
+def _submit(context: click.Context, clock: Clock, signals: Signals) -> Status:
     """Prepare a run and carry it out; its last status. What can be refused is refused before anything is sent."""
+    given = context.params
     with contextlib.ExitStack() as held:
-        options = _options(given)
+        account = simulated_account(context) if given["simulate"] else account_of(context, os.environ)
+        options = _options(given, account)
         metrics_address = parse_address(given["metrics"]) if given["metrics"] is not None else None
-        Origin.parse(options.base_url)
         inputs = held.enter_context(Inputs.open(options.inputs))
-        keys = (Secret(SIMULATED_KEY),) if options.simulate else keys_for(options.base_url, os.environ)
         directory = held.enter_context(contextlib.closing(RunDirectory(Path(options.run_dir), clock)))
         finished = directory.finished(inputs.identity(), options)
         if finished is not None and not (given["retry_failed"] and finished.failed):
             return finished
-        directory.begin(options)
+        directory.begin(options, _told_identity(directory, account, simulate=options.simulate))
         if options.simulate:
             platform = SimulatedPlatform(rpm=options.rpm, tpm=options.tpm, options=given["simulate_options"])
             options = msgspec.structs.replace(options, base_url=held.enter_context(platform).url)
@@ -187,7 +188,7 @@ def _submit(given: dict[str, Any], clock: Clock, signals: Signals) -> Status:
             clock=clock,
             directory=directory,
             inputs=inputs,
-            keys=keys,
+            account=account,
             signals=signals,
             metrics_address=metrics_address,
             progress_mode=given["progress"],
@@ -196,16 +197,29 @@ def _submit(given: dict[str, Any], clock: Clock, signals: Signals) -> Status:
         )
 
 
-def _options(given: dict[str, Any]) -> Options:
+def _told_identity(directory: RunDirectory, account: Account, *, simulate: bool) -> str:
+    """Whose requests this start sends. People are told where earlier ones of the run were another account's."""
+    # The embedded platform has another port each time, and is the same account all the same.
+    identity = SIMULATED_IDENTITY if simulate else account.identity
+    earlier = directory.manifest.identities[-1:] if directory.manifest is not None else ()
+    if earlier not in ((), (identity,)):
+        say(
+            f"warning: {directory.path}: this run went under {earlier[0]} until now, and goes on under {identity}: its results "
+            "and costs are from two accounts, unless only the key is another one. A named account (--account) survives its keys."
+        )
+    return identity
+
+
+def _options(given: dict[str, Any], account: Account) -> Options:
     jobs: tuple[str, ...] = given["jobs"]
     return Options(
         inputs=jobs,
         run_dir=given["run_dir"] or default_run_dir(jobs[0], simulate=given["simulate"]),
-        base_url=given["base_url"],
+        base_url=account.base_url,
         simulate=given["simulate"],
-        account=given["account"],
-        rpm=given["rpm"],
-        tpm=given["tpm"],
+        account=account.name,
+        rpm=account.rpm,
+        tpm=account.tpm,
         max_in_flight=in_flight_cap(given["max_in_flight"], _raise_descriptor_limit()),
         max_attempts=given["max_attempts"],
         timeout_seconds=given["timeout"],

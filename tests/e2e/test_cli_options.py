@@ -59,6 +59,7 @@ def test_a_misspelt_variable_is_named(tmp_path: Path) -> None:
     """A spend cap that does not count because of its spelling does not go unseen; its value is not shown."""
     ended = submit(tmp_path, BATCHRUN_MAX_COSTS="1.2345")
     assert "BATCHRUN_MAX_COSTS is set, and no option" in ended.stderr
+    assert "Did you mean BATCHRUN_MAX_COST?" in ended.stderr
     assert "1.2345" not in ended.stderr
 
 

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from batchrunner.cli.main import batchrun
-from batchrunner.cli.settings import default_map, unknown_variables
+from batchrunner.cli.settings import Configuration, read, unknown_variables
 from batchrunner.cli.simulate import SimulatedPlatform
 from batchrunner.cli.submit import submit
 from batchrunner.config import keys_for
@@ -29,7 +29,7 @@ class TestConfigurationFile:
         Path("batchrun.toml").write_text(
             "run-dir = 'here'\nmax_cost = 2.5\njson = true\nrpm = 7\ndrain_seconds = 3\nmetrics = 9090\n"
         )
-        assert default_map(submit.params) == {
+        assert read(submit.params).defaults == {
             "run_dir": "here",
             "max_cost": 2.5,
             "json": True,
@@ -41,7 +41,7 @@ class TestConfigurationFile:
     @pytest.mark.parametrize(
         ("toml", "named"),
         [
-            ("max_costs = 1", "unknown key 'max_costs'. Known are accept_changes, account, base_url,"),
+            ("max_costs = 1", "unknown key 'max_costs'. Known are accept_changes, account, accounts, base_url,"),
             ("as_json = true", "unknown key 'as_json'"),
             ("api_key = 'x'", "unknown key 'api_key'"),
             ("rpm = 1.5", "rpm: 1.5 is not a whole number"),
@@ -52,6 +52,8 @@ class TestConfigurationFile:
             ("timeout = nan", "timeout: nan is not a number of seconds"),
             ("max-cost = 'much'", "max-cost: 'much' is not an amount in USD"),
             ("progress = 'loud'", "progress: 'loud' is not one of"),
+            ("config = 'other.toml'", "unknown key 'config'"),
+            ("sk-empiriolabs-test-0123456789 = 1", "unknown key (not shown: it looks like a key)"),
             ("rpm = ", "is not TOML"),
             ("\udcff = 1", "is not TOML"),
         ],
@@ -60,8 +62,39 @@ class TestConfigurationFile:
         """The file, the key and what is wrong with it."""
         Path("batchrun.toml").write_text(toml, errors="surrogateescape")
         with pytest.raises(UsageError) as refused:
-            default_map(submit.params)
+            read(submit.params)
         assert str(refused.value).startswith(f"batchrun.toml: {named}")
+
+    def test_this_directory_goes_before_the_users_own_key_by_key(self) -> None:
+        """And each value is known by its file."""
+        users_own = Path("config/batchrun/batchrun.toml").absolute()
+        users_own.parent.mkdir(parents=True)
+        users_own.write_text("rpm = 1\ntpm = 1")
+        Path("batchrun.toml").write_text("rpm = 2")
+        found = read(submit.params)
+        assert found.files == (str(users_own), "batchrun.toml")
+        assert found.defaults == {"rpm": 2, "tpm": 1}
+        assert found.origins == {"rpm": "batchrun.toml", "tpm": str(users_own)}
+
+    def test_a_file_that_is_named_is_read_alone(self) -> None:
+        Path("batchrun.toml").write_text("rpm = 2\ntpm = 2")
+        Path("ci.toml").write_text("rpm = 3")
+        assert read(submit.params, named="ci.toml").defaults == {"rpm": 3}
+
+    def test_a_file_that_is_named_and_not_there_is_refused(self) -> None:
+        with pytest.raises(UsageError, match=r"ci.toml: no such file; it is named by --config or BATCHRUN_CONFIG"):
+            read(submit.params, named="ci.toml")
+
+    def test_an_account_is_one_files(self) -> None:
+        """A table in this directory replaces the user's of the same name whole; the others stay."""
+        users_own = Path("config/batchrun/batchrun.toml")
+        users_own.parent.mkdir(parents=True)
+        users_own.write_text("[accounts.prod]\nkeys = ['env:PROD']\nrpm = 1\n[accounts.dev]\nrpm = 2")
+        Path("batchrun.toml").write_text("[accounts.prod]\nbase_url = 'https://api.example.com'")
+        tables = read(submit.params).tables()
+        assert list(tables) == ["prod", "dev"]
+        assert (tables["prod"].base_url, tables["prod"].keys, tables["prod"].rpm) == ("https://api.example.com", (), None)
+        assert tables["dev"].rpm == 2
 
 
 def test_variables_that_mean_nothing_are_named() -> None:
@@ -74,8 +107,39 @@ def test_variables_that_mean_nothing_are_named() -> None:
         "BATCHRUNNER_RPM": "",
         "RPM": "",
     }
-    unknown = ["BATCHRUN_AS_JSON", "BATCHRUN_MAX_COSTS", "BATCHRUN_SUBMIT_RPM"]
-    assert unknown_variables(known | dict.fromkeys(unknown, ""), submit.params) == unknown
+    unknown = ["BATCHRUN_AS_JSON", "BATCHRUN_MAX_COSTS", "BATCHRUN_SUBMIT_RPM", "batchrun_tpm"]
+    lines = unknown_variables(known | dict.fromkeys(unknown, "sk-value"), submit.params, Configuration())
+    assert [line.split()[0] for line in lines] == unknown
+    assert "sk-value" not in str(lines)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("BATCHRUN_MAXCOST", "BATCHRUN_MAX_COST"),
+        ("BATCHRUN_MAX_COSTS", "BATCHRUN_MAX_COST"),
+        ("BATCHRUN_API_KEYS", "BATCHRUN_API_KEY"),
+        ("BATCHRUN_BASEURL", "BATCHRUN_BASE_URL"),
+        ("Batchrun_Config", "BATCHRUN_CONFIG"),
+    ],
+)
+def test_a_misspelt_variable_gets_the_nearest_name(name: str, meant: str) -> None:
+    (line,) = unknown_variables({name: "1"}, submit.params, Configuration())
+    assert line.endswith(f"it is ignored. Did you mean {meant}?")
+
+
+def test_what_is_like_nothing_gets_no_suggestion() -> None:
+    (line,) = unknown_variables({"BATCHRUN_ZZZZZZZZZZZZ": "1"}, submit.params, Configuration())
+    assert line.endswith("it is ignored.")
+
+
+def test_variables_that_accounts_name_are_known() -> None:
+    """A table may take its keys from BATCHRUN_PROD_KEY; whatever else it holds, nothing breaks here."""
+    prod = {"keys": ["env:BATCHRUN_PROD_KEY"]}
+    tables: dict[str, object] = {"batchrun.toml": {"prod": prod, "odd": 1, "odder": [["env:BATCHRUN_OTHER"]]}}
+    environment = {"BATCHRUN_PROD_KEY": "", "BATCHRUN_OTHER": "", "BATCHRUN_THIRD": ""}
+    (line,) = unknown_variables(environment, submit.params, Configuration(accounts=tables))
+    assert line.startswith("BATCHRUN_THIRD ")
 
 
 @pytest.mark.parametrize(
@@ -102,7 +166,7 @@ def test_values_that_make_no_sense_are_refused(option: tuple[str, str]) -> None:
     assert option[0] in refused.value.format_message()
 
 
-@pytest.mark.parametrize("command", [[], ["submit"], ["status"]])
+@pytest.mark.parametrize("command", [[], ["submit"], ["status"], ["config"], ["config", "show"]])
 def test_help_fits_a_terminal(command: list[str]) -> None:
     """`--help` goes to stdout, is no error, and stays within 80 columns."""
     shown = CliRunner().invoke(batchrun, [*command, "--help"], prog_name="batchrun", terminal_width=80)
@@ -152,6 +216,20 @@ def test_what_cannot_be_a_key_is_refused_unshown(key: str) -> None:
         keys_for("http://localhost", {"BATCHRUN_API_KEY": key})
     assert "BATCHRUN_API_KEY" in str(refused.value)
     assert "sk-" not in str(refused.value)
+
+
+def test_help_needs_no_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looks for what a file may hold is not told off for what it holds."""
+    monkeypatch.chdir(tmp_path)
+    Path("batchrun.toml").write_text("this is no TOML")
+    assert CliRunner().invoke(batchrun, ["submit", "--help"]).exit_code == 0
+
+
+def test_config_alone_says_what_is_missing() -> None:
+    """It has no output of its own, and does nothing silently."""
+    shown = CliRunner().invoke(batchrun, ["config"])
+    assert shown.exit_code == 2
+    assert "Missing command" in shown.output
 
 
 def test_simulate_options_are_split_as_by_a_shell() -> None:

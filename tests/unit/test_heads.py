@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from batchrunner import __version__
+from batchrunner.account_table import Auth
 from batchrunner.exchange import Reply
 from batchrunner.heads import ANTHROPIC_VERSION, Heads
 from batchrunner.job import Job
@@ -16,8 +17,10 @@ FIRST, SECOND = "sk-empiriolabs-test-first", "sk-empiriolabs-test-second"
 CHAT, MESSAGES = "/v1/chat/completions", "/v1/messages"
 
 
-def heads(*keys: str, base_url: str = "https://api.example.com") -> Heads:
-    return Heads(Origin.parse(base_url), [Secret(key) for key in keys])
+def heads(
+    *keys: str, base_url: str = "https://api.example.com", auth: Auth = "bearer", extra: tuple[tuple[str, str], ...] = ()
+) -> Heads:
+    return Heads(Origin.parse(base_url), [Secret(key) for key in keys], auth=auth, headers=extra)
 
 
 def job(url: str = CHAT, body: bytes = b'{"model":"m"}') -> Job:
@@ -53,6 +56,30 @@ def test_messages_name_their_version() -> None:
     """The Messages endpoint is told which version of its shape is meant; the others are not."""
     assert read(heads(FIRST).head(job(MESSAGES), Use(0)))[1]["anthropic-version"] == ANTHROPIC_VERSION
     assert "anthropic-version" not in read(heads(FIRST).head(job(), Use(0)))[1]
+
+
+def test_an_account_may_name_another_version() -> None:
+    """Its own header stands in for ours, once, and goes to every endpoint as its other headers do."""
+    made = heads(FIRST, extra=(("anthropic-version", "2024-10-22"), ("anthropic-beta", "x")))
+    for head in (made.head(job(MESSAGES), Use(0)), made.head(job(), Use(0)), made.get("/v1/models")):
+        headers = read(head)[1]
+        assert (headers["anthropic-version"], headers["anthropic-beta"]) == ("2024-10-22", "x")
+
+
+def test_a_key_as_x_api_key() -> None:
+    """Where an account wants it so: bare, and not as a bearer token too; the next key goes the same way."""
+    made = heads(FIRST, SECOND, auth="x-api-key")
+    for key, head in ((FIRST, made.head(job(), Use(0))), (SECOND, made.head(job(), Use(1))), (FIRST, made.get("/v1/models"))):
+        headers = read(head)[1]
+        assert headers["x-api-key"] == key
+        assert "authorization" not in headers
+
+
+def test_headers_go_out_without_a_key_too() -> None:
+    """A server on loopback that wants no key may want a header."""
+    headers = read(heads(extra=(("x-title", "night"),)).head(job(), Use(0)))[1]
+    assert headers["x-title"] == "night"
+    assert "authorization" not in headers
 
 
 def test_the_base_urls_own_path() -> None:

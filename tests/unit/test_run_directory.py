@@ -76,6 +76,17 @@ def test_the_manifest_is_a_document(path: Path, open_directory: OpenDirectory) -
     assert json.loads(text)["run_id"] == manifest.run_id
 
 
+def test_the_accounts_that_a_run_went_under(open_directory: OpenDirectory) -> None:
+    """Each in its turn, once in a row; a start that does not say leaves them as they are."""
+    for identity in ("host/a", "host/a", "host/b", None, "host/b", "host/a"):
+        directory = open_directory()
+        directory.begin(OPTIONS, identity)
+        directory.close()
+    manifest = open_directory().manifest
+    assert manifest is not None
+    assert manifest.identities == ("host/a", "host/b", "host/a")
+
+
 def test_a_later_start_keeps_who_the_run_is(open_directory: OpenDirectory) -> None:
     """A resume keeps the run's id and birth, and takes this start's options in."""
     first = begun(open_directory)

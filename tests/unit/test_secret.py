@@ -9,7 +9,7 @@ import traceback
 import msgspec
 import pytest
 
-from batchrunner.secret import Secret
+from batchrunner.secret import Secret, looks_like_a_key, without_keys
 
 KEY = "sk-empiriolabs-test-0123456789"
 
@@ -74,3 +74,28 @@ def test_a_secret_has_no_attributes_to_look_into() -> None:
     """`vars()`, which debuggers and loggers print, finds nothing."""
     with pytest.raises(TypeError):
         vars(Secret(KEY))
+
+
+def test_a_fingerprint_tells_keys_apart_and_no_more() -> None:
+    """The same for the same key and context, 32 bits whatever the key, and nothing of its text."""
+    prints = [Secret(key).fingerprint(context) for key, context in ((KEY, "a"), (KEY, "a"), (KEY, "b"), (KEY + "0", "a"))]
+    assert prints[0] == prints[1]
+    assert len(set(prints)) == 3
+    assert all(len(text) == 8 and int(text, 16) >= 0 and text not in KEY for text in prints)
+
+
+@pytest.mark.parametrize("text", [KEY, f"/run/{KEY}", "Authorization: Bearer x", "pk_live_0123456789abcdef0"])
+def test_what_looks_like_a_key(text: str) -> None:
+    assert looks_like_a_key(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "prod", "sk-prod", "task-0123456789abcdef", "the bearer", "/run/secrets/empiriolabs", "https://api.x.ai"]
+)
+def test_what_does_not_look_like_a_key(text: str) -> None:
+    assert not looks_like_a_key(text)
+
+
+def test_a_key_in_a_message_is_blotted_out() -> None:
+    """All of it, and nothing else."""
+    assert without_keys(f"--rpm: '{KEY}/+=%&?~7Qz' is no number, nor is {KEY}") == "--rpm: '***' is no number, nor is ***"
