@@ -7,6 +7,7 @@ import math
 import os
 import resource
 import signal
+from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import click
 import msgspec
 
-from batchrunner.cli.output import exit_code, print_json, print_text, summary
+from batchrunner.cli.output import exit_code, print_json, print_text, say, summary
 from batchrunner.cli.settings import PREFIX
 from batchrunner.cli.signals import Signals
 from batchrunner.cli.simulate import SimulatedPlatform
@@ -34,7 +35,7 @@ from batchrunner.config import (
     keys_for,
 )
 from batchrunner.index import Inputs
-from batchrunner.metrics import parse_address
+from batchrunner.metrics import Metrics, parse_address, url
 from batchrunner.progress import MODES
 from batchrunner.run_directory import RunDirectory
 from batchrunner.secret import Secret
@@ -164,7 +165,7 @@ def _submit(given: dict[str, Any], clock: Clock, signals: Signals) -> Status:
     """Prepare a run and carry it out; its last status. What can be refused is refused before anything is sent."""
     with contextlib.ExitStack() as held:
         options = _options(given)
-        metrics_address = parse_address(given["metrics"]) if given["metrics"] is not None else None
+        metrics_address = None if given["metrics"] is None else parse_address(given["metrics"])
         Origin.parse(options.base_url)
         inputs = held.enter_context(Inputs.open(options.inputs))
         keys = (Secret(SIMULATED_KEY),) if options.simulate else keys_for(options.base_url, os.environ)
@@ -172,6 +173,7 @@ def _submit(given: dict[str, Any], clock: Clock, signals: Signals) -> Status:
         finished = directory.finished(inputs.identity(), options)
         if finished is not None and not (given["retry_failed"] and finished.failed):
             return finished
+        metrics = None if metrics_address is None else held.enter_context(_metrics(clock, *metrics_address))
         directory.begin(options)
         if options.simulate:
             platform = SimulatedPlatform(rpm=options.rpm, tpm=options.tpm, options=given["simulate_options"])
@@ -183,11 +185,19 @@ def _submit(given: dict[str, Any], clock: Clock, signals: Signals) -> Status:
             inputs=inputs,
             keys=keys,
             signals=signals,
-            metrics_address=metrics_address,
+            metrics=metrics,
             progress_mode=given["progress"],
             accept_changes=given["accept_changes"],
             retry_failed=given["retry_failed"],
         )
+
+
+@contextlib.contextmanager
+def _metrics(clock: Clock, host: str, port: int) -> Iterator[Metrics]:
+    """Metrics that can be scraped from now on, before there is a run to look at."""
+    with contextlib.closing(Metrics(clock)) as metrics:
+        say(f"metrics on {url(host, metrics.serve(host, port))}")
+        yield metrics
 
 
 def _options(given: dict[str, Any]) -> Options:
