@@ -17,6 +17,8 @@ from batchrunner.clock import NS_PER_SECOND
 from batchrunner.errors import UsageError
 
 LOOPBACK: Final = "127.0.0.1"
+#: connections at once; whoever comes beyond is hung up on: descriptors are the run's
+ANSWERS_MAX: Final = 16
 #: how long the end waits for answers that are being given
 LAST_ANSWERS_SECONDS: Final = 1.0
 #: whoever comes more rarely is no scraper but somebody with a browser; Prometheus' own default is a minute
@@ -129,11 +131,11 @@ class _Listening(socketserver.ThreadingMixIn, WSGIServer):
 
     def __init__(self, family: socket.AddressFamily, address: tuple[Any, ...]) -> None:
         self.address_family = family
-        self._answering: set[threading.Thread] = set()
+        self._answering: list[threading.Thread] = []
         super().__init__(address, _Handler)
 
     def answering(self) -> tuple[threading.Thread, ...]:
-        """Threads that have not ended their answer. Complete once nothing more is accepted."""
+        """Threads that may not have ended their answer. Complete once nothing more is accepted."""
         return tuple(self._answering)
 
     def server_bind(self) -> None:
@@ -143,16 +145,14 @@ class _Listening(socketserver.ThreadingMixIn, WSGIServer):
         self.setup_environ()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """As the base class does, but knowing its threads: a daemon's are nobody's there."""
-        thread = threading.Thread(target=self._serve_one, args=(request, client_address), daemon=True)
-        self._answering.add(thread)
+        """As the base class does, but knowing its threads (a daemon's are nobody's there), and not without end."""
+        self._answering = [thread for thread in self._answering if thread.is_alive()]
+        if len(self._answering) >= ANSWERS_MAX:
+            self.shutdown_request(request)
+            return
+        thread = threading.Thread(target=self.process_request_thread, args=(request, client_address), daemon=True)
         thread.start()
-
-    def _serve_one(self, request: Any, client_address: Any) -> None:
-        try:
-            self.process_request_thread(request, client_address)
-        finally:
-            self._answering.discard(threading.current_thread())
+        self._answering.append(thread)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Say nothing: a client that hangs up is no news."""

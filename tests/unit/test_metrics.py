@@ -19,7 +19,7 @@ from batchrunner.events import AttemptResult, Billing, Event
 from batchrunner.job import Usage
 from batchrunner.journal import JournalStatistics
 from batchrunner.metrics import Metrics, families
-from batchrunner.metrics.counting import ENDPOINTS
+from batchrunner.metrics.counting import DURATION_BUCKETS, ENDPOINTS, MODELS_MAX
 from batchrunner.status import Status
 
 MakeStatus = Callable[..., Status]
@@ -164,6 +164,30 @@ class TestLabels:
         counts = {labels: value for (name, labels), value in samples(metrics).items() if name == "batchrun_attempts_total"}
         assert {endpoint for endpoint, _ in counts} == ENDPOINTS | {"other"}
         assert counts["other", "ok"] == 3
+
+    def test_no_job_file_can_make_series_without_end(self) -> None:
+        """A hundred models, urls and ways to end, in every combination of results: bounded by the closed sets."""
+        metrics = Metrics()
+        for number in range(100):
+            for result in AttemptResult:
+                for billing in (Billing.BILLED, Billing.MAYBE):
+                    for cost in (Decimal(1), None):
+                        metrics.on_event(
+                            event(
+                                model=f"model-{number}",
+                                endpoint=f"/v1/{number}",
+                                finish=f"finish-{number}",
+                                result=result,
+                                seconds=1.0,
+                                usage=Usage(1, 1),
+                                billing=billing,
+                                cost_usd=cost,
+                            )
+                        )
+        buckets, models, results = len(DURATION_BUCKETS) + 3, MODELS_MAX + 1, len(AttemptResult)
+        of_models = models * (results * buckets + 4 + 3)  # durations; tokens by type; dollars, perhaps dollars, unpriced
+        counted = [name for name, _ in samples(metrics) if name.startswith("batchrun_")]
+        assert len(counted) < of_models + 13 * results + 50
 
     def test_a_result_stands_at_zero_before_it_first_comes(self) -> None:
         """The first 429 is a rise from 0 that a rate sees, not a series that begins at 1."""

@@ -12,6 +12,7 @@ import pytest
 
 from batchrunner.clock import NS_PER_SECOND
 from batchrunner.errors import UsageError
+from batchrunner.events import AttemptResult, Event
 from batchrunner.metrics import Metrics, Scrapes, families, parse_address, server, url
 
 PATIENCE_SECONDS = 20
@@ -145,6 +146,38 @@ class TestServer:
             closing.start()
             closing.join(PATIENCE_SECONDS / 4)
             assert not closing.is_alive()
+
+    def test_a_crowd_takes_no_more_than_its_share(self) -> None:
+        """Whoever comes while all places are held by others is hung up on; with room again, scrapes are answered again."""
+        metrics = Metrics()
+        port = metrics.serve()
+        crowd = [socket.create_connection(("127.0.0.1", port), PATIENCE_SECONDS) for _ in range(server.ANSWERS_MAX)]
+        try:
+            with socket.create_connection(("127.0.0.1", port), PATIENCE_SECONDS) as late:
+                assert late.recv(1) == b""
+            for silent in crowd:
+                silent.close()
+            for thread in metrics._server._listening.answering() if metrics._server else ():
+                thread.join(PATIENCE_SECONDS)
+            assert "batchrun_build_info" in scrape(port)
+        finally:
+            metrics.close()
+
+    def test_a_scrape_that_hangs_holds_up_no_event(self) -> None:
+        """What a scrape waits for is the scrape's alone: the run goes on counting, and the next scrape sees it."""
+        metrics, gate = Metrics(), Gate()
+        port = metrics.serve()
+        metrics.watch(families.BUILD, gate.statistics)
+        try:
+            with ThreadPoolExecutor(1) as others:
+                scraped = others.submit(scrape, port)
+                gate.until_waiting(1)
+                metrics.on_event(Event("a", 1, 1, "m", "/v1/messages", AttemptResult.OK, final=True, succeeded=True))
+                gate.open.set()
+                scraped.result(PATIENCE_SECONDS)
+            assert 'batchrun_jobs_total{outcome="succeeded"} 1.0' in scrape(port)
+        finally:
+            metrics.close()
 
 
 class TestScrapes:
