@@ -105,11 +105,11 @@ def prometheus(home: Path, target: str) -> Iterator[Prometheus]:
         )
     with process:
         try:
-            until(lambda: process.poll() is not None or _address(log) is not None, "Prometheus listens")
+            until(lambda: process.poll() is not None or _address(log) is not None, "that Prometheus listens")
             address = _address(log)
             assert address is not None, log.read_text()
             server = Prometheus(f"http://{address}")
-            until(server.ready, "Prometheus is ready")
+            until(server.ready, "that Prometheus is ready")
             yield server
         finally:
             process.terminate()

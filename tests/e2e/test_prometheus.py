@@ -67,7 +67,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         kept.bind(("127.0.0.1", 0))
         port = kept.getsockname()[1]
         with prometheus(home, f"127.0.0.1:{port}") as server:
-            until(lambda: bool(server.query("up")), "the first scrape, in vain")
+            until(lambda: bool(server.query("up")), "the first scrape")
             with started(home, "submit", "jobs.jsonl", *OPTIONS, "--metrics", port, "--json", "--progress", "none") as run:
                 line_with(run, f"metrics on http://127.0.0.1:{port}/metrics")
                 until(lambda: at_work(server, run), "a scrape of the run at work")
