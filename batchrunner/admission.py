@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import enum
 import random
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Literal, get_args
 
 import msgspec
 import trio
@@ -21,6 +21,8 @@ from batchrunner.clock import NS_PER_SECOND, Clock
 from batchrunner.fair import FairQueue, RefusedJobs
 from batchrunner.job import Job, RequestSize, Usage
 
+#: What the dispatcher can wait for. `rate_limited`: the account is closed after a 429.
+Cause = Literal["requests", "tokens", "in_flight", "rate_limited", "server", "keys", "work"]
 #: No sleep is shorter: a nanosecond lost in a float must not make a loop spin.
 SHORTEST_SLEEP_NS = 1_000
 
@@ -62,7 +64,6 @@ class Backoff(msgspec.Struct, frozen=True):
 
 #: What becomes of a job whose request has ended; None: it has ended too.
 Then = Backoff | Held | None
-Reason = Literal["requests", "tokens", "in_flight", "rate_limited", "server", "keys", "work"]
 
 
 class Due(msgspec.Struct, frozen=True):
@@ -70,7 +71,7 @@ class Due(msgspec.Struct, frozen=True):
 
     at_ns: int | None
     #: what stands in its way
-    reason: Reason
+    reason: Cause
 
 
 class Ticket(msgspec.Struct, frozen=True):
@@ -96,8 +97,24 @@ class Statistics(msgspec.Struct, frozen=True):
     #: jobs kept aside while their model is offline
     held: int
     #: what the dispatcher waits for; None while it waits for nothing
-    waits_for: Reason | None
+    waits_for: Cause | None
+    #: how long it has waited for what, the present wait included
+    waited_seconds: Mapping[str, float]
     admitted: int
+
+
+class _Waits(msgspec.Struct, frozen=True):
+    """What the dispatcher waits for and has waited for. Replaced as a whole: other threads look at it."""
+
+    ended_ns: Mapping[Cause, int]
+    cause: Cause | None = None
+    since_ns: int = 0
+
+    def at(self, now_ns: int) -> Mapping[Cause, int]:
+        """By cause, up to now."""
+        if self.cause is None:
+            return self.ended_ns
+        return {**self.ended_ns, self.cause: self.ended_ns[self.cause] + max(0, now_ns - self.since_ns)}
 
 
 class Admission:
@@ -135,7 +152,7 @@ class Admission:
         self._admitted = 0
         self._closed = False
         self._changed = trio.Event()
-        self._waits_for: Reason | None = None
+        self._waits = _Waits(dict.fromkeys(get_args(Cause), 0))
 
     async def ready(self) -> bool:
         """Wait until a job could be sent now, but for the budget. False once there will be none, or after `close`."""
@@ -254,16 +271,18 @@ class Admission:
             self._queue.release(name)
         return bool(names)
 
-    def _idle_reason(self) -> Reason:
+    def _idle_reason(self) -> Cause:
         return "server" if self._in_flight == 0 and self._queue.only_held() else "work"
 
     def statistics(self) -> Statistics:
-        queue = self._queue.statistics()
+        waits, queue = self._waits, self._queue.statistics()
+        waited_ns = waits.at(self._clock.monotonic_ns())
         return Statistics(
             in_flight=self._in_flight,
             backing_off=queue.backing_off,
             held=queue.held,
-            waits_for=self._waits_for,
+            waits_for=waits.cause,
+            waited_seconds={cause: ns / NS_PER_SECOND for cause, ns in waited_ns.items()},
             admitted=self._admitted,
         )
 
@@ -280,17 +299,18 @@ class Admission:
         await self._store.step(self._clock.monotonic_ns(), event)
         self._wake()
 
-    async def _wait(self, changed: trio.Event, reason: Reason, until_ns: int | None) -> None:
+    async def _wait(self, changed: trio.Event, reason: Cause, until_ns: int | None) -> None:
         """Sleep until `until_ns`, or until something has changed since `changed` was looked at."""
         if self._closed:  # by `load` perhaps, after the last look at it: nothing might ever change again
             return
         now_ns = self._clock.monotonic_ns()
         gate_seconds = self._store.statistics(now_ns).closed_for_seconds
-        self._waits_for = "rate_limited" if gate_seconds and reason == "requests" else reason
+        cause: Cause = "rate_limited" if gate_seconds and reason == "requests" else reason
+        self._waits = _Waits(self._waits.ended_ns, cause, now_ns)
         seconds = float("inf") if until_ns is None else max(until_ns - now_ns, SHORTEST_SLEEP_NS) / NS_PER_SECOND
         with trio.move_on_after(seconds):
             await changed.wait()
-        self._waits_for = None
+        self._waits = _Waits(self._waits.at(self._clock.monotonic_ns()))
 
     def _wake(self) -> None:
         self._changed.set()

@@ -61,3 +61,38 @@ class Event(msgspec.Struct, frozen=True):
 
 
 Sink = Callable[[Event], None]
+
+
+class OnlookersStatistics(msgspec.Struct, frozen=True):
+    """What went wrong among onlookers."""
+
+    #: events that one of them raised over
+    errors: int
+
+
+class Onlookers:
+    """Sinks that only look on: what one of them raises is counted and told once, and ends nothing."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._sinks: list[Sink] = []
+        self._errors = 0
+
+    def add(self, sink: Sink) -> None:
+        self._sinks.append(sink)
+
+    def on_event(self, event: Event) -> None:
+        """Hand the event to all of them."""
+        for sink in self._sinks:
+            try:
+                sink(event)
+            except Exception as error:  # a defect in a display must not cost a paid run
+                self._errors += 1
+                if self._errors == 1:
+                    self._say(
+                        f"a defect of batchrun: {type(error).__name__} in a display or a metric, whose figures are no longer "
+                        "to be relied on. The run goes on, and its files are not touched by it."
+                    )
+
+    def statistics(self) -> OnlookersStatistics:
+        return OnlookersStatistics(self._errors)

@@ -16,6 +16,7 @@ import msgspec
 import trio
 
 from batchrunner.admission import Admission
+from batchrunner.admission import Statistics as AdmissionStatistics
 from batchrunner.attempts import Attempts
 from batchrunner.clock import NS_PER_SECOND
 from batchrunner.costs import timestamp
@@ -118,7 +119,8 @@ class Run:
     def status(self) -> Status:
         """The run as it stands: jobs and money as they are on disk."""
         now_ns = self._clock.monotonic_ns()
-        parts, tally = self._parts, self._parts.tally
+        # A copy, taken first: for another thread too, what has ended meanwhile is counted nowhere rather than twice.
+        parts, tally = self._parts, msgspec.structs.replace(self._parts.tally)
         admission = self._admission.statistics()
         used = parts.store.statistics(now_ns)
         elapsed_seconds = (now_ns - self._began_ns) / NS_PER_SECOND
@@ -156,6 +158,13 @@ class Run:
             tokens_per_minute=self._per_minute(tally.usage.total_tokens - self._tokens_before, elapsed_seconds),
             eta_seconds=self._eta_seconds(done, elapsed_seconds),
         )
+
+    @property
+    def parts(self) -> Parts:
+        return self._parts
+
+    def admission_statistics(self) -> AdmissionStatistics:
+        return self._admission.statistics()
 
     # ---------------------------------------------------------------------------------------------------- dispatching
 

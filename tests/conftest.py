@@ -12,7 +12,7 @@ from batchrunner.job import Usage
 from batchrunner.status import Status
 
 #: marker -> the program without which its tests cannot say anything
-TOOLS = {"needs_promtool": "promtool"}
+TOOLS = {"needs_promtool": "promtool", "needs_prometheus": "prometheus"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

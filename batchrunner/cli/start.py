@@ -16,12 +16,13 @@ from batchrunner.account_store import MemoryStore
 from batchrunner.budget import Limits, Open, PastSend
 from batchrunner.cli.output import say
 from batchrunner.cli.signals import Signals
+from batchrunner.cli.watching import last_scrape, watch
 from batchrunner.clock import Clock
 from batchrunner.config import Options
 from batchrunner.costs import timestamp
 from batchrunner.errors import AccountError, UnreachableError, UsageError
 from batchrunner.estimate import Estimator
-from batchrunner.events import Event, Sink
+from batchrunner.events import Event, Onlookers, Sink
 from batchrunner.heads import Heads
 from batchrunner.index import BadLines, Index, Inputs, index_inputs
 from batchrunner.journal import Facts, Journal, Recovered, Tariff, recover
@@ -50,7 +51,7 @@ def carry_out(
     inputs: Inputs,
     account: Account,
     signals: Signals,
-    metrics_address: tuple[str, int] | None,
+    metrics: Metrics | None,
     progress_mode: Mode,
     accept_changes: bool,
     retry_failed: bool,
@@ -80,9 +81,7 @@ def carry_out(
     bad_lines.close()
     for warning in recovered.warnings:
         say(f"warning: {warning}")
-    return trio.run(
-        _live, options, clock, directory, inputs, index, recovered, prices, heads, signals, metrics_address, progress_mode
-    )
+    return trio.run(_live, options, clock, directory, inputs, index, recovered, prices, heads, signals, metrics, progress_mode)
 
 
 def _tell_of_input(inputs: Inputs, index: Index, bad_lines: BadLines) -> None:
@@ -105,7 +104,7 @@ async def _live(
     prices: _Prices,
     heads: Heads,
     signals: Signals,
-    metrics_address: tuple[str, int] | None,
+    metrics: Metrics | None,
     progress_mode: Mode,
 ) -> Status:
     """Put the parts together and let them run, with everything that looks on."""
@@ -139,20 +138,20 @@ async def _live(
             say=progress.say,
         )
     )
-    sinks.append(_Failures(progress).on_event)
-    metrics = Metrics(run.status, account=options.account or "default", journal=journal.statistics, clock=clock)
-    sinks.append(metrics.on_event)
-    if metrics_address is not None:
-        host, _ = metrics_address
-        progress.say(f"metrics on http://{host}:{metrics.serve(*metrics_address)}/metrics")
+    onlookers = Onlookers(progress.say)
+    onlookers.add(_Failures(progress).on_event)
+    sinks.append(onlookers.on_event)
+    if metrics is not None:
+        watch(metrics, run, onlookers)
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(signals.watch, run, progress, options.drain_seconds)
             await nursery.start(progress.run)
             status = await run.run()
+            if metrics is not None and status.stopped_by != "signal":
+                await last_scrape(metrics.scrapes, clock, progress.say)
             nursery.cancel_scope.cancel()
     finally:
-        metrics.close()
         await pool.aclose()
     return status
 

@@ -7,6 +7,7 @@ import math
 import os
 import resource
 import signal
+from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from batchrunner.config import (
     in_flight_cap,
 )
 from batchrunner.index import Inputs
-from batchrunner.metrics import parse_address
+from batchrunner.metrics import Metrics, parse_address, url
 from batchrunner.progress import MODES
 from batchrunner.run_directory import RunDirectory
 from batchrunner.status import Status
@@ -173,12 +174,13 @@ def _submit(context: click.Context, clock: Clock, signals: Signals) -> Status:
     with contextlib.ExitStack() as held:
         account = simulated_account(context) if given["simulate"] else account_of(context, os.environ)
         options = _options(given, account)
-        metrics_address = parse_address(given["metrics"]) if given["metrics"] is not None else None
+        metrics_address = None if given["metrics"] is None else parse_address(given["metrics"])
         inputs = held.enter_context(Inputs.open(options.inputs))
         directory = held.enter_context(contextlib.closing(RunDirectory(Path(options.run_dir), clock)))
         finished = directory.finished(inputs.identity(), options)
         if finished is not None and not (given["retry_failed"] and finished.failed):
             return finished
+        metrics = None if metrics_address is None else held.enter_context(_metrics(clock, *metrics_address))
         directory.begin(options, _told_identity(directory, account, simulate=options.simulate))
         if options.simulate:
             platform = SimulatedPlatform(rpm=options.rpm, tpm=options.tpm, options=given["simulate_options"])
@@ -190,7 +192,7 @@ def _submit(context: click.Context, clock: Clock, signals: Signals) -> Status:
             inputs=inputs,
             account=account,
             signals=signals,
-            metrics_address=metrics_address,
+            metrics=metrics,
             progress_mode=given["progress"],
             accept_changes=given["accept_changes"],
             retry_failed=given["retry_failed"],
@@ -208,6 +210,14 @@ def _told_identity(directory: RunDirectory, account: Account, *, simulate: bool)
             "and costs are from two accounts, unless only the key is another one. A named account (--account) survives its keys."
         )
     return identity
+
+
+@contextlib.contextmanager
+def _metrics(clock: Clock, host: str, port: int) -> Iterator[Metrics]:
+    """Metrics that can be scraped from now on, before there is a run to look at."""
+    with contextlib.closing(Metrics(clock)) as metrics:
+        say(f"metrics on {url(host, metrics.serve(host, port))}")
+        yield metrics
 
 
 def _options(given: dict[str, Any], account: Account) -> Options:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import os
 import stat
+import urllib.request
 from pathlib import Path
 from urllib.parse import quote, quote_plus
 
 import pytest
 
-from tests.e2e.cli_support import UNLIMITED, batchrun, ending, platform, server, started, write_jobs
+from tests.e2e.cli_support import UNLIMITED, batchrun, ending, line_with, platform, server, started, write_jobs
 
 #: with characters that look different in a URL and in JSON
 CANARY = "sk-empiriolabs-test-canary/+=%&?~7Qz"
@@ -34,14 +35,19 @@ def assert_clean(data: bytes, where: str) -> None:
 
 
 def test_a_key_is_seen_nowhere(tmp_path: Path) -> None:
-    """Not in any file of the run, on stdout or stderr, nor in the arguments of a process, whatever goes wrong in the run."""
+    """Not in any file of the run, on stdout or stderr, in its metrics, nor in the arguments of a process, whatever goes wrong."""
     home = tmp_path / "home"
     home.mkdir()
     jobs = write_jobs(home, [*IDS, "hang"])
     with platform(tmp_path, "--faults", FAULTS, "--fault-on", "hang=silent*0", key=CANARY) as running:
         arguments = ("submit", jobs, *running.options, "--max-attempts", "2", "--drain-seconds", "0")
-        with started(home, *arguments, env=running.env) as process:
+        with started(home, *arguments, "--metrics", "0", env=running.env) as process:
+            message = line_with(process, "metrics on ")
             running.until_silent(1)
+            with urllib.request.urlopen(message.split()[-1], timeout=60) as reply:
+                scraped = reply.read()
+            assert b"batchrun_attempts_total" in scraped
+            assert_clean(scraped + message.encode(), "the metrics")
             if os.path.isdir("/proc"):
                 assert_clean(Path(f"/proc/{process.pid}/cmdline").read_bytes(), "the argument list")
             process.terminate()

@@ -276,3 +276,23 @@ async def test_an_account_that_refuses_everything_fails_no_job(autojump_clock: M
         sends.append(ticket.sent_ns)
         assert await admission.refused(ticket, None)
     assert all(later - earlier <= 45 * 60 * NS_PER_SECOND for earlier, later in pairwise(sends))
+
+
+async def test_waits_are_added_up_by_what_was_waited_for(autojump_clock: MockClock) -> None:
+    """Each second in which nothing could be sent counts for one cause, the wait that is under way included."""
+    admission = await admission_for(2_000, rpm=60, max_in_flight=100)
+    first = await admit(admission)
+    began = trio.current_time()
+    for _ in range(10):
+        await admit(admission)
+    paced = trio.current_time() - began
+    waited = admission.statistics().waited_seconds
+    assert waited["requests"] == pytest.approx(paced)
+    assert sum(waited.values()) == pytest.approx(paced)
+    await admission.refused(first, None)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(admission.admit)
+        await trio.sleep(0.1)
+        assert admission.statistics().waits_for == "rate_limited"
+        assert admission.statistics().waited_seconds["rate_limited"] == pytest.approx(0.1)
+        nursery.cancel_scope.cancel()

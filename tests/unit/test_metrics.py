@@ -1,26 +1,37 @@
+"""What events and statistics look like to Prometheus."""
+
 from __future__ import annotations
 
 import math
 import os
-import socket
 import subprocess
-import urllib.request
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from decimal import Decimal
 
 import pytest
 from prometheus_client import generate_latest
+from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from batchrunner import budget
 from batchrunner.clock import VirtualClock
-from batchrunner.errors import UsageError
 from batchrunner.events import AttemptResult, Billing, Event
 from batchrunner.job import Usage
-from batchrunner.metrics import Metrics, parse_address
+from batchrunner.journal import JournalStatistics
+from batchrunner.metrics import Metrics, families
+from batchrunner.metrics.counting import DURATION_BUCKETS, ENDPOINTS, MODELS_MAX
 from batchrunner.status import Status
 
 MakeStatus = Callable[..., Status]
+BUDGET = budget.Statistics(
+    rpm_limit=50,
+    tpm_limit=0,
+    requests=49,
+    tokens=7,
+    in_flight=3,
+    closed_for_seconds=1.5,
+    consecutive_rejections=2,
+)
 
 
 def event(**changes: object) -> Event:
@@ -36,34 +47,37 @@ def event(**changes: object) -> Event:
     return Event(**{**fields, **changes})  # type: ignore[arg-type]
 
 
+def journal(*, commits: int, bytes_written: int, last_sync_seconds: float) -> JournalStatistics:
+    return JournalStatistics(
+        records=9, commits=commits, bytes_written=bytes_written, pending=4, last_sync_seconds=last_sync_seconds
+    )
+
+
+def exposed(metrics: Metrics) -> Iterable[Metric]:
+    """The families of a scrape, as the official parser reads them."""
+    return text_string_to_metric_families(generate_latest(metrics.registry).decode())
+
+
 def samples(metrics: Metrics) -> dict[tuple[str, tuple[str, ...]], float]:
-    """What a scrape shows, as {(name, label values in order of label name): value}, read by the official parser."""
-    text = generate_latest(metrics.registry).decode()
+    """What a scrape shows, as {(name, label values in order of label name): value}."""
     return {
         (sample.name, tuple(value for _, value in sorted(sample.labels.items()))): sample.value
-        for family in text_string_to_metric_families(text)
+        for family in exposed(metrics)
         for sample in family.samples
     }
 
 
-@dataclass(frozen=True)
-class Syncs:
-    commits: int
-    bytes_written: int
-    last_sync_seconds: float
-
-
 class TestEvents:
-    def test_a_billed_success_counts_job_attempt_tokens_and_dollars(self, make_status: MakeStatus) -> None:
+    def test_a_billed_success_counts_job_attempt_tokens_and_dollars(self) -> None:
         """One billed success moves every counter that it concerns by exactly its own amount."""
-        metrics = Metrics(make_status)
+        metrics = Metrics()
         metrics.on_event(
             event(
                 final=True,
                 succeeded=True,
                 seconds=1.5,
                 admission_wait_seconds=2.0,
-                usage=Usage(input_tokens=100, output_tokens=20, cached_tokens=40),
+                usage=Usage(input_tokens=100, output_tokens=20, cached_tokens=40, reasoning_tokens=8),
                 billing=Billing.BILLED,
                 cost_usd=Decimal("0.25"),
                 finish="length",
@@ -72,56 +86,57 @@ class TestEvents:
         shown = samples(metrics)
         assert shown["batchrun_jobs_total", ("succeeded",)] == 1
         assert shown["batchrun_jobs_total", ("failed",)] == 0
-        assert shown["batchrun_attempts_total", ("ok",)] == 1
+        assert shown["batchrun_attempts_total", ("/v1/chat/completions", "ok")] == 1
         assert shown["batchrun_replies_total", ("length",)] == 1
-        assert [shown["batchrun_tokens_total", ("m", kind)] for kind in ("input", "output", "cached")] == [100, 20, 40]
+        tokens = [shown["batchrun_tokens_total", ("m", kind)] for kind in ("input", "output", "cached", "reasoning")]
+        assert tokens == [100, 20, 40, 8]
         assert shown["batchrun_cost_dollars_total", ("m",)] == 0.25
         assert shown["batchrun_request_duration_seconds_sum", ("m", "ok")] == 1.5
         assert shown["batchrun_admission_wait_seconds_sum", ()] == 2.0
         assert ("batchrun_maybe_billed_dollars_total", ("m",)) not in shown
 
-    def test_a_maybe_billed_attempt_goes_to_a_counter_of_its_own(self, make_status: MakeStatus) -> None:
+    def test_a_maybe_billed_attempt_goes_to_a_counter_of_its_own(self) -> None:
         """What may have been billed is never mixed into what was."""
-        metrics = Metrics(make_status)
+        metrics = Metrics()
         metrics.on_event(event(result=AttemptResult.TIMEOUT, billing=Billing.MAYBE, cost_usd=Decimal("0.5")))
         shown = samples(metrics)
         assert shown["batchrun_maybe_billed_dollars_total", ("m",)] == 0.5
         assert ("batchrun_cost_dollars_total", ("m",)) not in shown
 
-    def test_an_unknown_price_is_counted_and_costs_nothing(self, make_status: MakeStatus) -> None:
+    def test_an_unknown_price_is_counted_and_costs_nothing(self) -> None:
         """A bill without a price shows as an unpriced attempt, never as zero dollars."""
-        metrics = Metrics(make_status)
+        metrics = Metrics()
         metrics.on_event(event(billing=Billing.BILLED, cost_usd=None))
         shown = samples(metrics)
         assert shown["batchrun_unpriced_attempts_total", ("m",)] == 1
         assert ("batchrun_cost_dollars_total", ("m",)) not in shown
 
-    def test_a_job_that_was_never_sent_is_no_attempt(self, make_status: MakeStatus) -> None:
+    def test_a_job_that_was_never_sent_is_no_attempt(self) -> None:
         """A line that is no job counts as a failed job and as nothing else."""
-        metrics = Metrics(make_status)
+        metrics = Metrics()
         metrics.on_event(event(attempt=0, final=True, result=AttemptResult.INVALID))
         shown = samples(metrics)
         assert shown["batchrun_jobs_total", ("failed",)] == 1
         assert not [name for name, _ in shown if name == "batchrun_attempts_total"]
         assert shown["batchrun_admission_wait_seconds_count", ()] == 0
 
-    def test_a_finish_out_of_the_closed_set_is_other(self, make_status: MakeStatus) -> None:
+    def test_a_finish_out_of_the_closed_set_is_other(self) -> None:
         """A server's own words never become a label."""
-        metrics = Metrics(make_status)
+        metrics = Metrics()
         metrics.on_event(event(finish="whatever-the-server-says"))
         assert samples(metrics)["batchrun_replies_total", ("other",)] == 1
 
-    def test_the_heartbeat_is_the_time_of_the_last_event(self, make_status: MakeStatus) -> None:
+    def test_the_heartbeat_is_the_time_of_the_last_event(self) -> None:
         """An alert on a run that hangs needs the moment of the last outcome."""
-        metrics = Metrics(make_status, clock=VirtualClock(lambda: 0.0, start_ns=7_000_000_000))
+        metrics = Metrics(VirtualClock(lambda: 0.0, start_ns=7_000_000_000))
         metrics.on_event(event())
         assert samples(metrics)["batchrun_last_outcome_timestamp_seconds", ()] == 7.0
 
 
 class TestLabels:
-    def test_the_fifty_first_model_is_other(self, make_status: MakeStatus) -> None:
+    def test_the_fifty_first_model_is_other(self) -> None:
         """A job file with a different model on each line cannot blow up the exposition."""
-        metrics = Metrics(make_status)
+        metrics = Metrics()
         for number in range(60):
             metrics.on_event(event(model=f"model-{number}", seconds=1.0))
         metrics.on_event(event(model="model-3", seconds=1.0))
@@ -133,152 +148,168 @@ class TestLabels:
         assert counts["model-3"] == 2
 
     @pytest.mark.parametrize("model", ["\ud800", 'a"b\\c\nd', "\x1b[31m", "", "x" * 10_000])
-    def test_a_hostile_model_name_leaves_the_exposition_readable(self, make_status: MakeStatus, model: str) -> None:
+    def test_a_hostile_model_name_leaves_the_exposition_readable(self, model: str) -> None:
         """Surrogates, quotes, escapes and lengths from a job file never fail a scrape."""
-        metrics = Metrics(make_status)
+        metrics = Metrics()
         metrics.on_event(event(model=model, usage=Usage(input_tokens=1, output_tokens=1)))
         (label,) = {labels[0] for name, labels in samples(metrics) if name == "batchrun_tokens_total"}
         assert 0 < len(label) <= 100
         assert label.isprintable()
 
+    def test_an_endpoint_that_nobody_documents_is_other(self) -> None:
+        """A job's url may be any path: only documented ones become labels, so that a file cannot make new ones."""
+        metrics = Metrics()
+        for url in (*ENDPOINTS, "/v1/made/up", "/v1/chat/completions?tenant=1", "/v1/\ud800"):
+            metrics.on_event(event(endpoint=url))
+        counts = {labels: value for (name, labels), value in samples(metrics).items() if name == "batchrun_attempts_total"}
+        assert {endpoint for endpoint, _ in counts} == ENDPOINTS | {"other"}
+        assert counts["other", "ok"] == 3
 
-class TestStatus:
+    def test_no_job_file_can_make_series_without_end(self) -> None:
+        """A hundred models, urls and ways to end, in every combination of results: bounded by the closed sets."""
+        metrics = Metrics()
+        for number in range(100):
+            for result in AttemptResult:
+                for billing in (Billing.BILLED, Billing.MAYBE):
+                    for cost in (Decimal(1), None):
+                        metrics.on_event(
+                            event(
+                                model=f"model-{number}",
+                                endpoint=f"/v1/{number}",
+                                finish=f"finish-{number}",
+                                result=result,
+                                seconds=1.0,
+                                usage=Usage(1, 1),
+                                billing=billing,
+                                cost_usd=cost,
+                            )
+                        )
+        buckets, models, results = len(DURATION_BUCKETS) + 3, MODELS_MAX + 1, len(AttemptResult)
+        of_models = models * (results * buckets + 4 + 3)  # durations; tokens by type; dollars, perhaps dollars, unpriced
+        counted = [name for name, _ in samples(metrics) if name.startswith("batchrun_")]
+        assert len(counted) < of_models + 13 * results + 50
+
+    def test_a_result_stands_at_zero_before_it_first_comes(self) -> None:
+        """The first 429 is a rise from 0 that a rate sees, not a series that begins at 1."""
+        metrics = Metrics()
+        metrics.on_event(event())
+        shown = samples(metrics)
+        assert [shown["batchrun_attempts_total", ("/v1/chat/completions", result)] for result in AttemptResult] == [1] + [0] * 7
+
+    def test_a_hostile_account_name_leaves_the_exposition_readable(self) -> None:
+        """An argument that is no UTF-8 comes as surrogates, which no scrape could be encoded with."""
+        metrics = Metrics()
+        metrics.watch(families.BUDGET, lambda: BUDGET, account="pr\udcffd")
+        assert ("batchrun_budget_unsettled", ("pr?d",)) in samples(metrics)
+
+
+class TestRun:
     def test_gauges_show_the_whole_run(self, make_status: MakeStatus) -> None:
         """States add up to all jobs of the run, whatever this process did of them."""
-        shown = samples(Metrics(lambda: make_status(total=100, completed=50, failed=2, in_flight=10, backing_off=3)))
+        metrics = Metrics()
+        metrics.watch(
+            families.RUN,
+            lambda: make_status(
+                total=100, completed=50, failed=2, in_flight=10, backing_off=3, attempts=70, usage=Usage(9, 8, 7, 6)
+            ),
+        )
+        shown = samples(metrics)
         states = {labels[0]: value for (name, labels), value in shown.items() if name == "batchrun_jobs"}
         assert states == {"pending": 35, "in_flight": 10, "backing_off": 3, "succeeded": 50, "failed": 2}
+        assert shown["batchrun_run_attempts", ()] == 70
+        assert [shown["batchrun_run_tokens", (kind,)] for kind in ("input", "output", "cached", "reasoning")] == [9, 8, 7, 6]
 
-    def test_the_budget_is_shown_under_the_accounts_alias(self, make_status: MakeStatus) -> None:
+    def test_the_status_is_read_at_each_scrape(self, make_status: MakeStatus) -> None:
+        """A gauge is never older than the scrape that asks for it."""
+        now = make_status(billed_usd=Decimal("1.5"))
+        metrics = Metrics()
+        metrics.watch(families.RUN, lambda: now)
+        assert samples(metrics)["batchrun_run_cost_dollars", ("billed",)] == 1.5
+        now = make_status(billed_usd=Decimal(2))
+        assert samples(metrics)["batchrun_run_cost_dollars", ("billed",)] == 2
+
+    def test_an_end_that_nobody_can_tell_is_left_out(self, make_status: MakeStatus) -> None:
+        """No estimate is no number: neither 0, which would say that it ends now, nor NaN."""
+        eta: float | None = None
+        metrics = Metrics()
+        metrics.watch(families.RUN, lambda: make_status(eta_seconds=eta))
+        assert ("batchrun_eta_seconds", ()) not in samples(metrics)
+        eta = 0.0
+        assert samples(metrics)["batchrun_eta_seconds", ()] == 0
+
+    def test_what_binds_is_one_and_the_rest_zero(self, make_status: MakeStatus) -> None:
+        """A state as Prometheus has it: a series for each, of which one is 1."""
+        metrics = Metrics()
+        metrics.watch(families.RUN, lambda: make_status(binding="tokens"))
+        causes = {labels[0]: value for (name, labels), value in samples(metrics).items() if name == "batchrun_binding"}
+        assert {cause for cause, value in causes.items() if value} == {"tokens"}
+        assert len(causes) == 7
+
+
+class TestWatched:
+    def test_the_budget_is_shown_under_the_accounts_alias(self) -> None:
         """Limit and use stand side by side; no limit is infinite, so that their ratio stays meaningful."""
-        metrics = Metrics(
-            lambda: make_status(rpm_limit=50, tpm_limit=0, requests_last_minute=49, tokens_last_minute=7), account="prod"
-        )
+        metrics = Metrics()
+        metrics.watch(families.BUDGET, lambda: BUDGET, account="prod")
         shown = samples(metrics)
         assert shown["batchrun_budget_limit", ("prod", "requests_per_minute")] == 50
         assert shown["batchrun_budget_used", ("prod", "requests_per_minute")] == 49
         assert math.isinf(shown["batchrun_budget_limit", ("prod", "tokens_per_minute")])
         assert shown["batchrun_budget_used", ("prod", "tokens_per_minute")] == 7
+        assert shown["batchrun_budget_closed_seconds", ("prod",)] == 1.5
+        assert shown["batchrun_budget_consecutive_rejections", ("prod",)] == 2
 
-    def test_the_status_is_read_at_each_scrape(self, make_status: MakeStatus) -> None:
-        """A gauge is never older than the scrape that asks for it."""
-        now = make_status(billed_usd=Decimal("1.5"))
-        metrics = Metrics(lambda: now)
-        assert samples(metrics)["batchrun_run_cost_dollars", ("billed",)] == 1.5
-        now = make_status(billed_usd=Decimal(2))
-        assert samples(metrics)["batchrun_run_cost_dollars", ("billed",)] == 2
+    def test_two_accounts_share_a_family(self) -> None:
+        """A family that came twice would be refused by the scraper: their samples stand together, told apart by the account."""
+        metrics = Metrics()
+        metrics.watch(families.BUDGET, lambda: BUDGET, account="prod")
+        metrics.watch(families.BUDGET, lambda: BUDGET, account="staging")
+        (family,) = [family for family in exposed(metrics) if family.name == "batchrun_budget_unsettled"]
+        assert [sample.labels["account"] for sample in family.samples] == ["prod", "staging"]
+
+    def test_a_disk_that_does_not_say_is_left_out(self) -> None:
+        """Free space that is unknown is not zero, which would wake somebody up."""
+        metrics = Metrics()
+        metrics.watch(families.DISK, lambda: None)
+        assert ("batchrun_disk_free_bytes", ()) not in samples(metrics)
+
+    def test_before_there_is_a_run_the_program_is_shown(self) -> None:
+        """A scrape that comes first finds the version and counters at 0."""
+        shown = samples(Metrics())
+        assert [value for (name, _), value in shown.items() if name == "batchrun_build_info"] == [1]
+        assert shown["batchrun_jobs_total", ("succeeded",)] == 0
 
 
 class TestSyncs:
-    def test_each_commit_is_counted_once_and_as_long_as_it_was(self, make_status: MakeStatus) -> None:
+    def test_each_commit_is_counted_once_and_as_long_as_it_was(self) -> None:
         """Events look at the commit that let them out; a scrape takes in what came after the last event."""
-        now = Syncs(commits=1, bytes_written=100, last_sync_seconds=0.5)
-        metrics = Metrics(make_status, journal=lambda: now)
+        now = journal(commits=1, bytes_written=100, last_sync_seconds=0.5)
+        metrics = Metrics()
+        metrics.watch_journal(lambda: now)
         metrics.on_event(event())
-        now = Syncs(commits=3, bytes_written=250, last_sync_seconds=1.0)
+        now = journal(commits=3, bytes_written=250, last_sync_seconds=1.0)
         shown = samples(metrics)
-        assert shown["batchrun_journal_sync_seconds_count", ()] == 3
-        assert shown["batchrun_journal_sync_seconds_sum", ()] == 2.5
+        assert shown["batchrun_journal_fsync_seconds_count", ()] == 3
+        assert shown["batchrun_journal_fsync_seconds_sum", ()] == 2.5
         assert shown["batchrun_journal_bytes_total", ()] == 250
+        assert shown["batchrun_journal_records_total", ()] == 9
+        assert shown["batchrun_journal_unsynced_records", ()] == 4
 
-    def test_a_journal_at_rest_adds_nothing(self, make_status: MakeStatus) -> None:
+    def test_a_journal_at_rest_adds_nothing(self) -> None:
         """Looking twice at the same sums counts them once."""
-        metrics = Metrics(make_status, journal=lambda: Syncs(1, 10, 0.1))
+        metrics = Metrics()
+        metrics.watch_journal(lambda: journal(commits=1, bytes_written=10, last_sync_seconds=0.1))
         metrics.on_event(event())
         metrics.on_event(event())
-        assert samples(metrics)["batchrun_journal_sync_seconds_count", ()] == 1
-
-
-class TestServer:
-    def test_a_scrape_over_loopback_answers_the_text_format(self, make_status: MakeStatus) -> None:
-        """A free port is taken and named; even a scraper that prefers OpenMetrics gets the text format."""
-        metrics = Metrics(make_status)
-        port = metrics.serve()
-        try:
-            request = urllib.request.Request(
-                f"http://127.0.0.1:{port}/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"}
-            )
-            with urllib.request.urlopen(request, timeout=10) as reply:
-                assert reply.headers["content-type"].startswith("text/plain")
-                text = reply.read().decode()
-        finally:
-            metrics.close()
-        assert "# TYPE batchrun_jobs gauge" in text
-        assert "# TYPE batchrun_jobs_total counter" in text
-        assert "_created" not in text
-
-    def test_close_frees_the_port(self, make_status: MakeStatus) -> None:
-        """The port can be bound again at once, and closing twice is harmless."""
-        metrics = Metrics(make_status)
-        port = metrics.serve()
-        metrics.close()
-        metrics.close()
-        other = Metrics(make_status)
-        assert other.serve("127.0.0.1", port) == port
-        other.close()
-
-    def test_a_taken_port_is_a_usage_error_that_names_the_remedy(self, make_status: MakeStatus) -> None:
-        """The address and what to do about it stand in the message."""
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            port = taken.getsockname()[1]
-            with pytest.raises(UsageError, match=rf"127\.0\.0\.1:{port}: .*--metrics 0"):
-                Metrics(make_status).serve("127.0.0.1", port)
-
-    def test_an_unknown_host_is_a_usage_error(self, make_status: MakeStatus) -> None:
-        """A name that is no address of this machine is named in the message."""
-        with pytest.raises(UsageError, match=r"no\.such\.host\.invalid:0"):
-            Metrics(make_status).serve("no.such.host.invalid", 0)
-
-    def test_a_failing_scrape_prints_nothing(self, capfd: pytest.CaptureFixture[str]) -> None:
-        """A status that cannot be had fails the scrape alone: no traceback tears the progress display."""
-
-        def broken() -> Status:
-            raise RuntimeError("dictionary changed size during iteration")
-
-        metrics = Metrics(broken)
-        port = metrics.serve()
-        try:
-            with pytest.raises(urllib.error.HTTPError) as caught:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10)
-            assert caught.value.code == 500
-            caught.value.close()
-        finally:
-            metrics.close()
-        assert capfd.readouterr() == ("", "")
-
-
-class TestParseAddress:
-    @pytest.mark.parametrize(
-        ("text", "address"),
-        [
-            ("9090", ("127.0.0.1", 9090)),
-            ("0", ("127.0.0.1", 0)),
-            ("0.0.0.0:9090", ("0.0.0.0", 9090)),
-            ("localhost:80", ("localhost", 80)),
-            ("[::1]:9090", ("::1", 9090)),
-        ],
-    )
-    def test_a_port_or_a_host_and_port(self, text: str, address: tuple[str, int]) -> None:
-        """A bare port means loopback; any other interface is asked for by name."""
-        assert parse_address(text) == address
-
-    @pytest.mark.parametrize(
-        "text", ["", ":9090", "::1:9090", "host", "host:", "host:99999", "1:2:3", "-1", "٣", "[]:1", "65536"]
-    )
-    def test_anything_else_is_a_usage_error(self, text: str) -> None:
-        """What is ambiguous is refused with the two spellings that work."""
-        with pytest.raises(UsageError, match="HOST:PORT"):
-            parse_address(text)
+        assert samples(metrics)["batchrun_journal_fsync_seconds_count", ()] == 1
 
 
 @pytest.mark.needs_promtool
-def test_promtool_finds_no_fault_with_the_exposition(make_status: MakeStatus) -> None:
-    """Prometheus' own linter accepts names, types, units and help of all that a run exposes."""
-    metrics = Metrics(make_status, journal=lambda: Syncs(1, 10, 0.1))
-    metrics.on_event(event(final=True, usage=Usage(input_tokens=1, output_tokens=1), billing=Billing.BILLED, cost_usd=None))
+def test_promtool_finds_no_fault_before_there_is_a_run() -> None:
+    """Prometheus' own linter accepts what the first scrape sees. (A whole run's is linted in `tests/sim/test_watching.py`.)"""
     checked = subprocess.run(
         ["promtool", "check", "metrics"],
-        input=generate_latest(metrics.registry),
+        input=generate_latest(Metrics().registry),
         capture_output=True,
         check=False,
         env={"PATH": os.environ["PATH"]},
