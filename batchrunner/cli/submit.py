@@ -14,7 +14,7 @@ from typing import Any
 import click
 import msgspec
 
-from batchrunner.cli.output import exit_code, print_json, print_text, summary
+from batchrunner.cli.output import exit_code, print_json, print_text, say, summary
 from batchrunner.cli.settings import PREFIX
 from batchrunner.cli.signals import Signals
 from batchrunner.cli.simulate import SimulatedPlatform
@@ -28,6 +28,7 @@ from batchrunner.config import (
     DEFAULT_TIMEOUT_SECONDS,
     DEFAULT_TPM,
     SIMULATED_KEY,
+    MaxFailures,
     Options,
     default_run_dir,
     in_flight_cap,
@@ -40,7 +41,7 @@ from batchrunner.run_directory import RunDirectory
 from batchrunner.secret import Secret
 from batchrunner.status import Status
 from batchrunner.transport import Origin
-from batchrunner.wording import summary_text
+from batchrunner.wording import next_step, summary_text
 
 _COUNT = click.IntRange(min=0)
 _AT_LEAST_ONE = click.IntRange(min=1)
@@ -71,6 +72,18 @@ class _Usd(click.ParamType):  # type: ignore[type-arg]  # generic in the newest 
         if not amount.is_finite() or amount < 0:
             self.fail(f"{value!r} is not an amount in USD, such as 2.50.", param, ctx)
         return amount
+
+
+class _MaxFailures(click.ParamType):  # type: ignore[type-arg]  # generic in the newest versions alone
+    """A number of jobs, or a share of them."""
+
+    name = "failures"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> MaxFailures:
+        try:
+            return MaxFailures.parse(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 # Option `--max-cost` is also the variable BATCHRUN_MAX_COST, and the key max_cost of batchrun.toml; see `settings`.
@@ -108,6 +121,9 @@ class _Usd(click.ParamType):  # type: ignore[type-arg]  # generic in the newest 
 )
 @click.option("--max-cost", type=_Usd(), metavar="USD", help="Send nothing more once this is spent or predicted to be.")
 @click.option(
+    "--max-failures", type=_MaxFailures(), metavar="N|P%", help="Stop once more jobs than this have failed; 0: at the first."
+)
+@click.option(
     "--drain-seconds",
     type=_Seconds(min=0),
     default=DEFAULT_DRAIN_SECONDS,
@@ -137,7 +153,7 @@ def submit(context: click.Context, /, **given: Any) -> None:
       0    all jobs succeeded
       1    finished, some jobs failed
       2    an option, a key or a price is missing or makes no sense
-      3    stopped at the spend cap, or as jobs failed one after another alike
+      3    stopped by --max-cost or --max-failures, or as all jobs failed alike
       65   the job file or the run directory cannot be trusted
       69   stopped by the account or the server
       70   a defect of ours
@@ -155,6 +171,8 @@ def submit(context: click.Context, /, **given: Any) -> None:
     wall_seconds = (clock.monotonic_ns() - began_ns) / NS_PER_SECOND
     if given["json"]:
         print_json(summary(status, wall_seconds))
+        if status.stopped_by is not None:  # of which the document has only the name
+            say(f"batchrun: {next_step(status)}")
     else:
         print_text(summary_text(status))
     context.exit(exit_code(status, terminated=signals.terminated))
@@ -204,6 +222,7 @@ def _options(given: dict[str, Any]) -> Options:
         max_attempts=given["max_attempts"],
         timeout_seconds=given["timeout"],
         max_cost_usd=given["max_cost"],
+        max_failures=given["max_failures"],
         drain_seconds=given["drain_seconds"],
     )
 
