@@ -176,7 +176,7 @@ def test_a_disk_that_is_full_ends_with_74(tmp_path: Path, healthy: Platform) -> 
     """Somebody fills the disk between two looks at it: the first write that fails ends the run, and no job is lost."""
     jobs = write_jobs(tmp_path, IDS)
     with (
-        small_disk(tmp_path / "disk", 128 * MIB),
+        small_disk(tmp_path / "disk", 80 * MIB),
         platform(tmp_path, "--latency", "0.5", "--latency-sigma", "0") as slow,
     ):
         run_dir = tmp_path / "disk" / "jobs.run"
