@@ -27,7 +27,7 @@ STOPPED: dict[StoppedBy, tuple[str, str]] = {
     "input": ("the job file changed or cannot be read", f"Restore it, then {AGAIN}."),
     "failures": (
         "too many jobs failed",
-        f"See why in errors.jsonl, then {AGAIN}; --retry-failed takes in what failed, a higher --max-failures allows for it.",
+        f"See why in errors.jsonl. Mend it and add --retry-failed, or raise --max-failures, then {AGAIN}.",
     ),
     "unreachable": ("the server cannot be reached", f"Check network and --base-url, then {AGAIN}."),
     "disk": ("a write to the run directory failed", f"Free space or mend the disk, then {AGAIN}."),

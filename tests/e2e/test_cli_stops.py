@@ -73,7 +73,7 @@ def test_max_failures_ends_with_3_and_goes_on_when_raised(tmp_path: Path) -> Non
         again = running.submit(*common, env={"BATCHRUN_MAX_FAILURES": "2"})
         assert running.statistics()["requests"] == sent == 8
         rest = running.submit(*common, "--max-failures", "10%")
-    assert_stopped(cut, 3, "failures", "stopping: 3 of 40 jobs failed, and --max-failures is 5%", "a higher --max-failures")
+    assert_stopped(cut, 3, "failures", "stopping: 3 of 40 jobs failed, and --max-failures is 5%", "or raise --max-failures")
     assert cut.summary["request_counts"] == {"total": 40, "completed": 5, "failed": 3}
     assert_stopped(again, 3, "failures", "and --max-failures is 2")
     assert rest.code == 1
