@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import signal
+import socket
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,6 +107,26 @@ def test_sigterm_cuts_off_after_its_drain(tmp_path: Path) -> None:
         assert maybe_billed(tmp_path / "jobs.run") == set(HANGING)
         assert running.submit(tmp_path, jobs).code == 0
     assert finals(tmp_path / "jobs.run") == Counter(HANGING)
+
+
+# A shell calls an end by SIGTERM itself 143.
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
+def test_a_signal_before_the_server_is_reached_ends_at_once(
+    tmp_path: Path, healthy: Platform, number: signal.Signals, code: int
+) -> None:
+    """While prices are still being asked for nothing is in flight: nothing is waited for, and the same command begins anew."""
+    jobs = write_jobs(tmp_path, IDS)
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    with started(tmp_path, "submit", jobs, "--base-url", f"http://127.0.0.1:{port}") as process:
+        line_with(process, "Trying again.")
+        process.send_signal(number)
+        ended = ending(process)
+    assert ended.code == code
+    assert "Traceback" not in ended.stderr
+    assert ("run the same command again to resume" in ended.stderr) is (number is signal.SIGINT)
+    assert healthy.submit(tmp_path, jobs).code == 0
+    assert finals(tmp_path / "jobs.run") == Counter(IDS)
 
 
 def test_sigint_after_all_was_sent_lets_the_run_complete(tmp_path: Path) -> None:
