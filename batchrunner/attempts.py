@@ -26,6 +26,7 @@ from batchrunner.parts import Parts
 from batchrunner.resilience import Resilience
 from batchrunner.status import StoppedBy
 from batchrunner.transport import Connection, Timeouts, TransportError
+from batchrunner.wording import counted
 
 
 class _Flight(msgspec.Struct):
@@ -57,6 +58,8 @@ class Attempts:
         self._stop = stop
         self._stale: set[int] = set()
         self._same_error = outcome.SameError()
+        #: counted as soon as written, as the spend cap counts; earlier processes' and bad lines included
+        self._failures = parts.tally.failed
         self._resilience = Resilience(parts)
 
     def due(self, now_ns: int) -> Due:
@@ -66,6 +69,13 @@ class Attempts:
     def hopeless(self, name: str | None, now_ns: int) -> bool:
         """Whether held jobs need not wait any longer, nothing else being left to do."""
         return self._resilience.hopeless(name, now_ns)
+
+    def check_failures(self) -> None:
+        """Stop the run where more of its jobs have failed than --max-failures allows."""
+        limit = self._parts.options.max_failures
+        if limit is not None and limit.exceeded(self._failures, self._parts.total):
+            failed = f"{self._failures:,} of {counted(self._parts.total, 'job')} failed"
+            self._stop("failures", f"{failed}, and --max-failures is {limit}; errors.jsonl says why")
 
     # --------------------------------------------------------------------------------------------- before it is sent
 
@@ -242,6 +252,7 @@ class Attempts:
         )
         self._move(flight.job, Happening.FAIL)
         self._forget(flight.job)
+        self._count_failure()
 
     def _again(self, flight: _Flight, verdict: outcome.Again) -> None:
         charge = self._maybe(flight) if verdict.billing is Billing.MAYBE else None
@@ -274,6 +285,11 @@ class Attempts:
         self._parts.journal.failed(job, history.sends, code=code, message=message, spent=False, event=event)
         self._move(job, Happening.FAIL)
         self._forget(job)
+        self._count_failure()
+
+    def _count_failure(self) -> None:
+        self._failures += 1
+        self.check_failures()
 
     def _maybe(self, flight: _Flight) -> Charge:
         return self._parts.spending.maybe(flight.job, flight.ticket.candidate.size)

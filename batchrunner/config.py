@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from pathlib import Path
@@ -32,6 +33,35 @@ RESERVED_DESCRIPTORS = 64
 SIMULATED_KEY = "sk-empiriolabs-test-simulated"
 
 
+_MAX_FAILURES = re.compile(r"([0-9]{1,18})|([0-9]{1,3}(?:\.[0-9]{1,9})?)%")
+
+
+class MaxFailures(msgspec.Struct, frozen=True):
+    """How many of a run's jobs may fail before it stops: a number, or a share of all its jobs."""
+
+    allowed: Decimal
+    percent: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> MaxFailures:
+        """`N` or `P%`, kept exact. Raises: ValueError."""
+        found = _MAX_FAILURES.fullmatch(text.strip())
+        if found is None:
+            raise ValueError(f"{text!r} is neither a number of jobs, such as 20, nor a share of them, such as 5%.")
+        number, share = found.groups()
+        limit = cls(Decimal(number or share), percent=share is not None)
+        if limit.percent and limit.allowed > 100:
+            raise ValueError(f"{text!r} is more than all jobs.")
+        return limit
+
+    def exceeded(self, failed: int, total: int) -> bool:
+        """Whether more of `total` jobs have failed than may. A share is of all jobs, not of those that have ended."""
+        return failed * 100 > self.allowed * total if self.percent else failed > self.allowed
+
+    def __str__(self) -> str:
+        return f"{self.allowed}{'%' if self.percent else ''}"
+
+
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """The options of `submit`, without secrets: what `run.json` keeps."""
 
@@ -46,6 +76,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     max_attempts: int = DEFAULT_MAX_ATTEMPTS
     timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
     max_cost_usd: Decimal | None = None
+    max_failures: MaxFailures | None = None
     drain_seconds: float = DEFAULT_DRAIN_SECONDS
     #: an Idempotency-Key goes with each attempt
     idempotency_keys: bool = True

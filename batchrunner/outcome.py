@@ -1,6 +1,6 @@
 """What an exchange means for its job, its key and its account. Pure; first by `error.code`, then by status.
 
-    2xx, whole JSON                           Done
+    2xx, whole JSON                           Done; an error in place of an answer: as below, by its code
     2xx, anything else                        Failed: paid for perhaps, and repeating would pay again
     429, rate_limit_exceeded                  Refused: the account's wait, no attempt spent
     401                                       SuspendKey
@@ -21,7 +21,7 @@ from datetime import UTC
 
 import msgspec
 
-from batchrunner.dialect import Dialect, Finish, ReplyFacts, is_json
+from batchrunner.dialect import BOM, Dialect, Finish, ReplyFacts, is_json
 from batchrunner.events import AttemptResult, Billing
 from batchrunner.exchange import Failure, FailureKind, Reply
 
@@ -43,6 +43,18 @@ PERMANENT_CODES = frozenset({"gpu_limit_exceeded", "agent_limit_reached", "model
 #: Statuses after which the work may have been done, and billed, all the same.
 PERHAPS_WORKED_STATUSES = frozenset({408, 504})
 RETRIED_STATUSES = frozenset({408, 409})
+#: What Anthropic's words for an error, which are all that its envelope has for a code, mean where the status does not say it.
+STATUSES_OF_TYPES = {
+    "authentication_error": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "api_error": 500,
+    "timeout_error": 504,
+    "overloaded_error": 529,
+}
 
 TIMEOUTS = frozenset(
     {
@@ -174,6 +186,8 @@ def classify(result: Reply | Failure, dialect: Dialect, attempts: Attempts, rng:
         facts = dialect.read(result.body)
         if facts is None and is_json(result.body):
             facts = ReplyFacts(None, Finish.OTHER)  # not what the dialect promises, but an answer, and paid for
+        if facts is not None and facts.usage is None and _is_error(result.body):
+            return _judge_error(result, attempts, rng, wall_ns)
         if facts is not None:
             return Done(facts)
         message = f"the answer (status {result.status}, {len(result.body)} bytes) is not JSON"
@@ -182,27 +196,29 @@ def classify(result: Reply | Failure, dialect: Dialect, attempts: Attempts, rng:
 
 
 def _judge_error(reply: Reply, attempts: Attempts, rng: random.Random, wall_ns: int) -> Outcome:
-    """The server answered, and not with success."""
+    """The server answered, and not with success. Where its status promised one, the attempt may have been billed."""
     error = read_error(reply.body)
     message = error.message or f"the server answered with status {reply.status}"
-    if reply.status == 402 or error.code in NO_CREDITS_CODES or NO_CREDITS_WORDS in message.lower():
+    promised = 200 <= reply.status < 300
+    status = STATUSES_OF_TYPES.get(error.code or "", reply.status) if promised else reply.status
+    billing = Billing.MAYBE if promised or status in PERHAPS_WORKED_STATUSES else Billing.NOT
+    if status == 402 or error.code in NO_CREDITS_CODES or NO_CREDITS_WORDS in message.lower():
         return StopAccount(message)
-    if reply.status == 401 or error.code in KEY_CODES:
+    if status == 401 or error.code in KEY_CODES:
         return SuspendKey(message)
     code = error.code or f"http_{reply.status}"
     if error.code in PERMANENT_CODES:
-        return Failed(code, message, AttemptResult.INVALID, Billing.NOT, permanent=True)
-    if reply.status == 429 or error.code in RATE_CODES:
+        return Failed(code, message, AttemptResult.INVALID, billing, permanent=True)
+    if status == 429 or error.code in RATE_CODES:
         return Refused(retry_after_ns(reply, wall_ns), message)
-    if reply.status in RETRIED_STATUSES or reply.status >= 500 or error.code in MODEL_CODES:
-        billing = Billing.MAYBE if reply.status in PERHAPS_WORKED_STATUSES else Billing.NOT
+    if status in RETRIED_STATUSES or status >= 500 or error.code in MODEL_CODES:
         blames = Blame.MODEL if error.code in MODEL_CODES else Blame.SERVER
-        if reply.status == 409:
+        if status == 409:
             blames = Blame.NOBODY
-        result = AttemptResult.TIMEOUT if reply.status == 408 else AttemptResult.SERVER_ERROR
+        result = AttemptResult.TIMEOUT if status == 408 else AttemptResult.SERVER_ERROR
         after_ns = max(backoff_ns(attempts.spent, rng), min(retry_after_ns(reply, wall_ns) or 0, LONGEST_HINT_NS))
         return Again(after_ns, code, message, result, billing, blames, refundable=billing is Billing.NOT)
-    return Failed(code, message, AttemptResult.INVALID, Billing.NOT, permanent=True)
+    return Failed(code, message, AttemptResult.INVALID, billing, permanent=True)
 
 
 def _judge_failure(failure: Failure, attempts: Attempts, rng: random.Random) -> Outcome:
@@ -245,6 +261,7 @@ class _ErrorBody(msgspec.Struct):
     error: dict[str, object] | str | None = None
     message: object = None
     detail: object = None
+    id: object = None
 
 
 _ERROR_BODY = msgspec.json.Decoder(_ErrorBody)
@@ -252,10 +269,7 @@ _ERROR_BODY = msgspec.json.Decoder(_ErrorBody)
 
 def read_error(body: bytes) -> ServerError:
     """Code and message of an error body, in OpenAI's, Anthropic's or a proxy's spelling. Empty where it is none of them."""
-    try:
-        decoded = _ERROR_BODY.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return ServerError()
+    decoded = _envelope(body)
     match decoded.error:
         case dict() as error:
             code = _text(error.get("code")) or _text(error.get("type"))
@@ -264,6 +278,24 @@ def read_error(body: bytes) -> ServerError:
             return ServerError(None, _text(message))
         case _:
             return ServerError(None, _text(decoded.message) or _text(decoded.detail))
+
+
+def _is_error(body: bytes) -> bool:
+    """Whether this is an error's envelope and no answer: what some proxies send once they have promised 200.
+
+    An answer has an `id` of its own, also one that tells of an error in it (a response whose status is `failed`).
+    """
+    decoded = _envelope(body)
+    words = decoded.error if decoded.id is None and isinstance(decoded.error, dict) else {}
+    return any(_text(words.get(name)) for name in ("code", "type", "message"))
+
+
+def _envelope(body: bytes) -> _ErrorBody:
+    """An error's body; an empty one where it is nothing of the kind."""
+    try:
+        return _ERROR_BODY.decode(body.removeprefix(BOM))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _ErrorBody()
 
 
 def _text(value: object) -> str | None:

@@ -46,3 +46,8 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     unreached_since_ns: int | None = None
     #: a line for people
     say: Callable[[str], None]
+
+    @property
+    def total(self) -> int:
+        """All jobs of the run, lines that are none included."""
+        return len(self.index) + self.bad_lines

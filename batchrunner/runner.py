@@ -62,7 +62,7 @@ class Run:
             tpm=parts.options.tpm,
             rng=parts.rng,
         )
-        self._total = len(parts.index) + parts.bad_lines
+        self._total = parts.total
         self._done_before = parts.tally.completed + parts.tally.failed
         self._attempts_before = parts.tally.attempts
         self._tokens_before = parts.tally.usage.total_tokens
@@ -170,6 +170,7 @@ class Run:
 
     async def _dispatch(self) -> None:
         """Send until nothing is left to send. What is in flight is waited for, also where the job file proves unusable."""
+        self._attempts.check_failures()
         async with trio.open_nursery() as flights:
             while await self._admission.ready():
                 # Opened before its slot is due: a handshake must not make a send late, nor a dead server cost a job.

@@ -27,8 +27,8 @@ STOPPED: dict[StoppedBy, tuple[str, str]] = {
     "max_cost": ("the spend cap is reached", f"Raise --max-cost, then {AGAIN}."),
     "input": ("the job file changed or cannot be read", f"Restore it, then {AGAIN}."),
     "failures": (
-        "jobs fail one after another with the same error",
-        f"See why in errors.jsonl, then {AGAIN}; --retry-failed takes in what failed.",
+        "too many jobs failed",
+        f"See why in errors.jsonl. Mend it and add --retry-failed, or raise --max-failures, then {AGAIN}.",
     ),
     "unreachable": ("the server cannot be reached", f"Check network and --base-url, then {AGAIN}."),
     "disk": ("a write to the run directory failed", f"Free space or mend the disk, then {AGAIN}."),
@@ -39,8 +39,25 @@ def summary_text(status: Status) -> str:
     """The end of a run for people: a few lines, the last one the next step. Ends with a line end."""
     lines = [_headline(status), ""]
     lines += [f"  {name:<9} {text}" for name, text in _facts(status) if text]
-    step = _next_step(status)
+    step = next_step(status)
     return "\n".join(lines + (["", step] if step else [])) + "\n"
+
+
+def next_step(status: Status) -> str:
+    """What to do after a run that ended so; empty where there is nothing to do."""
+    if status.stopped_by is not None:
+        step = STOPPED[status.stopped_by][1]
+        return step[0].upper() + step[1:]
+    if status.state != "completed":
+        return ""
+    run_dir = escape_terminal(status.run_dir)
+    if status.failed:
+        return f"See {run_dir}/errors.jsonl for what failed; the same command with --retry-failed runs those jobs again."
+    if status.maybe_billed_usd or status.unpriced_attempts:
+        return (
+            f"See {run_dir}/costs.jsonl for each attempt whose cost is not certain; the account's usage page has the final word."
+        )
+    return ""
 
 
 def money_text(status: Status) -> str:
@@ -135,19 +152,3 @@ def _rate(status: Status) -> str:
     requests = f"{status.requests_per_minute:,.1f} requests/min" + (f" of {status.rpm_limit:,}" if status.rpm_limit else "")
     tokens = f"{status.tokens_per_minute:,.0f} tokens/min" + (f" of {status.tpm_limit:,}" if status.tpm_limit else "")
     return f"{requests}, {tokens}"
-
-
-def _next_step(status: Status) -> str:
-    if status.stopped_by is not None:
-        step = STOPPED[status.stopped_by][1]
-        return step[0].upper() + step[1:]
-    if status.state != "completed":
-        return ""
-    run_dir = escape_terminal(status.run_dir)
-    if status.failed:
-        return f"See {run_dir}/errors.jsonl for what failed; the same command with --retry-failed runs those jobs again."
-    if status.maybe_billed_usd or status.unpriced_attempts:
-        return (
-            f"See {run_dir}/costs.jsonl for each attempt whose cost is not certain; the account's usage page has the final word."
-        )
-    return ""

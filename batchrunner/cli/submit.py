@@ -30,6 +30,7 @@ from batchrunner.config import (
     DEFAULT_RPM,
     DEFAULT_TIMEOUT_SECONDS,
     DEFAULT_TPM,
+    MaxFailures,
     Options,
     default_run_dir,
     in_flight_cap,
@@ -39,7 +40,7 @@ from batchrunner.metrics import Metrics, parse_address, url
 from batchrunner.progress import MODES
 from batchrunner.run_directory import RunDirectory
 from batchrunner.status import Status
-from batchrunner.wording import summary_text
+from batchrunner.wording import next_step, summary_text
 
 _COUNT = click.IntRange(min=0)
 _AT_LEAST_ONE = click.IntRange(min=1)
@@ -71,6 +72,18 @@ class _Usd(click.ParamType):  # type: ignore[type-arg]  # generic in the newest 
         if not amount.is_finite() or amount < 0:
             self.fail(f"{value!r} is not an amount in USD, such as 2.50.", param, ctx)
         return amount
+
+
+class _MaxFailures(click.ParamType):  # type: ignore[type-arg]  # generic in the newest versions alone
+    """A number of jobs, or a share of them."""
+
+    name = "failures"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> MaxFailures:
+        try:
+            return MaxFailures.parse(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 # Option `--max-cost` is also the variable BATCHRUN_MAX_COST, and the key max_cost of batchrun.toml; see `settings`.
@@ -109,6 +122,9 @@ class _Usd(click.ParamType):  # type: ignore[type-arg]  # generic in the newest 
 )
 @click.option("--max-cost", type=_Usd(), metavar="USD", help="Send nothing more once this is spent or predicted to be.")
 @click.option(
+    "--max-failures", type=_MaxFailures(), metavar="N|P%", help="Stop once more jobs than this have failed; 0: at the first."
+)
+@click.option(
     "--drain-seconds",
     type=_Seconds(min=0),
     default=DEFAULT_DRAIN_SECONDS,
@@ -145,7 +161,7 @@ def submit(context: click.Context, /, **given: Any) -> None:
       0    all jobs succeeded
       1    finished, some jobs failed
       2    an option, a key or a price is missing or makes no sense
-      3    stopped at the spend cap, or as jobs failed one after another alike
+      3    stopped by --max-cost or --max-failures, or as all jobs failed alike
       65   the job file or the run directory cannot be trusted
       69   stopped by the account or the server
       70   a defect of ours
@@ -163,6 +179,8 @@ def submit(context: click.Context, /, **given: Any) -> None:
     wall_seconds = (clock.monotonic_ns() - began_ns) / NS_PER_SECOND
     if given["json"]:
         print_json(summary(status, wall_seconds))
+        if status.stopped_by is not None:  # of which the document has only the name
+            say(f"batchrun: {next_step(status)}")
     else:
         print_text(summary_text(status))
     context.exit(exit_code(status, terminated=signals.terminated))
@@ -234,6 +252,7 @@ def _options(given: dict[str, Any], account: Account) -> Options:
         max_attempts=given["max_attempts"],
         timeout_seconds=given["timeout"],
         max_cost_usd=given["max_cost"],
+        max_failures=given["max_failures"],
         drain_seconds=given["drain_seconds"],
         idempotency_keys=given["idempotency_keys"],
     )

@@ -109,6 +109,7 @@ def test_the_spend_cap_ends_with_3_and_a_higher_one_goes_on(tmp_path: Path, heal
     assert 0 < cut.summary["cost"]["amount"] <= 0.00002
     assert 0 < cut.summary["request_counts"]["completed"] < len(IDS)
     assert "--max-cost 0.00002" in cut.stderr
+    assert "Raise --max-cost, then run the same command again to resume" in cut.stderr
     assert healthy.submit(tmp_path, jobs, "--max-cost", "1").code == 0
     assert finals(tmp_path / "jobs.run") == Counter(IDS)
 
@@ -183,6 +184,8 @@ def test_keys_that_are_all_refused_end_with_69(tmp_path: Path, healthy: Platform
     assert refused.code == 69
     assert (refused.summary["stopped_by"], refused.summary["attempts"]) == ("keys", 2)
     assert refused.summary["request_counts"] == {"total": 6, "completed": 0, "failed": 0}
+    assert "stopping: The API key is not valid." in refused.stderr
+    assert "Give a valid key, then run the same command again to resume" in refused.stderr
     assert healthy.submit(tmp_path, jobs).code == 0
     assert finals(tmp_path / "jobs.run") == Counter(IDS)
 
@@ -191,18 +194,6 @@ def test_a_key_that_stands_by_takes_over(tmp_path: Path, healthy: Platform) -> N
     """A dead key ahead of a good one costs a request and no job."""
     keys = {"BATCHRUN_API_KEY": "sk-empiriolabs-test-dead," + healthy.env["BATCHRUN_API_KEY"]}
     assert healthy.submit(tmp_path, write_jobs(tmp_path, IDS), env=keys).code == 0
-
-
-def test_an_account_without_credits_ends_with_69(tmp_path: Path, healthy: Platform) -> None:
-    """Every job is kept; once there are credits the same command runs them."""
-    jobs = write_jobs(tmp_path, IDS)
-    with platform(tmp_path, "--balance", "0") as broke:
-        ended = broke.submit(tmp_path, jobs)
-    assert ended.code == 69
-    assert "credits" in ended.stdout
-    assert "the same command again" in ended.stdout
-    assert healthy.submit(tmp_path, jobs).code == 0
-    assert finals(tmp_path / "jobs.run") == Counter(IDS)
 
 
 @pytest.mark.campaign

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import signal
+import socket
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,8 +43,12 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
         yield running
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_drains_what_is_in_flight(tmp_path: Path, healthy: Platform, number: signal.Signals, code: int) -> None:
+@pytest.mark.parametrize(
+    ("number", "code", "said"), [(signal.SIGINT, 130, "waiting for 2 in flight"), (signal.SIGTERM, 143, "has 20 s to end")]
+)
+def test_a_signal_drains_what_is_in_flight(
+    tmp_path: Path, healthy: Platform, number: signal.Signals, code: int, said: str
+) -> None:
     """Nothing more is sent, what was sent is answered and kept, nothing may have been billed unseen; then it resumes."""
     jobs = write_jobs(tmp_path, IDS)
     with platform(tmp_path, "--latency", "0.4", "--latency-sigma", "0") as slow:
@@ -55,6 +60,8 @@ def test_a_signal_drains_what_is_in_flight(tmp_path: Path, healthy: Platform, nu
         sent = slow.statistics()["requests"]
     assert ended.code == code
     assert (ended.summary["status"], ended.summary["stopped_by"]) == ("stopped", "signal")
+    assert said in ended.stderr
+    assert "Run the same command again to resume" in ended.stderr
     assert ended.summary["request_counts"]["completed"] == sent == len(finals(tmp_path / "jobs.run"))
     assert sent < len(IDS)
     assert maybe_billed(tmp_path / "jobs.run") == set()
@@ -68,7 +75,7 @@ def test_a_second_sigint_cuts_off_and_lists_each_attempt(tmp_path: Path) -> None
     """130 at once; each attempt that was cut off stands in costs.jsonl as perhaps billed, and its job runs again."""
     jobs = write_jobs(tmp_path, [*HANGING, "job"])
     with platform(tmp_path, *ONCE_SILENT) as running:
-        with started(tmp_path, "submit", jobs, *running.options, env=running.env) as process:
+        with started(tmp_path, "submit", jobs, *running.options, "--json", env=running.env) as process:
             running.until_silent(len(HANGING))
             process.send_signal(signal.SIGINT)
             line_with(process, "Ctrl-C once more")
@@ -76,7 +83,8 @@ def test_a_second_sigint_cuts_off_and_lists_each_attempt(tmp_path: Path) -> None
             ended = ending(process)
         assert ended.code == 130
         assert "maybe billed" in ended.stderr
-        assert "maybe billed" in ended.stdout
+        assert ended.summary["stopped_by"] == "signal"
+        assert ended.summary["cost"]["maybe_billed"] > 0
         assert maybe_billed(tmp_path / "jobs.run") == set(HANGING)
         assert running.submit(tmp_path, jobs).code == 0
     assert finals(tmp_path / "jobs.run") == Counter([*HANGING, "job"])
@@ -88,16 +96,37 @@ def test_sigterm_cuts_off_after_its_drain(tmp_path: Path) -> None:
     """What has not been answered within `--drain-seconds` is cut off and listed; 143, and the run resumes."""
     jobs = write_jobs(tmp_path, HANGING)
     with platform(tmp_path, *ONCE_SILENT) as running:
-        arguments = ("submit", jobs, *running.options, "--drain-seconds", "0.1")
+        arguments = ("submit", jobs, *running.options, "--drain-seconds", "0.1", "--json")
         with started(tmp_path, *arguments, env=running.env) as process:
             running.until_silent(len(HANGING))
             process.send_signal(signal.SIGTERM)
             ended = ending(process)
         assert ended.code == 143
         assert "0.1 s to end" in ended.stderr
+        assert (ended.summary["stopped_by"], ended.summary["request_counts"]["failed"]) == ("signal", 0)
         assert maybe_billed(tmp_path / "jobs.run") == set(HANGING)
         assert running.submit(tmp_path, jobs).code == 0
     assert finals(tmp_path / "jobs.run") == Counter(HANGING)
+
+
+# A shell calls an end by SIGTERM itself 143.
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
+def test_a_signal_before_the_server_is_reached_ends_at_once(
+    tmp_path: Path, healthy: Platform, number: signal.Signals, code: int
+) -> None:
+    """While prices are still being asked for nothing is in flight: nothing is waited for, and the same command begins anew."""
+    jobs = write_jobs(tmp_path, IDS)
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    with started(tmp_path, "submit", jobs, "--base-url", f"http://127.0.0.1:{port}") as process:
+        line_with(process, "Trying again.")
+        process.send_signal(number)
+        ended = ending(process)
+    assert ended.code == code
+    assert "Traceback" not in ended.stderr
+    assert ("run the same command again to resume" in ended.stderr) is (number is signal.SIGINT)
+    assert healthy.submit(tmp_path, jobs).code == 0
+    assert finals(tmp_path / "jobs.run") == Counter(IDS)
 
 
 def test_sigint_after_all_was_sent_lets_the_run_complete(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 import trio
-from trio.testing import MockClock, memory_stream_pair
+from trio.testing import MockClock
 
 from batchrunner.account_store import MemoryStore
 from batchrunner.budget import Limits, Open
@@ -46,6 +46,7 @@ from batchrunner.simulator.settings import TEST_KEY, Rule, Settings
 from batchrunner.spending import Spending
 from batchrunner.status import Status
 from batchrunner.transport import Origin, Pool, StreamDriver
+from tests.sim.streams import stream_pair
 
 ORIGIN = Origin.parse("http://localhost:8000")
 CHAT = "/v1/chat/completions"
@@ -138,7 +139,7 @@ class Server:
             await trio.sleep_forever()
         if self.down:
             raise OSError(111, "Connection refused")
-        client, server = memory_stream_pair()
+        client, server = stream_pair()
         self.opened += 1
         self._open[client] = scope = trio.CancelScope()
         self._nursery.start_soon(self._serve, client, server, scope)

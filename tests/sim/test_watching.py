@@ -109,7 +109,7 @@ async def test_a_limit_shows_as_time_in_which_nothing_could_be_sent(autojump_clo
     """At 60 a minute nearly all of a run's time is spent in waiting for requests, and what a 429 cost stands by itself."""
     shown = (await a_run(make_night)).scrape()
     blocked = {cause: seconds for (cause,), seconds in shown["batchrun_admission_blocked_seconds_total"].items()}
-    assert set(blocked) == {"requests", "tokens", "in_flight", "rate_limited", "work"}
+    assert set(blocked) == {"requests", "tokens", "in_flight", "rate_limited", "server", "keys", "work"}
     assert blocked["requests"] > 100
     assert blocked["rate_limited"] > 0.5
     assert blocked["tokens"] == blocked["in_flight"] == 0

@@ -27,11 +27,12 @@ class TestConfigurationFile:
     def test_each_option_of_submit_is_a_key(self) -> None:
         """Long names, with either kind of dash; nothing else."""
         Path("batchrun.toml").write_text(
-            "run-dir = 'here'\nmax_cost = 2.5\njson = true\nrpm = 7\ndrain_seconds = 3\nmetrics = 9090\n"
+            "run-dir = 'here'\nmax_cost = 2.5\nmax-failures = '5%'\njson = true\nrpm = 7\ndrain_seconds = 3\nmetrics = 9090\n"
         )
         assert read(submit.params).defaults == {
             "run_dir": "here",
             "max_cost": 2.5,
+            "max_failures": "5%",
             "json": True,
             "rpm": 7,
             "drain_seconds": 3,
@@ -51,6 +52,8 @@ class TestConfigurationFile:
             ("rpm = [1]", "rpm: give a number or a text"),
             ("timeout = nan", "timeout: nan is not a number of seconds"),
             ("max-cost = 'much'", "max-cost: 'much' is not an amount in USD"),
+            ("max_failures = 1.5", "max_failures: '1.5' is neither a number of jobs, such as 20, nor a share"),
+            ("max_failures = 'some'", "max_failures: 'some' is neither"),
             ("progress = 'loud'", "progress: 'loud' is not one of"),
             ("config = 'other.toml'", "unknown key 'config'"),
             ("sk-empiriolabs-test-0123456789 = 1", "unknown key (not shown: it looks like a key)"),

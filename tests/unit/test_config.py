@@ -9,6 +9,7 @@ from batchrunner.config import (
     DEFAULT_BASE_URL,
     MAX_IN_FLIGHT,
     RESERVED_DESCRIPTORS,
+    MaxFailures,
     Options,
     default_run_dir,
     in_flight_cap,
@@ -156,3 +157,40 @@ def test_options_are_what_the_manifest_keeps() -> None:
     assert msgspec.json.decode(msgspec.json.encode(options), type=Options) == options
     assert (options.rpm, options.tpm, options.max_attempts, options.timeout_seconds) == (50, 2_000_000, 5, 960.0)
     assert (options.max_in_flight, options.drain_seconds, options.max_cost_usd) == (10_000, 20.0, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "most", "total"),
+    [
+        ("0", 0, 10),
+        ("3", 3, 10),
+        (" 20 ", 20, 10**7),
+        ("0%", 0, 1_000),
+        ("5%", 50, 1_000),
+        ("5%", 0, 19),  # one of nineteen is more than a twentieth
+        ("33.3%", 333, 1_000),
+        ("0.1%", 10_000, 10_000_000),
+        ("100%", 7, 7),
+    ],
+)
+def test_max_failures_allows_so_many_and_no_more(text: str, most: int, total: int) -> None:
+    """`N` jobs, or `P%` of all jobs, exactly: that many may fail, and one more is too many."""
+    limit = MaxFailures.parse(text)
+    assert not limit.exceeded(most, total)
+    assert limit.exceeded(most + 1, total)
+    assert str(limit) == text.strip()
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1.5", "many", "5 %", "101%", "nan%", "1e3", "%", "\uff15", "5%5"])
+def test_max_failures_that_mean_nothing_are_refused(text: str) -> None:
+    """What is neither a number of jobs nor a share of them is named, never guessed at."""
+    with pytest.raises(ValueError, match=r"neither a number of jobs|more than all jobs") as refused:
+        MaxFailures.parse(text)
+    assert repr(text) in str(refused.value)
+
+
+def test_max_failures_are_kept_in_the_manifest() -> None:
+    """What run.json holds reads back as the same limit; a manifest from before there was one has none."""
+    options = Options(inputs=("jobs.jsonl",), run_dir="jobs.run", max_failures=MaxFailures.parse("2.5%"))
+    assert msgspec.json.decode(msgspec.json.encode(options), type=Options) == options
+    assert msgspec.json.decode(b'{"inputs":["jobs.jsonl"],"run_dir":"jobs.run"}', type=Options).max_failures is None

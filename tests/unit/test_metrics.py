@@ -243,7 +243,7 @@ class TestRun:
         metrics.watch(families.RUN, lambda: make_status(binding="tokens"))
         causes = {labels[0]: value for (name, labels), value in samples(metrics).items() if name == "batchrun_binding"}
         assert {cause for cause, value in causes.items() if value} == {"tokens"}
-        assert len(causes) == 7
+        assert len(causes) == 8
 
 
 class TestWatched:
