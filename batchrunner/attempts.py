@@ -24,7 +24,8 @@ from batchrunner.estimate import Estimator
 from batchrunner.events import AttemptResult, Billing, Event
 from batchrunner.exchange import Failure, FailureKind, Reply
 from batchrunner.heads import Heads
-from batchrunner.index import Index, Inputs
+from batchrunner.index import Index
+from batchrunner.inputs import Inputs
 from batchrunner.job import Job, Usage
 from batchrunner.journal import History, Journal
 from batchrunner.lifecycle import Happening, State

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import msgspec
 
-from batchrunner.index import Inputs, index_inputs
+from batchrunner.inputs import Inputs, index_inputs
 
 PROSE = str.split(
     "the report says that deliveries to the northern depots were late in three of the last five weeks and asks whether a "

@@ -24,7 +24,8 @@ from batchrunner.errors import AccountError, UnreachableError, UsageError
 from batchrunner.estimate import Estimator
 from batchrunner.events import Event, Sink
 from batchrunner.heads import Heads
-from batchrunner.index import BadLines, Index, Inputs, index_inputs
+from batchrunner.index import Index
+from batchrunner.inputs import BadLines, Inputs, index_inputs
 from batchrunner.journal import Facts, Journal, Recovered, Tariff, recover
 from batchrunner.lifecycle import State
 from batchrunner.metrics import Metrics

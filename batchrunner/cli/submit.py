@@ -33,7 +33,7 @@ from batchrunner.config import (
     in_flight_cap,
     keys_for,
 )
-from batchrunner.index import Inputs
+from batchrunner.inputs import Inputs
 from batchrunner.metrics import parse_address
 from batchrunner.progress import MODES
 from batchrunner.run_directory import RunDirectory

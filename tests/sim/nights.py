@@ -28,7 +28,7 @@ from batchrunner.disk import MemoryDisk
 from batchrunner.estimate import Estimator
 from batchrunner.events import Billing, Event
 from batchrunner.heads import Heads
-from batchrunner.index import Inputs, index_inputs
+from batchrunner.inputs import Inputs, index_inputs
 from batchrunner.job import BadLine
 from batchrunner.journal import Journal, inline, recover
 from batchrunner.journal.files import COSTS, ERRORS, JOURNAL, RESULTS
