@@ -7,6 +7,7 @@ the index has a callback.
 
 from __future__ import annotations
 
+import bisect
 from array import array
 from collections.abc import Callable, Iterable
 
@@ -25,7 +26,7 @@ class Duplicate(msgspec.Struct, frozen=True):
 
 
 class Index:
-    """The jobs of a run by number, in columns, and by id, in an open-addressing hash table.
+    """The jobs of a run by number, in columns, and by id, in an open-addressing hash table; the files that they come from.
 
     `offsets`, `lengths`, `lines` and `fingerprints` are read by number and written by `add` alone; `state` is one byte a job
     for the caller, 0 at first. `custom_id_of(number)` gives a job's id again; it is asked where hashes are equal.
@@ -39,6 +40,8 @@ class Index:
         self.state = bytearray()
         self._custom_id_of = custom_id_of
         self._hash_of = hash_of
+        self._files: list[str] = []
+        self._lines_before: list[int] = []
         self._hashes = array("q")
         # Slots hold a number plus 1, so that 0 is free. At most two thirds are taken.
         self._table = array("I", bytes(4 * 16))
@@ -46,6 +49,18 @@ class Index:
 
     def __len__(self) -> int:
         return len(self.state)
+
+    def begin_file(self, name: str, lines_before: int) -> None:
+        """What is added from here on stands in this file; `lines_before` are in those before it."""
+        self._files.append(name)
+        self._lines_before.append(lines_before)
+
+    def place(self, line: int) -> str:
+        """A line of the whole input for people: `FILE line N`, N counted in that file."""
+        number = bisect.bisect_left(self._lines_before, line) - 1
+        if number < 0:
+            return f"line {line}"
+        return f"{self._files[number]} line {line - self._lines_before[number]}"
 
     def add(self, custom_id: str, fingerprint: int, offset: int, length: int, line: int) -> int | Duplicate:
         """Take a job in; its number. A job whose id is known is not taken in."""
@@ -111,33 +126,24 @@ def custom_id_of(raw: bytes) -> str | None:
         return None
 
 
-def add_lines(
-    index: Index,
-    lines: Iterable[tuple[int, int, Line]],
-    *,
-    place: Callable[[int], str],
-    on_bad_line: Callable[[BadLine], None],
-) -> None:
-    """Take the jobs among `lines` in, each line with its number and offset; the others, and repeated ids, go to `on_bad_line`.
+def add_lines(index: Index, lines: Iterable[tuple[int, int, Line]], on_bad_line: Callable[[BadLine], None]) -> None:
+    """Take the jobs among `lines` in, each line with its number and offset; the others, and repeated ids, go to the callback."""
 
-    `place(line)` names a line for people.
-    """
+    def refuse(line: int, code: BadLineCode, why: str) -> None:
+        on_bad_line(BadLine(line, code, f"{index.place(line)} is no job: {why}"))
+
     add, check, fingerprint = index.add, jobfile.check, jobfile.fingerprint
     for line, offset, raw in lines:
         if raw is OVERLONG:
             megabytes = jobfile.MAX_LINE_BYTES >> 20
-            on_bad_line(
-                BadLine(line, BadLineCode.LINE_TOO_LONG, f"over {megabytes} MiB; link large content instead of inlining it.")
-            )
+            refuse(line, BadLineCode.LINE_TOO_LONG, f"over {megabytes} MiB; link large content instead of inlining it.")
             continue
         try:
             custom_id = check(raw)
         except BadLineError as error:
-            on_bad_line(BadLine(line, error.code, error.message))
+            refuse(line, error.code, error.message)
             continue
         added = add(custom_id, fingerprint(raw), offset, len(raw), line)
         if type(added) is Duplicate:
-            first = place(index.lines[added.first])
-            on_bad_line(
-                BadLine(line, BadLineCode.DUPLICATE_CUSTOM_ID, f"custom_id {custom_id!r} is that of {first}; rename one.")
-            )
+            first = index.place(index.lines[added.first])
+            refuse(line, BadLineCode.DUPLICATE_CUSTOM_ID, f"custom_id {custom_id!r} is that of {first}; rename one.")

@@ -80,8 +80,6 @@ class Inputs:
     def __init__(self, files: Sequence[tuple[InputFile, int]]) -> None:
         self.files = tuple(file for file, _ in files)
         self.size = sum(file.size for file in self.files)
-        #: lines before each file, known once they are indexed
-        self.lines_before: list[int] = []
         self._descriptors = [descriptor for _, descriptor in files]
         self._starts = [file.start for file in self.files]
 
@@ -143,13 +141,6 @@ class Inputs:
         except OSError as cause:
             raise DiskError(self.files[number].path, "reading", cause) from cause
 
-    def place(self, line: int) -> str:
-        """A line of the whole input for people: with several files `FILE line N`, N counted in that file."""
-        if len(self.files) == 1:
-            return f"line {line}"
-        number = bisect.bisect_left(self.lines_before, line) - 1
-        return f"{self.files[number].path} line {line - self.lines_before[number]}"
-
     def load(self, index: Index, number: int) -> Job:
         """A job, read again from its line.
 
@@ -158,7 +149,7 @@ class Inputs:
         length, line, fingerprint = index.lengths[number], index.lines[number], index.fingerprints[number]
         raw = self.read(index.offsets[number], length)
         if jobfile.fingerprint(raw) != fingerprint:
-            raise ChangedLines([(line, custom_id_of(raw) or "?")], 1)
+            raise ChangedLines([(index.place(line), custom_id_of(raw) or "?")], 1)
         parsed = jobfile.parse(raw)
         return Job(number, line, parsed.custom_id, parsed.url, parsed.body, fingerprint, parsed.extras)
 
@@ -193,7 +184,6 @@ def index_inputs(inputs: Inputs, on_bad_line: Callable[[BadLine], None]) -> Inde
         return custom_id_of(inputs.read(index.offsets[number], index.lengths[number]))
 
     index = Index(id_of)
-    inputs.lines_before = []
     # How deep a line may nest depends on the stack that is left. What is taken in here must be readable wherever a job is
     # sent from, so that the index is made with less of a stack than anyone has later.
     _deeper(_SPARE_FRAMES, lambda: _fill(index, inputs, on_bad_line))
@@ -210,9 +200,9 @@ def _deeper(frames: int, work: Callable[[], None]) -> None:
 def _fill(index: Index, inputs: Inputs, on_bad_line: Callable[[BadLine], None]) -> None:
     lines = 0
     for file in inputs.files:
-        inputs.lines_before.append(lines)
+        index.begin_file(file.path, lines)
         reader = LineReader(io.BufferedReader(_Region(inputs, file), _BUFFER_BYTES), offset=file.start, lines_before=lines)
-        add_lines(index, reader, place=inputs.place, on_bad_line=on_bad_line)
+        add_lines(index, reader, on_bad_line)
         lines = reader.lines
 
 

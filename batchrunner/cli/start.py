@@ -90,7 +90,7 @@ def carry_out(
 def _tell_of_input(inputs: Inputs, index: Index, bad_lines: BadLines) -> None:
     """What people should know of the job files before anything is sent."""
     for bad in itertools.islice(bad_lines, FAILURES_TOLD):
-        say(f"{inputs.place(bad.line)} is no job: {bad.message}")
+        say(bad.message)
     if len(bad_lines) > FAILURES_TOLD:
         say(f"{len(bad_lines) - FAILURES_TOLD:,} more lines are no jobs; all of them stand in errors.jsonl.")
     if not len(index) and not bad_lines:
@@ -141,7 +141,7 @@ async def _live(
             say=progress.say,
         )
     )
-    sinks.append(_Failures(progress).on_event)
+    sinks.append(_Failures(progress, index).on_event)
     metrics = Metrics(run.status, account=options.account or "default", journal=journal.statistics, clock=clock)
     sinks.append(metrics.on_event)
     if metrics_address is not None:
@@ -257,8 +257,9 @@ def _to_all(sinks: list[Sink]) -> Sink:
 class _Failures:
     """Tells people of the first few jobs that fail, while it is still time to stop."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, index: Index) -> None:
         self._progress = progress
+        self._index = index
         self._told = 0
 
     def on_event(self, event: Event) -> None:
@@ -268,4 +269,4 @@ class _Failures:
         if self._told > FAILURES_TOLD:
             self._progress.say("more jobs fail; all of them stand in errors.jsonl.")
         else:
-            self._progress.say(f"job {event.custom_id} (line {event.line}) failed: {event.message}")
+            self._progress.say(f"job {event.custom_id} ({self._index.place(event.line)}) failed: {event.message}")

@@ -193,7 +193,7 @@ class _Recovery:
             self._warn(f"{len(kept)} changed line(s) of the input keep the result of what they were: they had succeeded.")
         unfinished = sorted(changed.keys() - kept)
         if unfinished and not accept_changes:
-            first = [(self.index.lines[number], changed[number]) for number in unfinished[:5]]
+            first = [(self.index.place(self.index.lines[number]), changed[number]) for number in unfinished[:5]]
             raise ChangedLines(first, len(unfinished))
         self.accepted = {number: changed[number] for number in unfinished}
 

@@ -56,7 +56,7 @@ async def test_changed_lines_that_have_not_succeeded_stop_the_run() -> None:
     with pytest.raises(ChangedLines) as caught:
         start(disk, ids, index=changed_index(ids, 0, 2, 3, 4, 5, 6, 7, 8))
     assert caught.value.count == 6
-    assert caught.value.lines == [(number + 1, f"job-{number}") for number in (2, 3, 4, 5, 6)]
+    assert caught.value.lines == [(f"line {number + 1}", f"job-{number}") for number in (2, 3, 4, 5, 6)]
     assert {key: bytes(data) for key, data in disk.files.items()} == before
 
 

@@ -76,3 +76,13 @@ def test_a_job_costs_at_most_48_bytes() -> None:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak <= 48 * jobs + 4_000
+
+
+def test_a_line_is_named_by_its_file() -> None:
+    """Lines count over all files, and people look in one; a file without lines is in nobody's way."""
+    held = Remembered()
+    assert held.index.place(1) == "line 1"
+    for name, lines_before in (("a.jsonl", 0), ("empty.jsonl", 2), ("c.jsonl", 2)):
+        held.index.begin_file(name, lines_before)
+    named = [held.index.place(line) for line in (1, 2, 3, 9)]
+    assert named == ["a.jsonl line 1", "a.jsonl line 2", "c.jsonl line 1", "c.jsonl line 7"]

@@ -79,19 +79,22 @@ def test_bad_lines_and_duplicates_are_told_and_take_no_number(tmp_path: Path) ->
     with Inputs.open([path]) as inputs:
         index, bad = index_of(inputs)
         assert [(one.line, one.code) for one in bad] == [(2, "invalid_json"), (3, "duplicate_custom_id")]
-        assert "line 1" in bad[1].message
+        assert bad[0].message.startswith(f"{path} line 2 is no job: ")
+        assert bad[1].message == f"{path} line 3 is no job: custom_id 'a' is that of {path} line 1; rename one."
         assert index.find("b") == 1
         assert inputs.load(index, 0).body.endswith(b'"hi"}')
 
 
-def test_a_duplicate_in_another_file_names_file_and_line(tmp_path: Path) -> None:
-    """People look in files, not in offsets."""
+def test_a_duplicate_in_another_file_names_both_places(tmp_path: Path) -> None:
+    """People look in files; `line` counts over all of them, as `errors.jsonl` has it."""
     one = write(tmp_path / "one.jsonl", line("a"))
     two = write(tmp_path / "two.jsonl", "", line("b"), line("a\x1b"), line("b"), line("a"))
     with Inputs.open([one, two]) as inputs:
         _, bad = index_of(inputs)
-        assert inputs.place(1) == f"{one} line 1"
-    assert [f"{two} line 2" in bad[0].message, f"{one} line 1" in bad[1].message] == [True, True]
+    assert [one.message for one in bad] == [
+        f"{two} line 4 is no job: custom_id 'b' is that of {two} line 2; rename one.",
+        f"{two} line 5 is no job: custom_id 'a' is that of {one} line 1; rename one.",
+    ]
     assert [one.line for one in bad] == [5, 6]
 
 
@@ -127,7 +130,7 @@ def test_a_changed_line_is_refused_by_line_and_id(tmp_path: Path) -> None:
         assert inputs.load(index, 0).custom_id == "a"
         with pytest.raises(ChangedLines) as caught:
             inputs.load(index, 1)
-    assert caught.value.lines == [(2, "b")]
+    assert caught.value.lines == [(f"{path} line 2", "b")]
 
 
 def test_a_file_cut_short_is_a_changed_line(tmp_path: Path) -> None:
@@ -138,7 +141,7 @@ def test_a_file_cut_short_is_a_changed_line(tmp_path: Path) -> None:
         os.truncate(path, 10)
         with pytest.raises(ChangedLines) as caught:
             inputs.load(index, 0)
-    assert caught.value.lines == [(1, "?")]
+    assert caught.value.lines == [(f"{path} line 1", "?")]
 
 
 def test_a_file_replaced_by_name_is_read_as_it_was(tmp_path: Path) -> None:
