@@ -71,7 +71,8 @@ class Disk(Protocol):
     def replace(self, name: str, parts: Iterable[bytes], *, durable: bool = True) -> None:
         """Put a whole new file in the place of the old at one stroke: write aside, sync, rename, sync the directory.
 
-        `durable=False` leaves out both syncs: for files that may be lost but never seen half-written.
+        Where `parts` raises, the old file stays, and nothing of the new one. `durable=False` leaves out both syncs: for
+        files that may be lost but never seen half-written.
         An `AppendFile` that was open on the old file still means the old file.
         """
         ...
@@ -134,8 +135,12 @@ class SystemDisk:
                 if durable:
                     os.fsync(file.fileno())
             os.rename(aside, path)
-        except OSError as cause:
-            raise DiskError(str(path), "replacing", cause) from cause
+        except BaseException as cause:
+            with contextlib.suppress(OSError):  # what is of no use must not keep a full disk full
+                os.unlink(aside)
+            if isinstance(cause, OSError):
+                raise DiskError(str(path), "replacing", cause) from cause
+            raise
         if durable:
             self._sync_directory()
 

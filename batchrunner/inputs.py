@@ -1,21 +1,19 @@
-"""The input files as one: opened once, read twice; each line again when its job is due."""
+"""The input files as one: read once for their index, and each line again when its job is due."""
 
 from __future__ import annotations
 
 import bisect
 import io
+import itertools
 import os
-import stat
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from types import TracebackType
-from typing import IO, TYPE_CHECKING, Final, Self
+from typing import IO, TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
 from batchrunner import jobfile
-from batchrunner.errors import BatchrunError, ChangedLines, DiskError, InvalidInput, UsageError
+from batchrunner.errors import ChangedLines, DiskError
 from batchrunner.index import Index, add_lines, custom_id_of
 from batchrunner.job import BadLine, Job
 from batchrunner.jobfile import LineReader
@@ -23,10 +21,12 @@ from batchrunner.jobfile import LineReader
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer as Buffer
 
+#: An input as the system names it: path, bytes, mtime, inode. Unchanged means unchanged, as a fast path only.
+Identity = list[str | int]
+
 _SPOOL_BYTES: Final = 1 << 20
 _encode_bad_line: Final = msgspec.json.Encoder().encode
 _decode_bad_line: Final = msgspec.json.Decoder(BadLine).decode
-_GZIP: Final = b"\x1f\x8b"
 #: of the size at which asking for each line costs least
 _BUFFER_BYTES: Final = 1 << 18
 #: frames of the interpreter's stack that indexing leaves unused, see `index_inputs`
@@ -59,76 +59,63 @@ class BadLines:
         self._spool.close()
 
 
-class InputFile(msgspec.Struct, frozen=True):
-    """An input file as it was when the run opened it."""
+class Readable(Protocol):
+    """A file that can be read at any place; `disk.AppendFile` is such."""
 
-    path: str
+    def read(self, offset: int, length: int, /) -> bytes:
+        """Up to `length` bytes from `offset`; fewer only at the end. Raises: DiskError."""
+        ...
+
+
+class PlainFile:
+    """A file behind a descriptor that stays open: replaced by name, it is read to its end as it was."""
+
+    def __init__(self, name: str, descriptor: int) -> None:
+        self._name = name
+        self._descriptor = descriptor
+
+    def read(self, offset: int, length: int, /) -> bytes:
+        try:
+            return os.pread(self._descriptor, length, offset)
+        except OSError as cause:
+            raise DiskError(self._name, "reading", cause) from cause
+
+    def close(self) -> None:
+        """Close it. Closing again does nothing."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class InputFile(msgspec.Struct, frozen=True):
+    """An input as it was when the run opened it."""
+
+    #: as people know it: its path as they gave it, or `standard input`
+    name: str
     #: bytes; what is appended later belongs to the next start
     size: int
-    mtime_ns: int
-    inode: int
-    #: where its first byte stands in the concatenated input
-    start: int
+    identity: Identity
+    file: Readable
+    #: the file of the run directory that stands for a pipe from now on; None where the input itself can be read again
+    kept_as: str | None = None
 
 
 class Inputs:
-    """The input files, opened once and read as one, back to back in one space of offsets.
+    """The input files read as one, back to back in one space of offsets."""
 
-    Descriptors stay open, so that a file replaced by name is read to its end as it was.
-    """
+    def __init__(self, files: Sequence[InputFile]) -> None:
+        self.files = tuple(files)
+        *starts, self.size = itertools.accumulate((file.size for file in files), initial=0)
+        #: where the first byte of each file stands
+        self.starts = tuple(starts)
 
-    def __init__(self, files: Sequence[tuple[InputFile, int]]) -> None:
-        self.files = tuple(file for file, _ in files)
-        self.size = sum(file.size for file in self.files)
-        self._descriptors = [descriptor for _, descriptor in files]
-        self._starts = [file.start for file in self.files]
-
-    @classmethod
-    def open(cls, paths: Sequence[str | os.PathLike[str]]) -> Self:
-        """Open plain files, each once.
-
-        Raises: UsageError where a file is missing, cannot be read, is given twice or is none; InvalidInput for what cannot
-        be read twice as it is.
-        """
-        if not paths:
-            raise UsageError("no job file given: name at least one.")
-        files: list[tuple[InputFile, int]] = []
-        seen: dict[tuple[int, int], str] = {}
-        start = 0
-        try:
-            for given in paths:
-                path = os.fspath(given)
-                descriptor = _open_plain(path)
-                info = os.fstat(descriptor)
-                files.append((InputFile(path, info.st_size, info.st_mtime_ns, info.st_ino, start), descriptor))
-                start += info.st_size
-                first = seen.setdefault((info.st_dev, info.st_ino), path)
-                if len(seen) < len(files):
-                    raise UsageError(f"{path}: the same file as {first}; name it once.")
-        except BatchrunError:
-            for _, descriptor in files:
-                os.close(descriptor)
-            raise
-        return cls(files)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the files. Closing again does nothing."""
-        while self._descriptors:
-            os.close(self._descriptors.pop())
-
-    def identity(self) -> list[list[str | int]]:
-        """What tells unchanged files without reading them: path, bytes, mtime and inode of each."""
-        return [[os.path.abspath(file.path), file.size, file.mtime_ns, file.inode] for file in self.files]
+    def identity(self) -> list[Identity]:
+        """What tells unchanged files without reading them."""
+        return [file.identity for file in self.files]
 
     def file_number(self, offset: int) -> int:
         """Which of `files` holds the byte at an offset."""
-        return bisect.bisect_right(self._starts, offset) - 1
+        return bisect.bisect_right(self.starts, offset) - 1
 
     def read(self, offset: int, length: int) -> bytes:
         """Bytes from one file; fewer than `length` where it was cut short since.
@@ -136,10 +123,7 @@ class Inputs:
         Raises: DiskError.
         """
         number = self.file_number(offset)
-        try:
-            return os.pread(self._descriptors[number], length, offset - self._starts[number])
-        except OSError as cause:
-            raise DiskError(self.files[number].path, "reading", cause) from cause
+        return self.files[number].file.read(offset - self.starts[number], length)
 
     def load(self, index: Index, number: int) -> Job:
         """A job, read again from its line.
@@ -155,12 +139,12 @@ class Inputs:
 
 
 class _Region(io.RawIOBase):
-    """One file's bytes up to the size at which it was opened, as a stream."""
+    """A file's bytes up to the size at which it was opened, as a stream."""
 
-    def __init__(self, inputs: Inputs, file: InputFile) -> None:
-        self._inputs = inputs
-        self._at = file.start
-        self._end = file.start + file.size
+    def __init__(self, file: InputFile) -> None:
+        self._file = file.file
+        self._at = 0
+        self._end = file.size
 
     def readable(self) -> bool:
         return True
@@ -168,7 +152,7 @@ class _Region(io.RawIOBase):
     def readinto(self, buffer: Buffer, /) -> int:
         view = memoryview(buffer)
         room = min(len(view), self._end - self._at)
-        data = self._inputs.read(self._at, room) if room else b""
+        data = self._file.read(self._at, room) if room else b""
         view[: len(data)] = data
         self._at += len(data)
         return len(data)
@@ -199,39 +183,8 @@ def _deeper(frames: int, work: Callable[[], None]) -> None:
 
 def _fill(index: Index, inputs: Inputs, on_bad_line: Callable[[BadLine], None]) -> None:
     lines = 0
-    for file in inputs.files:
-        index.begin_file(file.path, lines)
-        reader = LineReader(io.BufferedReader(_Region(inputs, file), _BUFFER_BYTES), offset=file.start, lines_before=lines)
+    for file, start in zip(inputs.files, inputs.starts, strict=True):
+        index.begin_file(file.name, lines)
+        reader = LineReader(io.BufferedReader(_Region(file), _BUFFER_BYTES), offset=start, lines_before=lines)
         add_lines(index, reader, on_bad_line)
         lines = reader.lines
-
-
-def _open_plain(path: str) -> int:
-    """A descriptor of a plain file.
-
-    What can be read only once (`-`, a FIFO, gzip) would be copied aside to a plain file first; here is the place.
-    Raises: UsageError, InvalidInput.
-    """
-    if path == "-":
-        raise UsageError("-: standard input can be read only once; save it to a file (cat > jobs.jsonl) and name that.")
-    try:
-        # Opening a FIFO would wait for its writer.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except FileNotFoundError:
-        raise UsageError(f"{path}: no such file; check the name of the job file.") from None
-    except OSError as cause:
-        raise UsageError(f"{path}: cannot be opened: {cause.strerror or cause}.") from None
-    try:
-        mode = os.fstat(descriptor).st_mode
-        if stat.S_ISDIR(mode):
-            raise UsageError(f"{path}: a directory; name the job files in it.")
-        if not stat.S_ISREG(mode):
-            raise InvalidInput(f"{path}: not a plain file, so it can be read only once; save it to a file and name that.")
-        if os.pread(descriptor, len(_GZIP), 0) == _GZIP:
-            raise InvalidInput(
-                f"{path}: compressed with gzip; unpack it first (gunzip -k {Path(path).name}) and name the result."
-            )
-    except BatchrunError:
-        os.close(descriptor)
-        raise
-    return descriptor

@@ -58,14 +58,13 @@ def _code_of_the_command() -> int:
         if isinstance(error, click.UsageError) and error.ctx is not None:
             say(f"`{error.ctx.command_path} --help` lists what there is.")
         return error.exit_code
-    except click.Abort:
-        return INTERRUPTED
+    except click.Abort:  # click's word for an interrupt outside of a run
+        return _interrupted()
     except SystemExit as ended:  # the simulator's own parser, after its message
         return ended.code if isinstance(ended.code, int) else 0
     except BaseException as error:
         if all(isinstance(leaf, KeyboardInterrupt) for leaf in _leaves(error)):
-            say("batchrun: interrupted; run the same command again to resume.")
-            return INTERRUPTED
+            return _interrupted()
         known = next(_batchrun_errors(error), None)
         if known is not None:
             say(f"batchrun: {known}")
@@ -74,6 +73,11 @@ def _code_of_the_command() -> int:
             say(line)
         say("batchrun: this is a defect of batchrun. What was recorded is safe: run the same command again to resume.")
         return DEFECT
+
+
+def _interrupted() -> int:
+    say("batchrun: interrupted; run the same command again to resume.")
+    return INTERRUPTED
 
 
 def _batchrun_errors(error: BaseException) -> Iterator[BatchrunError]:

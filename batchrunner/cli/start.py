@@ -94,7 +94,7 @@ def _tell_of_input(inputs: Inputs, index: Index, bad_lines: BadLines) -> None:
     if len(bad_lines) > FAILURES_TOLD:
         say(f"{len(bad_lines) - FAILURES_TOLD:,} more lines are no jobs; all of them stand in errors.jsonl.")
     if not len(index) and not bad_lines:
-        say(f"warning: no job in {', '.join(file.path for file in inputs.files)}.")
+        say(f"warning: no job in {', '.join(file.name for file in inputs.files)}.")
 
 
 async def _live(

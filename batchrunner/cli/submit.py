@@ -14,9 +14,9 @@ from typing import Any
 import click
 import msgspec
 
-from batchrunner.cli.output import exit_code, print_json, print_text, summary
+from batchrunner.cli.output import exit_code, print_json, print_text, say, summary
 from batchrunner.cli.settings import PREFIX
-from batchrunner.cli.signals import Signals
+from batchrunner.cli.signals import Signals, terminable
 from batchrunner.cli.simulate import SimulatedPlatform
 from batchrunner.cli.start import carry_out
 from batchrunner.clock import NS_PER_SECOND, Clock, SystemClock
@@ -33,11 +33,12 @@ from batchrunner.config import (
     in_flight_cap,
     keys_for,
 )
-from batchrunner.inputs import Inputs
 from batchrunner.metrics import parse_address
 from batchrunner.progress import MODES
 from batchrunner.run_directory import RunDirectory
+from batchrunner.runner import FREE_BYTES
 from batchrunner.secret import Secret
+from batchrunner.sources import STDIN, opened
 from batchrunner.status import Status
 from batchrunner.transport import Origin
 from batchrunner.wording import summary_text
@@ -166,13 +167,15 @@ def _submit(given: dict[str, Any], clock: Clock, signals: Signals) -> Status:
         options = _options(given)
         metrics_address = parse_address(given["metrics"]) if given["metrics"] is not None else None
         Origin.parse(options.base_url)
-        inputs = held.enter_context(Inputs.open(options.inputs))
+        sources = held.enter_context(opened(options.inputs))
         keys = (Secret(SIMULATED_KEY),) if options.simulate else keys_for(options.base_url, os.environ)
         directory = held.enter_context(contextlib.closing(RunDirectory(Path(options.run_dir), clock)))
-        finished = directory.finished(inputs.identity(), options)
+        finished = directory.finished(directory.copies.identity(sources), options)
         if finished is not None and not (given["retry_failed"] and finished.failed):
             return finished
         directory.begin(options)
+        with terminable():
+            inputs = held.enter_context(directory.copies.inputs(sources, spare_bytes=FREE_BYTES, say=say))
         if options.simulate:
             platform = SimulatedPlatform(rpm=options.rpm, tpm=options.tpm, options=given["simulate_options"])
             options = msgspec.structs.replace(options, base_url=held.enter_context(platform).url)
@@ -194,7 +197,7 @@ def _options(given: dict[str, Any]) -> Options:
     jobs: tuple[str, ...] = given["jobs"]
     return Options(
         inputs=jobs,
-        run_dir=given["run_dir"] or default_run_dir(jobs[0], simulate=given["simulate"]),
+        run_dir=given["run_dir"] or default_run_dir(STDIN if STDIN in jobs else jobs[0], simulate=given["simulate"]),
         base_url=given["base_url"],
         simulate=given["simulate"],
         account=given["account"],

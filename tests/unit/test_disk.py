@@ -87,6 +87,20 @@ class TestBoth:
         disk.replace("a", [b"new"])
         assert b"".join(disk.chunks("a")) == b"new"
 
+    @pytest.mark.parametrize("error", [ValueError("odd"), KeyboardInterrupt(), DiskError("source", "reading", ENOSPC)])
+    def test_a_replace_that_is_broken_off_changes_nothing(self, disk: Disk, error: BaseException) -> None:
+        """Where the parts end in an exception, the old file stays, and that exception comes out as it is."""
+
+        def parts() -> Iterator[bytes]:
+            yield b"x" * 3 * CHUNK_BYTES
+            raise error
+
+        disk.replace("a", [b"old"])
+        with pytest.raises(type(error)) as caught:
+            disk.replace("a", parts())
+        assert caught.value is error
+        assert b"".join(disk.chunks("a")) == b"old"
+
 
 class TestSystem:
     @pytest.mark.usefixtures("open_umask")
@@ -161,6 +175,7 @@ class TestSystem:
         with pytest.raises(DiskError, match="a: replacing failed: No space left on device"):
             disk.replace("a", [b"new"])
         assert b"".join(disk.chunks("a")) == b"old"
+        assert os.listdir(tmp_path) == ["a"]
         disk.replace("a", [b"newer"])
         assert b"".join(disk.chunks("a")) == b"newer"
 
