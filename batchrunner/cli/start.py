@@ -20,7 +20,7 @@ from batchrunner.cli.signals import Signals
 from batchrunner.clock import Clock
 from batchrunner.config import Options
 from batchrunner.costs import timestamp
-from batchrunner.errors import AccountError, UnreachableError, UsageError
+from batchrunner.errors import AccountError, InvalidInput, UnreachableError, UsageError
 from batchrunner.estimate import Estimator
 from batchrunner.events import Event, Sink
 from batchrunner.heads import Heads
@@ -56,6 +56,7 @@ def carry_out(
     progress_mode: Mode,
     accept_changes: bool,
     retry_failed: bool,
+    strict: bool,
 ) -> Status:
     """Bring a run to where it stands and go on to its end; its last status.
 
@@ -65,6 +66,8 @@ def carry_out(
     bad_lines = BadLines()
     index = index_inputs(inputs, bad_lines.append)
     _tell_of_input(inputs, index, bad_lines)
+    if strict and bad_lines:
+        raise InvalidInput(_strictly(inputs, options.run_dir, len(bad_lines)))
     prices = _prices(options, directory, heads, clock)
     assert directory.manifest is not None
     recovered = recover(
@@ -92,9 +95,19 @@ def _tell_of_input(inputs: Inputs, index: Index, bad_lines: BadLines) -> None:
     for bad in itertools.islice(bad_lines, FAILURES_TOLD):
         say(bad.message)
     if len(bad_lines) > FAILURES_TOLD:
-        say(f"{len(bad_lines) - FAILURES_TOLD:,} more lines are no jobs; all of them stand in errors.jsonl.")
+        say(f"{len(bad_lines) - FAILURES_TOLD:,} more lines are no jobs; a run lists all of them in errors.jsonl.")
     if not len(index) and not bad_lines:
         say(f"warning: no job in {', '.join(file.name for file in inputs.files)}.")
+
+
+def _strictly(inputs: Inputs, run_dir: str, bad_lines: int) -> str:
+    """Why the run is not started, and where its lines can be mended."""
+    kept = [f"{file.name} is read from {os.path.join(run_dir, file.kept_as)} now" for file in inputs.files if file.kept_as]
+    where = f" ({'; '.join(kept)})" if kept else ""
+    return (
+        f"{bad_lines:,} of the input's lines are no jobs, and with --strict nothing is sent then. Mend them{where}, or leave "
+        "--strict out: the others run."
+    )
 
 
 async def _live(

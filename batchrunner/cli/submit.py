@@ -118,6 +118,7 @@ class _Usd(click.ParamType):  # type: ignore[type-arg]  # generic in the newest 
 )
 @click.option("--retry-failed", is_flag=True, help="Run the jobs in errors.jsonl again.")
 @click.option("--accept-changes", is_flag=True, help="Run changed lines that have not succeeded; without it they stop the run.")
+@click.option("--strict", is_flag=True, help="Send nothing where a line of the input is no job, or repeats an id.")
 @click.option("--metrics", metavar="HOST:PORT", help="Serve Prometheus metrics; a bare port means loopback, 0 a free one.")
 @click.option("--progress", type=click.Choice(MODES), default="auto", show_default=True, help="How to show progress on stderr.")
 @click.option("--json", is_flag=True, help="Print one JSON document on stdout at the end.")
@@ -190,6 +191,7 @@ def _submit(given: dict[str, Any], clock: Clock, signals: Signals) -> Status:
             progress_mode=given["progress"],
             accept_changes=given["accept_changes"],
             retry_failed=given["retry_failed"],
+            strict=given["strict"],
         )
 
 

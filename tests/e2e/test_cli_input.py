@@ -46,7 +46,7 @@ def test_of_many_bad_lines_the_first_ten_are_named(tmp_path: Path) -> None:
     ended = simulate(tmp_path, "jobs.jsonl", "--progress", "none")
     assert ended.code == 1
     assert ended.stderr.splitlines()[9].startswith("jobs.jsonl line 10 is no job")
-    assert ended.stderr.splitlines()[10:] == ["15 more lines are no jobs; all of them stand in errors.jsonl."]
+    assert ended.stderr.splitlines()[10:] == ["15 more lines are no jobs; a run lists all of them in errors.jsonl."]
     assert len(read_lines(tmp_path / "jobs.simulated.run" / "errors.jsonl")) == 25
 
 
