@@ -57,6 +57,7 @@ def carry_out(
     accept_changes: bool,
     retry_failed: bool,
     strict: bool,
+    local_prices: PriceTable | None,
 ) -> Status:
     """Bring a run to where it stands and go on to its end; its last status.
 
@@ -68,7 +69,7 @@ def carry_out(
     _tell_of_input(inputs, index, bad_lines)
     if strict and bad_lines:
         raise InvalidInput(_strictly(inputs, options.run_dir, len(bad_lines)))
-    prices = _prices(options, directory, heads, clock)
+    prices = _prices(options, local_prices, directory, heads, clock)
     assert directory.manifest is not None
     recovered = recover(
         directory.disk,
@@ -178,12 +179,15 @@ class _Prices(NamedTuple):
     unreached_since_ns: int | None = None
 
 
-def _prices(options: Options, directory: RunDirectory, heads: Heads, clock: Clock) -> _Prices:
-    """The catalog's prices, kept in the manifest with their date; those kept before where there is no catalog now.
+def _prices(options: Options, local: PriceTable | None, directory: RunDirectory, heads: Heads, clock: Clock) -> _Prices:
+    """Local prices, else the catalog's, kept in the manifest with their date; those kept before where there is no catalog now.
 
     Raises: where there are none at all and a spend cap rests on them, UsageError, or UnreachableError.
     """
     assert directory.manifest is not None
+    if local is not None:
+        directory.keep_prices(local)
+        return _Prices(local)
     kept = directory.manifest.prices
     began_ns = clock.monotonic_ns()
     try:
@@ -198,7 +202,8 @@ def _prices(options: Options, directory: RunDirectory, heads: Heads, clock: Cloc
             if unreachable:
                 raise
             raise UsageError(
-                f"--max-cost needs prices, and there are none: {error} Check --base-url, or leave --max-cost out."
+                f"--max-cost needs prices, and there are none: {error} Check --base-url, give prices of your own "
+                "(--prices FILE), or leave --max-cost out."
             ) from error
         say(f"warning: {error} Costs are unknown; tokens are counted all the same.")
         return _Prices(PriceTable(), since_ns)

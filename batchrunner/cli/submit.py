@@ -15,6 +15,7 @@ import click
 import msgspec
 
 from batchrunner.cli.output import exit_code, print_json, print_text, say, summary
+from batchrunner.cli.price_file import read_prices
 from batchrunner.cli.settings import PREFIX
 from batchrunner.cli.signals import Signals, terminable
 from batchrunner.cli.simulate import SimulatedPlatform
@@ -108,6 +109,7 @@ class _Usd(click.ParamType):  # type: ignore[type-arg]  # generic in the newest 
     help="For one attempt.",
 )
 @click.option("--max-cost", type=_Usd(), metavar="USD", help="Send nothing more once this is spent or predicted to be.")
+@click.option("--prices", type=click.Path(), metavar="FILE", help="Prices of your own, as JSON; the server is asked for none.")
 @click.option(
     "--drain-seconds",
     type=_Seconds(min=0),
@@ -168,6 +170,7 @@ def _submit(given: dict[str, Any], clock: Clock, signals: Signals) -> Status:
         options = _options(given)
         metrics_address = parse_address(given["metrics"]) if given["metrics"] is not None else None
         Origin.parse(options.base_url)
+        local_prices = read_prices(given["prices"]) if given["prices"] is not None else None
         sources = held.enter_context(opened(options.inputs))
         keys = (Secret(SIMULATED_KEY),) if options.simulate else keys_for(options.base_url, os.environ)
         directory = held.enter_context(contextlib.closing(RunDirectory(Path(options.run_dir), clock)))
@@ -192,6 +195,7 @@ def _submit(given: dict[str, Any], clock: Clock, signals: Signals) -> Status:
             accept_changes=given["accept_changes"],
             retry_failed=given["retry_failed"],
             strict=given["strict"],
+            local_prices=local_prices,
         )
 
 
