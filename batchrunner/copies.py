@@ -17,7 +17,6 @@ from typing import Final
 
 import msgspec
 
-from batchrunner.clock import Clock
 from batchrunner.disk import Disk
 from batchrunner.errors import DiskError
 from batchrunner.inputs import Identity, InputFile, Inputs
@@ -31,8 +30,6 @@ class Copy(msgspec.Struct, frozen=True):
 
     #: absolute, or `-` for standard input
     path: str
-    #: when copying began; tells one reading of a pipe from the next
-    began_ns: int
     #: of the gzip file that it is a whole copy of; null for a pipe, and while that is not known
     original: Identity | None = None
 
@@ -40,9 +37,8 @@ class Copy(msgspec.Struct, frozen=True):
 class Copies:
     """The copies in a run directory. `known`: what is noted of them, by file name; `keep` notes it anew, durably."""
 
-    def __init__(self, disk: Disk, clock: Clock, known: Mapping[str, Copy], keep: Callable[[dict[str, Copy]], None]) -> None:
+    def __init__(self, disk: Disk, known: Mapping[str, Copy], keep: Callable[[dict[str, Copy]], None]) -> None:
         self._disk = disk
-        self._clock = clock
         self._known = dict(known)
         self._keep = keep
 
@@ -80,7 +76,7 @@ class Copies:
         if source.identity is not None:
             return source.identity
         name = self._find(source)
-        return None if name is None else [source.path, self._disk.size(name) or 0, self._known[name].began_ns, 0]
+        return None if name is None else [source.path, self._disk.size(name) or 0, self._disk.modified_ns(name) or 0, 0]
 
     def _find(self, source: Source) -> str | None:
         """The name of the whole copy of a source."""
@@ -92,7 +88,7 @@ class Copies:
     def _make(self, source: Source, spare_bytes: int, say: Callable[[str], None]) -> str:
         name = self._name_for(source)
         say(f"{source.name} is copied into the run directory, as {name}.")
-        copy = Copy(source.path, self._clock.wall_ns())
+        copy = Copy(source.path)
         self._note(name, copy)
         self._disk.replace(name, self._while_space(source, spare_bytes))
         if source.identity is not None:

@@ -60,7 +60,7 @@ class RunDirectory:
             raise
         known = self.manifest.copies if self.manifest else {}
         #: of inputs that can be read only once; made after `begin`
-        self.copies = Copies(self.disk, clock, known, self._keep_copies)
+        self.copies = Copies(self.disk, known, self._keep_copies)
 
     def close(self) -> None:
         self._lock.release()

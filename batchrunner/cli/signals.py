@@ -6,7 +6,6 @@ import contextlib
 import signal
 import sys
 from collections.abc import Iterator
-from types import FrameType
 
 import trio
 
@@ -20,16 +19,14 @@ TERMINATED = 143
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
     """In here SIGTERM ends the process by an exception, as SIGINT does by itself: what was begun is cleaned up. Not for trio."""
-    before = signal.signal(signal.SIGTERM, _terminate)
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
         yield
+    except SystemExit:
+        say("batchrun: terminated; run the same command again to resume.")
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the shape of a handler
-    say("batchrun: terminated; run the same command again to resume.")
-    sys.exit(TERMINATED)
 
 
 class Signals:

@@ -69,6 +69,7 @@ class TestBoth:
     def test_a_missing_file_has_no_size_and_no_chunks(self, disk: Disk) -> None:
         """Absence is an answer, not an error."""
         assert disk.size("a") is None
+        assert disk.modified_ns("a") is None
         assert list(disk.chunks("a")) == []
 
     @pytest.mark.parametrize("durable", [True, False])
@@ -194,6 +195,13 @@ class TestSystem:
         assert other.append(b"x") == 0
         other.close()
 
+    def test_when_a_file_was_changed_is_known(self, tmp_path: Path) -> None:
+        """By the file system's own time."""
+        disk = SystemDisk(tmp_path)
+        disk.replace("a", [b"x"])
+        os.utime(tmp_path / "a", ns=(0, 1_700_000_000_000_000_000))
+        assert disk.modified_ns("a") == 1_700_000_000_000_000_000
+
     def test_free_space_is_known(self, tmp_path: Path) -> None:
         """The run stops before the disk is full, so it must know."""
         free = SystemDisk(tmp_path).free_bytes()
@@ -202,6 +210,15 @@ class TestSystem:
 
 
 class TestMemory:
+    def test_another_content_of_the_same_size_is_another_change(self) -> None:
+        """The double has no clock, and says so by what it holds."""
+        disk = MemoryDisk()
+        found = []
+        for content in (b"one", b"one", b"two"):
+            disk.replace("a", [content])
+            found.append(disk.modified_ns("a"))
+        assert found[0] == found[1] != found[2]
+
     def test_a_crash_keeps_what_was_synced(self) -> None:
         """Of what was not synced a power cut takes all, or leaves any number of its first bytes."""
         disk = MemoryDisk()
