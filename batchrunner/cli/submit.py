@@ -128,6 +128,9 @@ class _Usd(click.ParamType):  # type: ignore[type-arg]  # generic in the newest 
 def submit(context: click.Context, /, **given: Any) -> None:
     """Run the job files JOBS to the end, or resume.
 
+    JOBS may be packed with gzip, or pipes; - is standard input, and needs --run-dir. What comes through a pipe is kept in
+    RUN_DIR/input.jsonl, and is not read again.
+
     The same command again goes on where the run stood. Results are in RUN_DIR/results.jsonl, failures in errors.jsonl,
     costs in costs.jsonl.
 

@@ -190,7 +190,11 @@ class _Recovery:
             if number in changed or identity.fingerprint != self.index.fingerprints[number]:
                 kept.add(number)
         if kept:
-            self._warn(f"{len(kept)} changed line(s) of the input keep the result of what they were: they had succeeded.")
+            first = self.index.place(self.index.lines[min(kept)])
+            self._warn(
+                f"{len(kept)} changed line(s) of the input keep the result of what they were: they had succeeded. "
+                f"The first is {first}."
+            )
         unfinished = sorted(changed.keys() - kept)
         if unfinished and not accept_changes:
             first = [(self.index.place(self.index.lines[number]), changed[number]) for number in unfinished[:5]]

@@ -80,7 +80,8 @@ async def test_a_changed_line_that_succeeded_keeps_its_result() -> None:
     disk.files[RESULTS] += raw_success("job-3")
     recovered, index = start(disk, ids, index=changed_index(ids, 0, 3))
     assert states(index) == ["SUCCEEDED", "SUCCEEDED", "FAILED", "SUCCEEDED"]
-    assert any(warning.startswith("2 changed line(s)") for warning in recovered.warnings)
+    (warning,) = (warning for warning in recovered.warnings if warning.startswith("2 changed line(s)"))
+    assert warning.endswith("The first is line 1.")
 
 
 def test_a_failure_known_by_its_line_alone_is_a_change_too() -> None:
