@@ -190,10 +190,10 @@ class _Recovery:
             if number in changed or identity.fingerprint != self.index.fingerprints[number]:
                 kept.add(number)
         if kept:
-            first = self.index.place(self.index.lines[min(kept)])
+            place = self.index.place(self.index.lines[min(kept)])
             self._warn(
                 f"{len(kept)} changed line(s) of the input keep the result of what they were: they had succeeded. "
-                f"The first is {first}."
+                f"The first is {place}."
             )
         unfinished = sorted(changed.keys() - kept)
         if unfinished and not accept_changes:
