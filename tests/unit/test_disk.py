@@ -195,6 +195,14 @@ class TestSystem:
         assert other.append(b"x") == 0
         other.close()
 
+    def test_a_file_that_cannot_be_looked_at_is_a_disk_error(self, tmp_path: Path) -> None:
+        """Which is something else than a file that is not there."""
+        disk = SystemDisk(tmp_path)
+        (tmp_path / "a").symlink_to("a")
+        for look in (disk.size, disk.modified_ns):
+            with pytest.raises(DiskError, match="a: reading failed: "):
+                look("a")
+
     def test_when_a_file_was_changed_is_known(self, tmp_path: Path) -> None:
         """By the file system's own time."""
         disk = SystemDisk(tmp_path)

@@ -115,6 +115,21 @@ def test_a_refused_input_leaves_no_descriptor_open(tmp_path: Path) -> None:
     assert len(set(os.listdir("/dev/fd"))) == len(before)
 
 
+def test_a_file_that_cannot_be_read_is_a_disk_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its name, at the first look at it, and with nothing left open."""
+    path = write(tmp_path / "jobs.jsonl")
+    before = len(os.listdir("/dev/fd"))
+
+    def broken(descriptor: int, length: int, offset: int) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pread", broken)
+        with pytest.raises(DiskError, match=r"jobs\.jsonl: reading failed: Input/output error"):
+            content(path)
+    assert len(os.listdir("/dev/fd")) == before
+
+
 # --- what is taken
 
 
