@@ -49,13 +49,19 @@ class Source(msgspec.Struct, frozen=True):
         Raises: DiskError where reading fails; InvalidInput for a gzip that is cut short or damaged, and for a pipe that ends
         without a byte.
         """
+        is_empty = True
+        for piece in self._unpacked():
+            is_empty = False
+            yield piece
+        if is_empty and self.file is None:
+            raise InvalidInput(f"{self.name}: ended without a byte, and nothing was kept. See why its writer wrote nothing.")
+
+    def _unpacked(self) -> Iterator[bytes]:
         pieces = self._pieces()
         first = b""
         while len(first) < len(MAGIC) and (piece := next(pieces, b"")):
             first += piece
-        if not first and self.file is None:
-            raise InvalidInput(f"{self.name}: ended without a byte, and nothing was kept. See why its writer wrote nothing.")
-        pieces = itertools.chain([first], pieces)
+        pieces = itertools.chain([first] if first else [], pieces)
         try:
             yield from gunzip(pieces) if first.startswith(MAGIC) else pieces
         except DamagedGzip as damage:

@@ -179,8 +179,10 @@ def test_standard_input_is_read_also_where_it_does_not_block(stdin: int) -> None
     os.fstat(0)
 
 
-def test_a_pipe_without_a_byte_is_refused(stdin: int) -> None:
+@pytest.mark.parametrize("written", [b"", gzip.compress(b"")])
+def test_a_pipe_without_a_byte_is_refused(stdin: int, written: bytes) -> None:
     """A writer that failed is likelier than one with nothing to say; a copy of nothing would stand for it for ever."""
+    os.write(stdin, written)
     os.close(stdin)
     with pytest.raises(InvalidInput, match="standard input: ended without a byte"):
         content("-")
