@@ -83,7 +83,12 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def default_run_dir(first_input: str, *, simulate: bool) -> str:
-    """Beside the first job file: its name without `.gz` and `.jsonl`, plus `.run`, or `.simulated.run`."""
+    """Beside the first job file: its name without `.gz` and `.jsonl`, plus `.run`, or `.simulated.run`.
+
+    Raises: UsageError for standard input and for a pipe's number: the same command must find the same run again.
+    """
+    if first_input == "-" or first_input.startswith(("/dev/", "/proc/")):
+        raise UsageError(f"{first_input}: no run directory can be named after it; say where the run is to be: --run-dir DIR.")
     path = Path(first_input)
     name = path.name.removesuffix(".gz").removesuffix(".jsonl")
     return str(path.with_name(name + (".simulated.run" if simulate else ".run")))

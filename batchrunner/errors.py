@@ -39,16 +39,16 @@ class InvalidInput(BatchrunError):
 class ChangedLines(InvalidInput):
     """Lines of the job file are not what an earlier start of this run sent or would have sent.
 
-    `lines`: the first few, as (line number, custom_id); `count`: how many in all.
+    `lines`: the first few, as (file and line, custom_id); `count`: how many in all.
     """
 
-    def __init__(self, lines: list[tuple[int, str]], count: int) -> None:
+    def __init__(self, lines: list[tuple[str, str]], count: int) -> None:
         self.lines = lines
         self.count = count
-        named = ", ".join(f"line {line} ({custom_id!r})" for line, custom_id in lines)
+        named = ", ".join(f"{place} ({custom_id!r})" for place, custom_id in lines)
         more = "" if count <= len(lines) else f" and {count - len(lines)} more"
         super().__init__(
-            f"{count} line(s) of the job file changed since this run began: {named}{more}. "
+            f"{count} line(s) of the input changed since this run began: {named}{more}. "
             "Restore them, run them as they are now with --accept-changes, or use another --run-dir."
         )
 

@@ -36,11 +36,13 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class BadLine(msgspec.Struct, frozen=True):
-    """A line that is no job: why, and what to do about it."""
+    """A line that is no job."""
 
+    #: 1-based, all files counted on
     line: int
     #: closed set, see `jobfile`
     code: str
+    #: file and line in it, why it is none, and what to do about it
     message: str
 
 

@@ -13,7 +13,8 @@ from batchrunner.config import Options
 from batchrunner.disk import Disk
 from batchrunner.estimate import Estimator
 from batchrunner.heads import Heads
-from batchrunner.index import Index, Inputs
+from batchrunner.index import Index
+from batchrunner.inputs import Inputs
 from batchrunner.journal import History, Journal
 from batchrunner.spending import Spending
 from batchrunner.tally import Tally

@@ -87,7 +87,7 @@ class PriceTable(msgspec.Struct, frozen=True):
     """The prices of all models at one time. Encodes to plain JSON, amounts as decimal strings."""
 
     prices: dict[str, ModelPrice] = {}
-    #: ISO date and time at which the catalog was fetched; None for no catalog
+    #: ISO date and time at which the catalog was fetched, or a file of one's own last changed; None for no prices
     fetched_at: str | None = None
 
     @classmethod
@@ -97,6 +97,17 @@ class PriceTable(msgspec.Struct, frozen=True):
         Raises: AccountError where it is no catalog. An entry whose price cannot be understood is kept without one.
         """
         return cls({entry["id"]: model_price(entry) for entry in catalog_entries(catalog)}, fetched_at)
+
+    @classmethod
+    def from_file(cls, data: bytes, *, changed_at: str) -> Self:
+        """The prices in a file of one's own: a catalog as above, or `{"MODEL": PRICING, ...}`, which may say `max_output_tokens`.
+
+        Raises: AccountError where it is neither.
+        """
+        found = _decoded(data)
+        if isinstance(found, dict) and not isinstance(found.get("data", found.get("models")), list):
+            found = [_entry(model, pricing) for model, pricing in found.items()]
+        return cls.from_catalog(found, fetched_at=changed_at)
 
     def cost(self, model: str, usage: Usage | None, tool_usage: Mapping[str, int] = _NO_TOOLS) -> Decimal | None:
         """USD for one answer, exact; None where any part of it has no known price. `tool_usage` is calls by tool.
@@ -164,14 +175,23 @@ def catalog_entries(catalog: bytes | object) -> list[dict[str, Any]]:
     Numbers that are no integers come out as Decimal. Raises: AccountError where the answer is no catalog.
     """
     if isinstance(catalog, (bytes, bytearray, memoryview)):
-        try:
-            catalog = msgspec.json.Decoder(float_hook=Decimal).decode(catalog)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, decimal.InvalidOperation) as error:
-            raise AccountError("the server's model catalog is not JSON; check --base-url, or try again later.") from error
+        catalog = _decoded(catalog)
     entries = catalog.get("data", catalog.get("models")) if isinstance(catalog, dict) else catalog
     if not isinstance(entries, list):
         raise AccountError("the server's model catalog has no list of models; check --base-url, or try again later.")
     return [entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str) and entry["id"]]
+
+
+def _decoded(catalog: bytes | bytearray | memoryview) -> Any:
+    try:
+        return msgspec.json.Decoder(float_hook=Decimal).decode(catalog)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, decimal.InvalidOperation) as error:
+        raise AccountError("the server's model catalog is not JSON; check --base-url, or try again later.") from error
+
+
+def _entry(model: str, pricing: object) -> dict[str, Any]:
+    """A model of a map as a catalog has it: `pricing` is what it costs, or an entry that says so under that name."""
+    return {"pricing": pricing} | (pricing if isinstance(pricing, dict) else {}) | {"id": model}
 
 
 def model_price(entry: Mapping[str, Any]) -> ModelPrice:

@@ -10,16 +10,16 @@ import msgspec
 from batchrunner import __version__, status
 from batchrunner.clock import Clock
 from batchrunner.config import Options
+from batchrunner.copies import Copies, Copy
 from batchrunner.costs import timestamp
 from batchrunner.disk import Disk, SystemDisk
 from batchrunner.errors import InvalidInput
+from batchrunner.inputs import Identity
 from batchrunner.journal import RunLock, read_finished
 from batchrunner.pricing import PriceTable
 
 MANIFEST = "run.json"
 VERSION = 1
-#: An input as the system names it: path, bytes, mtime, inode. Unchanged means unchanged, as a fast path only.
-Identity = list[list[str | int]]
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +35,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     identities: tuple[str, ...] = ()
     #: the price table in force, with its date; null where none was ever known
     prices: PriceTable | None = None
+    #: of what the files `input.jsonl`, `input.2.jsonl` ... are copies
+    copies: dict[str, Copy] = {}
 
 
 class _Version(msgspec.Struct):
@@ -58,6 +60,9 @@ class RunDirectory:
         except BaseException:
             self.close()
             raise
+        known = self.manifest.copies if self.manifest else {}
+        #: of inputs that can be read only once; made after `begin`
+        self.copies = Copies(self.disk, known, self._keep_copies)
 
     def close(self) -> None:
         self._lock.release()
@@ -86,6 +91,7 @@ class RunDirectory:
                 options=options,
                 identities=identities,
                 prices=known.prices if known else None,
+                copies=known.copies if known else {},
             )
         )
         assert self.manifest is not None
@@ -96,7 +102,11 @@ class RunDirectory:
         assert self.manifest is not None
         self._write(msgspec.structs.replace(self.manifest, prices=prices))
 
-    def finished(self, identity: Identity, options: Options) -> status.Status | None:
+    def _keep_copies(self, copies: dict[str, Copy]) -> None:
+        assert self.manifest is not None
+        self._write(msgspec.structs.replace(self.manifest, copies=copies))
+
+    def finished(self, identity: list[Identity] | None, options: Options) -> status.Status | None:
         """The last status of a run that has ended, where neither its input nor its options ask for more."""
         known = self.manifest
         if known is None or known.options.simulate != options.simulate:

@@ -23,7 +23,8 @@ from pathlib import Path
 
 import msgspec
 
-from batchrunner.index import Inputs, index_inputs
+from batchrunner.inputs import Inputs, index_inputs
+from batchrunner.sources import opened
 
 PROSE = str.split(
     "the report says that deliveries to the northern depots were late in three of the last five weeks and asks whether a "
@@ -71,8 +72,10 @@ def run_bare(path: str) -> int:
 
 def run_index(path: str) -> int:
     bad: list[object] = []
-    with Inputs.open([path]) as inputs:
-        index = index_inputs(inputs, bad.append)
+    with opened([path]) as (source,):
+        plain = source.as_it_is()
+        assert plain is not None
+        index = index_inputs(Inputs([plain]), bad.append)
     assert not bad
     return len(index)
 

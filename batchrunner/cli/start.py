@@ -20,11 +20,12 @@ from batchrunner.cli.watching import last_scrape, watch
 from batchrunner.clock import Clock
 from batchrunner.config import Options
 from batchrunner.costs import timestamp
-from batchrunner.errors import AccountError, UnreachableError, UsageError
+from batchrunner.errors import AccountError, InvalidInput, UnreachableError, UsageError
 from batchrunner.estimate import Estimator
 from batchrunner.events import Event, Onlookers, Sink
 from batchrunner.heads import Heads
-from batchrunner.index import BadLines, Index, Inputs, index_inputs
+from batchrunner.index import Index
+from batchrunner.inputs import BadLines, Inputs, index_inputs
 from batchrunner.journal import Facts, Journal, Recovered, Tariff, recover
 from batchrunner.lifecycle import State
 from batchrunner.metrics import Metrics
@@ -55,6 +56,8 @@ def carry_out(
     progress_mode: Mode,
     accept_changes: bool,
     retry_failed: bool,
+    strict: bool,
+    local_prices: PriceTable | None,
 ) -> Status:
     """Bring a run to where it stands and go on to its end; its last status.
 
@@ -64,7 +67,9 @@ def carry_out(
     bad_lines = BadLines()
     index = index_inputs(inputs, bad_lines.append)
     _tell_of_input(inputs, index, bad_lines)
-    prices = _prices(options, directory, heads, clock)
+    if strict and bad_lines:
+        raise InvalidInput(_strictly(inputs, options.run_dir, len(bad_lines)))
+    prices = _prices(options, local_prices, directory, heads, clock)
     assert directory.manifest is not None
     recovered = recover(
         directory.disk,
@@ -87,11 +92,21 @@ def carry_out(
 def _tell_of_input(inputs: Inputs, index: Index, bad_lines: BadLines) -> None:
     """What people should know of the job files before anything is sent."""
     for bad in itertools.islice(bad_lines, FAILURES_TOLD):
-        say(f"{inputs.place(bad.line)} is no job: {bad.message}")
+        say(bad.message)
     if len(bad_lines) > FAILURES_TOLD:
-        say(f"{len(bad_lines) - FAILURES_TOLD:,} more lines are no jobs; all of them stand in errors.jsonl.")
+        say(f"{len(bad_lines) - FAILURES_TOLD:,} more lines are no jobs; a run lists all of them in errors.jsonl.")
     if not len(index) and not bad_lines:
-        say(f"warning: no job in {', '.join(file.path for file in inputs.files)}.")
+        say(f"warning: no job in {', '.join(file.name for file in inputs.files)}.")
+
+
+def _strictly(inputs: Inputs, run_dir: str, bad_lines: int) -> str:
+    """Why the run is not started, and where its lines can be mended."""
+    kept = [f"{file.name} is read from {os.path.join(run_dir, file.kept_as)} now" for file in inputs.files if file.kept_as]
+    where = f" ({'; '.join(kept)})" if kept else ""
+    return (
+        f"{bad_lines:,} of the input's lines are no jobs, and with --strict nothing is sent then. Mend them{where}, or leave "
+        "--strict out: the others run."
+    )
 
 
 async def _live(
@@ -139,7 +154,7 @@ async def _live(
         )
     )
     onlookers = Onlookers(progress.say)
-    onlookers.add(_Failures(progress).on_event)
+    onlookers.add(_Failures(progress, index).on_event)
     sinks.append(onlookers.on_event)
     if metrics is not None:
         watch(metrics, run, onlookers)
@@ -162,12 +177,15 @@ class _Prices(NamedTuple):
     unreached_since_ns: int | None = None
 
 
-def _prices(options: Options, directory: RunDirectory, heads: Heads, clock: Clock) -> _Prices:
-    """The catalog's prices, kept in the manifest with their date; those kept before where there is no catalog now.
+def _prices(options: Options, local: PriceTable | None, directory: RunDirectory, heads: Heads, clock: Clock) -> _Prices:
+    """Local prices, else the catalog's, kept in the manifest with their date; those kept before where there is no catalog now.
 
     Raises: where there are none at all and a spend cap rests on them, UsageError, or UnreachableError.
     """
     assert directory.manifest is not None
+    if local is not None:
+        directory.keep_prices(local)
+        return _Prices(local)
     kept = directory.manifest.prices
     began_ns = clock.monotonic_ns()
     try:
@@ -182,7 +200,8 @@ def _prices(options: Options, directory: RunDirectory, heads: Heads, clock: Cloc
             if unreachable:
                 raise
             raise UsageError(
-                f"--max-cost needs prices, and there are none: {error} Check --base-url, or leave --max-cost out."
+                f"--max-cost needs prices, and there are none: {error} Check --base-url, give prices of your own "
+                "(--prices FILE), or leave --max-cost out."
             ) from error
         say(f"warning: {error} Costs are unknown; tokens are counted all the same.")
         return _Prices(PriceTable(), since_ns)
@@ -254,8 +273,9 @@ def _to_all(sinks: list[Sink]) -> Sink:
 class _Failures:
     """Tells people of the first few jobs that fail, while it is still time to stop."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, index: Index) -> None:
         self._progress = progress
+        self._index = index
         self._told = 0
 
     def on_event(self, event: Event) -> None:
@@ -265,4 +285,4 @@ class _Failures:
         if self._told > FAILURES_TOLD:
             self._progress.say("more jobs fail; all of them stand in errors.jsonl.")
         else:
-            self._progress.say(f"job {event.custom_id} (line {event.line}) failed: {event.message}")
+            self._progress.say(f"job {event.custom_id} ({self._index.place(event.line)}) failed: {event.message}")

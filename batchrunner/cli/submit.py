@@ -18,8 +18,9 @@ import msgspec
 from batchrunner.account import Account
 from batchrunner.cli.accounts import account_of, simulated_account
 from batchrunner.cli.output import exit_code, print_json, print_text, say, summary
+from batchrunner.cli.price_file import read_prices
 from batchrunner.cli.settings import CONFIG_OPTION, PREFIX
-from batchrunner.cli.signals import Signals
+from batchrunner.cli.signals import Signals, terminable
 from batchrunner.cli.simulate import SimulatedPlatform
 from batchrunner.cli.start import carry_out
 from batchrunner.clock import NS_PER_SECOND, Clock, SystemClock
@@ -35,10 +36,11 @@ from batchrunner.config import (
     default_run_dir,
     in_flight_cap,
 )
-from batchrunner.index import Inputs
 from batchrunner.metrics import Metrics, parse_address, url
 from batchrunner.progress import MODES
 from batchrunner.run_directory import RunDirectory
+from batchrunner.runner import FREE_BYTES
+from batchrunner.sources import STDIN, opened
 from batchrunner.status import Status
 from batchrunner.wording import next_step, summary_text
 
@@ -121,6 +123,7 @@ class _MaxFailures(click.ParamType):  # type: ignore[type-arg]  # generic in the
     help="For one attempt.",
 )
 @click.option("--max-cost", type=_Usd(), metavar="USD", help="Send nothing more once this is spent or predicted to be.")
+@click.option("--prices", type=click.Path(), metavar="FILE", help="Prices of your own, as JSON; the server is asked for none.")
 @click.option(
     "--max-failures", type=_MaxFailures(), metavar="N|P%", help="Stop once more jobs than this have failed; 0: at the first."
 )
@@ -140,12 +143,16 @@ class _MaxFailures(click.ParamType):  # type: ignore[type-arg]  # generic in the
 )
 @click.option("--retry-failed", is_flag=True, help="Run the jobs in errors.jsonl again.")
 @click.option("--accept-changes", is_flag=True, help="Run changed lines that have not succeeded; without it they stop the run.")
+@click.option("--strict", is_flag=True, help="Send nothing where a line of the input is no job, or repeats an id.")
 @click.option("--metrics", metavar="HOST:PORT", help="Serve Prometheus metrics; a bare port means loopback, 0 a free one.")
 @click.option("--progress", type=click.Choice(MODES), default="auto", show_default=True, help="How to show progress on stderr.")
 @click.option("--json", is_flag=True, help="Print one JSON document on stdout at the end.")
 @click.pass_context
 def submit(context: click.Context, /, **given: Any) -> None:
     """Run the job files JOBS to the end, or resume.
+
+    JOBS may be packed with gzip, or pipes; - is standard input, and needs --run-dir. What comes through a pipe is kept in
+    RUN_DIR/input.jsonl, and is not read again.
 
     The same command again goes on where the run stood. Results are in RUN_DIR/results.jsonl, failures in errors.jsonl,
     costs in costs.jsonl.
@@ -193,13 +200,16 @@ def _submit(context: click.Context, clock: Clock, signals: Signals) -> Status:
         account = simulated_account(context) if given["simulate"] else account_of(context, os.environ)
         options = _options(given, account)
         metrics_address = None if given["metrics"] is None else parse_address(given["metrics"])
-        inputs = held.enter_context(Inputs.open(options.inputs))
+        local_prices = None if given["prices"] is None else read_prices(given["prices"])
+        sources = held.enter_context(opened(options.inputs))
         directory = held.enter_context(contextlib.closing(RunDirectory(Path(options.run_dir), clock)))
-        finished = directory.finished(inputs.identity(), options)
+        finished = directory.finished(directory.copies.identity(sources), options)
         if finished is not None and not (given["retry_failed"] and finished.failed):
             return finished
         metrics = None if metrics_address is None else held.enter_context(_metrics(clock, *metrics_address))
         directory.begin(options, _told_identity(directory, account, simulate=options.simulate))
+        with terminable():
+            inputs = held.enter_context(directory.copies.inputs(sources, spare_bytes=FREE_BYTES, say=say))
         if options.simulate:
             platform = SimulatedPlatform(rpm=options.rpm, tpm=options.tpm, options=given["simulate_options"])
             options = msgspec.structs.replace(options, base_url=held.enter_context(platform).url)
@@ -214,6 +224,8 @@ def _submit(context: click.Context, clock: Clock, signals: Signals) -> Status:
             progress_mode=given["progress"],
             accept_changes=given["accept_changes"],
             retry_failed=given["retry_failed"],
+            strict=given["strict"],
+            local_prices=local_prices,
         )
 
 
@@ -242,7 +254,7 @@ def _options(given: dict[str, Any], account: Account) -> Options:
     jobs: tuple[str, ...] = given["jobs"]
     return Options(
         inputs=jobs,
-        run_dir=given["run_dir"] or default_run_dir(jobs[0], simulate=given["simulate"]),
+        run_dir=given["run_dir"] or default_run_dir(STDIN if STDIN in jobs else jobs[0], simulate=given["simulate"]),
         base_url=account.base_url,
         simulate=given["simulate"],
         account=account.name,

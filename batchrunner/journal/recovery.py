@@ -203,10 +203,14 @@ class _Recovery:
             if number in changed or identity.fingerprint != self.index.fingerprints[number]:
                 kept.add(number)
         if kept:
-            self._warn(f"{len(kept)} changed line(s) of the input keep the result of what they were: they had succeeded.")
+            place = self.index.place(self.index.lines[min(kept)])
+            self._warn(
+                f"{len(kept)} changed line(s) of the input keep the result of what they were: they had succeeded. "
+                f"The first is {place}."
+            )
         unfinished = sorted(changed.keys() - kept)
         if unfinished and not accept_changes:
-            first = [(self.index.lines[number], changed[number]) for number in unfinished[:5]]
+            first = [(self.index.place(self.index.lines[number]), changed[number]) for number in unfinished[:5]]
             raise ChangedLines(first, len(unfinished))
         self.accepted = {number: changed[number] for number in unfinished}
 

@@ -56,7 +56,7 @@ async def test_changed_lines_that_have_not_succeeded_stop_the_run() -> None:
     with pytest.raises(ChangedLines) as caught:
         start(disk, ids, index=changed_index(ids, 0, 2, 3, 4, 5, 6, 7, 8))
     assert caught.value.count == 6
-    assert caught.value.lines == [(number + 1, f"job-{number}") for number in (2, 3, 4, 5, 6)]
+    assert caught.value.lines == [(f"line {number + 1}", f"job-{number}") for number in (2, 3, 4, 5, 6)]
     assert {key: bytes(data) for key, data in disk.files.items()} == before
 
 
@@ -80,7 +80,8 @@ async def test_a_changed_line_that_succeeded_keeps_its_result() -> None:
     disk.files[RESULTS] += raw_success("job-3")
     recovered, index = start(disk, ids, index=changed_index(ids, 0, 3))
     assert states(index) == ["SUCCEEDED", "SUCCEEDED", "FAILED", "SUCCEEDED"]
-    assert any(warning.startswith("2 changed line(s)") for warning in recovered.warnings)
+    (warning,) = (warning for warning in recovered.warnings if warning.startswith("2 changed line(s)"))
+    assert warning.endswith("The first is line 1.")
 
 
 def test_a_failure_known_by_its_line_alone_is_a_change_too() -> None:

@@ -73,15 +73,15 @@ def started(
     home: Path, *arguments: object, env: Mapping[str, str] = {}, stderr: int = subprocess.PIPE, **popen: Any
 ) -> Iterator[subprocess.Popen[str]]:
     """A command at work in `home`; killed where it outlives the block."""
+    settings: dict[str, Any] = {"stdin": subprocess.DEVNULL} | popen
     process = subprocess.Popen(
         command(*arguments),
         cwd=home,
         env=environment(home, **env),
         text=True,
-        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=stderr,
-        **popen,
+        **settings,
     )
     with process:
         try:

@@ -14,7 +14,7 @@ GOOD = job("good")
 #: each with a word of its message
 BAD = [
     (b"not json\n", "one line of strict JSON"),
-    (job("good", "again"), "that of line 1; rename one"),
+    (job("good", "again"), "that of jobs.jsonl line 1; rename one"),
     (GOOD.replace(b"POST", b"GET").replace(b'"good"', b'"get"'), 'only "POST"'),
     (GOOD.replace(b"/v1/chat/completions", b"/v1/guess").replace(b'"good"', b'"guess"'), "use one of /v1/chat/completions"),
     (b"[]\n", "line"),
@@ -26,16 +26,17 @@ def simulate(home: Path, *arguments: object) -> Ended:
 
 
 def test_bad_lines_are_named_and_the_others_run(tmp_path: Path) -> None:
-    """Each bad line is named on stderr by its number with a remedy, stands in errors.jsonl, and counts as failed; 1."""
+    """Each bad line is named on stderr by file and line with a remedy, stands so in errors.jsonl, and counts as failed; 1."""
     (tmp_path / "jobs.jsonl").write_bytes(GOOD + b"\n" + b"".join(line for line, _ in BAD))
     ended = simulate(tmp_path, "jobs.jsonl", "--json")
     assert ended.code == 1
     assert ended.summary["request_counts"] == {"total": 6, "completed": 1, "failed": 5}
     errors = read_lines(tmp_path / "jobs.simulated.run" / "errors.jsonl")
-    said = [line for line in ended.stderr.splitlines() if line.startswith("line ")]
+    said = [line for line in ended.stderr.splitlines() if line.startswith("jobs.jsonl line ")]
     for number, ((_, remedy), error, line) in enumerate(zip(BAD, errors, said, strict=True), start=3):
         assert (error["custom_id"], error["line"]) == (None, number)
-        assert line == f"line {number} is no job: {error['error']['message']}"
+        assert line == error["error"]["message"]
+        assert line.startswith(f"jobs.jsonl line {number} is no job: ")
         assert remedy in line
 
 
@@ -44,17 +45,20 @@ def test_of_many_bad_lines_the_first_ten_are_named(tmp_path: Path) -> None:
     (tmp_path / "jobs.jsonl").write_bytes(b"date;amount\n" * 25)
     ended = simulate(tmp_path, "jobs.jsonl", "--progress", "none")
     assert ended.code == 1
-    assert ended.stderr.splitlines()[9].startswith("line 10 is no job")
-    assert ended.stderr.splitlines()[10:] == ["15 more lines are no jobs; all of them stand in errors.jsonl."]
+    assert ended.stderr.splitlines()[9].startswith("jobs.jsonl line 10 is no job")
+    assert ended.stderr.splitlines()[10:] == ["15 more lines are no jobs; a run lists all of them in errors.jsonl."]
     assert len(read_lines(tmp_path / "jobs.simulated.run" / "errors.jsonl")) == 25
 
 
 def test_with_several_files_the_file_is_named_too(tmp_path: Path) -> None:
-    """Lines count within their file; an id is unique over all of them."""
+    """Lines count within their file, but for the `line` of errors.jsonl; an id is unique over all of them."""
     (tmp_path / "a.jsonl").write_bytes(GOOD)
     (tmp_path / "b.jsonl").write_bytes(b"\n" + GOOD)
     ended = simulate(tmp_path, "a.jsonl", "b.jsonl")
     assert "b.jsonl line 2 is no job: custom_id 'good' is that of a.jsonl line 1; rename one." in ended.stderr
+    (error,) = read_lines(tmp_path / "a.simulated.run" / "errors.jsonl")
+    assert error["line"] == 3
+    assert error["error"]["message"].startswith("b.jsonl line 2 is no job: ")
 
 
 def test_an_empty_file_is_a_finished_run_with_a_warning(tmp_path: Path) -> None:

@@ -94,12 +94,12 @@ def test_nothing_hostile_reaches_a_terminal(tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     with server(400, body) as url:
         arguments = ("submit", "jobs.jsonl", "--base-url", url, *UNLIMITED)
-        with started(tmp_path, *arguments, env={"TERM": "xterm"}, stderr=theirs) as process:
+        with started(tmp_path, *arguments, env={"TERM": "xterm", "COLUMNS": "120"}, stderr=theirs) as process:
             os.close(theirs)
             shown = read_terminal(ours)
             assert ending(process).code == 1
     text = shown.decode()
-    assert r"\x1b[2Jevil\x07\u202egpj (line 1) failed: \x1b]0;pwned\x07 you\r\nlose \x9b31m" in text
+    assert r"\x1b[2Jevil\x07\u202egpj (jobs.jsonl line 1) failed: \x1b]0;pwned\x07 you\r\nlose \x9b31m" in text
     assert "\x1b[1mjobs.run" in text, "no live display"
     unknown = re.sub(r"\x1b\[[0-9;]*[mAJK]", "", text)
     assert not any(unicode_control(character) for character in unknown)

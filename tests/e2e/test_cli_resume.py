@@ -91,7 +91,7 @@ def test_a_changed_line_that_failed_stops_with_65_and_its_name(home: Path, runni
     before = running.statistics()["requests"]
     stopped = running.submit(home, "jobs.jsonl")
     assert stopped.code == 65
-    assert "line 2 ('second')" in stopped.stderr
+    assert "jobs.jsonl line 2 ('second')" in stopped.stderr
     assert "--accept-changes" in stopped.stderr
     assert sent_for(running, before) == 0
     assert running.submit(home, "jobs.jsonl", "--accept-changes").code == 0

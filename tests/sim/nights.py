@@ -27,7 +27,7 @@ from batchrunner.disk import MemoryDisk
 from batchrunner.estimate import Estimator
 from batchrunner.events import Billing, Event
 from batchrunner.heads import Heads
-from batchrunner.index import Inputs, index_inputs
+from batchrunner.inputs import Inputs, index_inputs
 from batchrunner.job import BadLine
 from batchrunner.journal import Journal, inline, recover
 from batchrunner.journal.files import COSTS, ERRORS, JOURNAL, RESULTS
@@ -43,6 +43,7 @@ from batchrunner.simulator.ledger import Entry, MemoryLedger
 from batchrunner.simulator.platform import Answer, Platform, _digest
 from batchrunner.simulator.server import serve_stream
 from batchrunner.simulator.settings import TEST_KEY, Rule, Settings
+from batchrunner.sources import opened
 from batchrunner.spending import Spending
 from batchrunner.status import Status
 from batchrunner.transport import Origin, Pool, StreamDriver
@@ -174,7 +175,8 @@ class Night:
         """Start, and go on to the end. `wishes` are fields of Options; no limits unless given."""
         settings = {"rpm": 0, "tpm": 0, "max_in_flight": 1_000} | wishes
         options = Options(inputs=(str(self.path),), run_dir="night.run", base_url=str(ORIGIN), **settings)
-        with trio.fail_after(LONGEST_SECONDS), Inputs.open(options.inputs) as inputs:
+        with trio.fail_after(LONGEST_SECONDS), opened(options.inputs) as sources:
+            inputs = Inputs([plain for source in sources if (plain := source.as_it_is()) is not None])
             run, pool = await self._put_together(options, inputs, retry_failed=retry_failed)
             try:
                 async with trio.open_nursery() as nursery:

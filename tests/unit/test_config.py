@@ -42,6 +42,13 @@ def test_default_run_dir(path: str, expected: str) -> None:
     assert default_run_dir(path, simulate=True) == expected.removesuffix(".run") + ".simulated.run"
 
 
+@pytest.mark.parametrize("name", ["-", "/dev/fd/63", "/dev/stdin", "/proc/self/fd/11"])
+def test_what_has_no_place_of_its_own_gives_no_run_dir(name: str) -> None:
+    """The same command must find the same run again; the remedy is named."""
+    with pytest.raises(UsageError, match="--run-dir DIR"):
+        default_run_dir(name, simulate=False)
+
+
 @pytest.mark.parametrize(
     ("base_url", "expected"),
     [

@@ -69,6 +69,7 @@ class TestBoth:
     def test_a_missing_file_has_no_size_and_no_chunks(self, disk: Disk) -> None:
         """Absence is an answer, not an error."""
         assert disk.size("a") is None
+        assert disk.modified_ns("a") is None
         assert list(disk.chunks("a")) == []
 
     @pytest.mark.parametrize("durable", [True, False])
@@ -86,6 +87,20 @@ class TestBoth:
         """The first `status.json` needs no special case."""
         disk.replace("a", [b"new"])
         assert b"".join(disk.chunks("a")) == b"new"
+
+    @pytest.mark.parametrize("error", [ValueError("odd"), KeyboardInterrupt(), DiskError("source", "reading", ENOSPC)])
+    def test_a_replace_that_is_broken_off_changes_nothing(self, disk: Disk, error: BaseException) -> None:
+        """Where the parts end in an exception, the old file stays, and that exception comes out as it is."""
+
+        def parts() -> Iterator[bytes]:
+            yield b"x" * 3 * CHUNK_BYTES
+            raise error
+
+        disk.replace("a", [b"old"])
+        with pytest.raises(type(error)) as caught:
+            disk.replace("a", parts())
+        assert caught.value is error
+        assert b"".join(disk.chunks("a")) == b"old"
 
 
 class TestSystem:
@@ -161,6 +176,7 @@ class TestSystem:
         with pytest.raises(DiskError, match="a: replacing failed: No space left on device"):
             disk.replace("a", [b"new"])
         assert b"".join(disk.chunks("a")) == b"old"
+        assert os.listdir(tmp_path) == ["a"]
         disk.replace("a", [b"newer"])
         assert b"".join(disk.chunks("a")) == b"newer"
 
@@ -179,6 +195,21 @@ class TestSystem:
         assert other.append(b"x") == 0
         other.close()
 
+    def test_a_file_that_cannot_be_looked_at_is_a_disk_error(self, tmp_path: Path) -> None:
+        """Which is something else than a file that is not there."""
+        disk = SystemDisk(tmp_path)
+        (tmp_path / "a").symlink_to("a")
+        for look in (disk.size, disk.modified_ns):
+            with pytest.raises(DiskError, match="a: reading failed: "):
+                look("a")
+
+    def test_when_a_file_was_changed_is_known(self, tmp_path: Path) -> None:
+        """By the file system's own time."""
+        disk = SystemDisk(tmp_path)
+        disk.replace("a", [b"x"])
+        os.utime(tmp_path / "a", ns=(0, 1_700_000_000_000_000_000))
+        assert disk.modified_ns("a") == 1_700_000_000_000_000_000
+
     def test_free_space_is_known(self, tmp_path: Path) -> None:
         """The run stops before the disk is full, so it must know."""
         free = SystemDisk(tmp_path).free_bytes()
@@ -187,6 +218,15 @@ class TestSystem:
 
 
 class TestMemory:
+    def test_another_content_of_the_same_size_is_another_change(self) -> None:
+        """The double has no clock, and says so by what it holds."""
+        disk = MemoryDisk()
+        found = []
+        for content in (b"one", b"one", b"two"):
+            disk.replace("a", [content])
+            found.append(disk.modified_ns("a"))
+        assert found[0] == found[1] != found[2]
+
     def test_a_crash_keeps_what_was_synced(self) -> None:
         """Of what was not synced a power cut takes all, or leaves any number of its first bytes."""
         disk = MemoryDisk()

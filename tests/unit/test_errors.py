@@ -32,16 +32,16 @@ def test_every_error_has_the_contracts_exit_code() -> None:
 
 
 def test_changed_lines_are_named_with_the_remedy() -> None:
-    """The first lines by number and custom_id, the count of all, and what to do."""
-    message = str(ChangedLines([(3, "a"), (9, "b\x1b[2J")], 12))
+    """The first lines by file, number and custom_id, the count of all, and what to do."""
+    message = str(ChangedLines([("a.jsonl line 3", "a"), ("b.jsonl line 9", "b\x1b[2J")], 12))
     assert message.startswith("12 line(s)")
-    assert "line 3 ('a'), line 9 ('b\\x1b[2J') and 10 more" in message
+    assert "a.jsonl line 3 ('a'), b.jsonl line 9 ('b\\x1b[2J') and 10 more" in message
     assert "--run-dir" in message
 
 
 def test_all_changed_lines_named_leaves_no_rest() -> None:
     """Where each changed line is named nothing is said of more."""
-    assert "more" not in str(ChangedLines([(3, "a")], 1))
+    assert "more" not in str(ChangedLines([("a.jsonl line 3", "a")], 1))
 
 
 def test_damage_is_named_by_file_and_byte() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import stat
@@ -20,6 +21,7 @@ from batchrunner.journal.files import RunFiles
 from batchrunner.journal.records import Finished
 from batchrunner.pricing import PriceTable
 from batchrunner.run_directory import MANIFEST, VERSION, Manifest, RunDirectory, read_status
+from batchrunner.sources import opened
 from batchrunner.status import Status, encode
 
 IDENTITY: list[list[str | int]] = [["/jobs.jsonl", 10, 1, 2]]
@@ -118,6 +120,30 @@ def test_prices_are_kept(open_directory: OpenDirectory) -> None:
     directory.keep_prices(prices)
     directory.close()
     assert begun(open_directory).prices == prices
+
+
+def test_what_was_copied_is_kept(tmp_path: Path, open_directory: OpenDirectory) -> None:
+    """The next start knows whose copy is where, whatever else it notes in the manifest; one that knows of none had none."""
+    gz = tmp_path / "jobs.gz"
+    gz.write_bytes(gzip.compress(b"{}\n"))
+
+    def start() -> tuple[RunDirectory, list[str]]:
+        directory, said = open_directory(), list[str]()
+        directory.begin(OPTIONS)
+        directory.keep_prices(PriceTable())
+        with opened([gz]) as sources, directory.copies.inputs(sources, spare_bytes=0, say=said.append) as inputs:
+            assert inputs.read(0, 9) == b"{}\n"
+        directory.close()
+        return directory, said
+
+    directory, said = start()
+    assert said == [f"{gz} is copied into the run directory, as input.jsonl."]
+    manifest = json.loads((directory.path / MANIFEST).read_text())
+    assert manifest["copies"]["input.jsonl"]["path"] == str(gz)
+    assert start()[1] == []
+    del manifest["copies"]
+    (directory.path / MANIFEST).write_text(json.dumps(manifest))
+    assert start()[1] == [f"{gz} is copied into the run directory, as input.2.jsonl."]
 
 
 @pytest.mark.parametrize(("first", "second"), [(OPTIONS, SIMULATED), (SIMULATED, OPTIONS)])
