@@ -124,7 +124,7 @@ class SuspendKey(msgspec.Struct, frozen=True):
 Outcome = Done | Failed | Again | Refused | StopAccount | SuspendKey
 
 
-class Attempts(msgspec.Struct, frozen=True):
+class Tries(msgspec.Struct, frozen=True):
     """How often a job has been tried: `spent` counts the attempt being judged."""
 
     spent: int
@@ -157,7 +157,7 @@ class SameError:
         return self._in_a_row >= HALT_IN_A_ROW or self._in_a_row == self._answers == HALT_AT_FIRST
 
 
-def classify(result: Reply | Failure, dialect: Dialect, attempts: Attempts, rng: random.Random, wall_ns: int) -> Outcome:
+def classify(result: Reply | Failure, dialect: Dialect, attempts: Tries, rng: random.Random, wall_ns: int) -> Outcome:
     """Judge one exchange.
 
     `rng` draws the backoff's jitter; `wall_ns` turns a Retry-After date into a duration where the reply has no Date.
@@ -175,7 +175,7 @@ def classify(result: Reply | Failure, dialect: Dialect, attempts: Attempts, rng:
     return _judge_error(result, attempts, rng, wall_ns)
 
 
-def _judge_error(reply: Reply, attempts: Attempts, rng: random.Random, wall_ns: int) -> Outcome:
+def _judge_error(reply: Reply, attempts: Tries, rng: random.Random, wall_ns: int) -> Outcome:
     """The server answered, and not with success."""
     error = read_error(reply.body)
     message = error.message or f"the server answered with status {reply.status}"
@@ -198,7 +198,7 @@ def _judge_error(reply: Reply, attempts: Attempts, rng: random.Random, wall_ns: 
     return Failed(code, message, AttemptResult.INVALID, Billing.NOT, permanent=True)
 
 
-def _judge_failure(failure: Failure, attempts: Attempts, rng: random.Random) -> Outcome:
+def _judge_failure(failure: Failure, attempts: Tries, rng: random.Random) -> Outcome:
     """No whole response came."""
     code = failure.kind.value
     billing = Billing.MAYBE if failure.sent else Billing.NOT
@@ -220,7 +220,7 @@ def _again(
     result: AttemptResult,
     billing: Billing,
     blames: Blame,
-    attempts: Attempts,
+    attempts: Tries,
     rng: random.Random,
 ) -> Again | Failed:
     if attempts.spent >= attempts.max:

@@ -17,7 +17,6 @@ from batchrunner.outcome import (
     NO_CONNECTION,
     TIMEOUTS,
     Again,
-    Attempts,
     Blame,
     Done,
     Failed,
@@ -26,6 +25,7 @@ from batchrunner.outcome import (
     ServerError,
     StopAccount,
     SuspendKey,
+    Tries,
     backoff_ns,
     classify,
     read_error,
@@ -33,8 +33,8 @@ from batchrunner.outcome import (
 )
 
 CHAT = dialect.URLS["/v1/chat/completions"]
-FIRST_OF_FIVE = Attempts(1, 5)
-LAST_OF_FIVE = Attempts(5, 5)
+FIRST_OF_FIVE = Tries(1, 5)
+LAST_OF_FIVE = Tries(5, 5)
 SUCCESS = json.dumps(
     {
         "model": "m",
@@ -44,7 +44,7 @@ SUCCESS = json.dumps(
 )
 
 
-def judge(result: Reply | Failure, attempts: Attempts = FIRST_OF_FIVE) -> Outcome:
+def judge(result: Reply | Failure, attempts: Tries = FIRST_OF_FIVE) -> Outcome:
     return classify(result, CHAT, attempts, random.Random(1), 0)
 
 
@@ -155,7 +155,7 @@ def test_every_timeout_is_called_one() -> None:
 @pytest.mark.parametrize("result", [reply(503), failure(FailureKind.READ), error(502, "upstream_error")])
 def test_row_attempts_spent(result: Reply | Failure) -> None:
     """The last attempt's failure is the job's: with its code and words, and retryable by --retry-failed."""
-    assert isinstance(judge(result, Attempts(4, 5)), Again)
+    assert isinstance(judge(result, Tries(4, 5)), Again)
     outcome = judge(result, LAST_OF_FIVE)
     assert isinstance(outcome, Failed)
     assert outcome.message.endswith("(attempt 5 of 5)")
@@ -164,7 +164,7 @@ def test_row_attempts_spent(result: Reply | Failure) -> None:
 
 def test_attempts_beyond_the_maximum_are_spent() -> None:
     """A job that has spent more than a maximum that was lowered since fails."""
-    assert isinstance(judge(reply(500), Attempts(7, 2)), Failed)
+    assert isinstance(judge(reply(500), Tries(7, 2)), Failed)
 
 
 def test_row_stale_connection_spends_nothing_once() -> None:
@@ -178,10 +178,10 @@ def test_row_stale_connection_spends_nothing_once() -> None:
 
 def test_row_stale_connection_the_second_time_is_a_read_failure() -> None:
     """A job that was sent back for a stale connection before spends an attempt on the next one."""
-    outcome = judge(failure(FailureKind.STALE), Attempts(1, 5, stale_before=True))
+    outcome = judge(failure(FailureKind.STALE), Tries(1, 5, stale_before=True))
     assert isinstance(outcome, Again)
     assert outcome.spends
-    assert isinstance(judge(failure(FailureKind.STALE), Attempts(1, 1, stale_before=True)), Failed)
+    assert isinstance(judge(failure(FailureKind.STALE), Tries(1, 1, stale_before=True)), Failed)
 
 
 def test_row_too_large_a_reply_fails_at_once() -> None:
