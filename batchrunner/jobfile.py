@@ -32,7 +32,6 @@ MAX_PRIORITY: Final = 1000
 
 MESSAGES_URL: Final = "/v1/messages"
 
-_BOM: Final = b"\xef\xbb\xbf"
 _LF: Final = 10
 _CHUNK_BYTES: Final = 1 << 18
 _FIRST_8_BYTES: Final = struct.Struct("<Q").unpack_from
@@ -116,9 +115,9 @@ class LineReader:
         number = self.lines
         start = self._offset
         line = readline(longest + 1)
-        if line.startswith(_BOM):
-            start += len(_BOM)
-            rest = line[len(_BOM) :]
+        rest = dialect.without_bom(line)
+        if len(rest) < len(line):
+            start += len(line) - len(rest)
             line = rest if rest.endswith(b"\n") else rest + readline(longest + 1 - len(rest))
         while line:
             number += 1

@@ -22,7 +22,7 @@ from datetime import UTC
 
 import msgspec
 
-from batchrunner.dialect import Dialect, Finish, ReplyFacts, is_json
+from batchrunner.dialect import Dialect, ReplyFacts, without_bom
 from batchrunner.events import AttemptResult, Billing
 from batchrunner.exchange import Failure, FailureKind, Reply
 
@@ -166,8 +166,6 @@ def classify(result: Reply | Failure, dialect: Dialect, attempts: Tries, rng: ra
         return _judge_failure(result, attempts, rng)
     if 200 <= result.status < 300:
         facts = dialect.read(result.body)
-        if facts is None and is_json(result.body):
-            facts = ReplyFacts(None, Finish.OTHER)  # not what the dialect promises, but an answer, and paid for
         if facts is not None:
             return Done(facts)
         message = f"the answer (status {result.status}, {len(result.body)} bytes) is not JSON"
@@ -247,7 +245,7 @@ _ERROR_BODY = msgspec.json.Decoder(_ErrorBody)
 def read_error(body: bytes) -> ServerError:
     """Code and message of an error body, in OpenAI's, Anthropic's or a proxy's spelling. Empty where it is none of them."""
     try:
-        decoded = _ERROR_BODY.decode(body)
+        decoded = _ERROR_BODY.decode(without_bom(body))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return ServerError()
     match decoded.error:

@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import Final
 
 from batchrunner.dialect import chat_completions, messages, responses
-from batchrunner.dialect.facts import BOM, Dialect, Finish, ReplyFacts, is_json
+from batchrunner.dialect.facts import Dialect, Finish, ReplyFacts
+from batchrunner.dialect.json_text import is_json, without_bom
 from batchrunner.job import Job
 
-__all__ = ["BOM", "URLS", "Dialect", "Finish", "ReplyFacts", "for_url", "is_json", "of"]
+__all__ = ["URLS", "Dialect", "Finish", "ReplyFacts", "for_url", "is_json", "of", "without_bom"]
 
 #: the paths that have a dialect
 URLS: Final[dict[str, Dialect]] = {

@@ -53,7 +53,7 @@ class ChatCompletions:
     def read(self, body: bytes) -> ReplyFacts | None:
         reply = facts.read_object(body)
         if reply is None:
-            return None
+            return facts.read_other(body)
         usage = facts.mapping(reply.get("usage"))
         finish, reason = facts.most_telling(_finish(choice) for choice in facts.mappings(reply.get("choices")))
         return ReplyFacts(

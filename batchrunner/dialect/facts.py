@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import enum
-import json
 from collections.abc import Iterable
-from typing import Any, Final, NoReturn, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
+from batchrunner.dialect.json_text import is_json, read_json, without_bom
 from batchrunner.job import RequestSize, Usage
 
 #: tokens; a larger figure in a reply is nonsense, a larger cap in a request is taken as this
 MAX_TOKENS: Final = 1_000_000_000
-
-
-#: some servers begin their JSON with it
-BOM: Final = b"\xef\xbb\xbf"
 
 
 class Finish(enum.StrEnum):
@@ -56,46 +51,22 @@ class Dialect(Protocol):
         ...
 
     def read(self, body: bytes) -> ReplyFacts | None:
-        """What a reply says; None where it is not a JSON object. Never raises."""
+        """What a reply says; None where it is no whole JSON, see `read_other`. Never raises."""
         ...
 
 
 def read_object(body: bytes) -> dict[str, Any] | None:
-    """A JSON object, or None where the bytes are none that can be read.
-
-    Grammar decides, not the values: an escaped half of a surrogate pair (a text cut in the middle of an emoji) and a number
-    past every range are JSON, and a reply that has them has been paid for. msgspec refuses them, so what it refuses is read
-    once more by the slower standard decoder. NaN is no JSON.
-    """
+    """A JSON object, or None where the bytes are none that can be read."""
     try:
-        value = _read(body.removeprefix(BOM))
+        value = read_json(without_bom(body))
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
 
-def is_json(body: bytes) -> bool:
-    """Whether the bytes are one whole JSON value, by the same grammar."""
-    try:
-        _read(body.removeprefix(BOM))
-    except (ValueError, RecursionError):
-        return False
-    return True
-
-
-def _read(body: bytes) -> object:
-    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return msgspec.json.decode(body)
-    return json.loads(body.decode(), parse_int=_bounded_int, parse_constant=_refuse)
-
-
-def _bounded_int(text: str) -> float:
-    """An integer as written, or as a float where it is past all that anyone counts. int() of many digits would raise."""
-    return int(text) if len(text) <= 300 else float(text)
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(constant)
+def read_other(body: bytes) -> ReplyFacts | None:
+    """What is known of a reply that is no object. Any whole JSON is an answer, and was paid for; None where it is none."""
+    return ReplyFacts(None, Finish.OTHER) if is_json(without_bom(body)) else None
 
 
 def count(value: object) -> int | None:

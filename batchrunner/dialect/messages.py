@@ -43,7 +43,7 @@ class Messages:
     def read(self, body: bytes) -> ReplyFacts | None:
         reply = facts.read_object(body)
         if reply is None:
-            return None
+            return facts.read_other(body)
         finish, reason = _finish(reply)
         return ReplyFacts(
             _usage(facts.mapping(reply.get("usage"))),

@@ -38,7 +38,7 @@ class Responses:
     def read(self, body: bytes) -> ReplyFacts | None:
         reply = facts.read_object(body)
         if reply is None:
-            return None
+            return facts.read_other(body)
         usage = facts.mapping(reply.get("usage"))
         finish, reason = _finish(reply)
         return ReplyFacts(

@@ -82,7 +82,18 @@ def test_row_2xx_with_any_json_is_a_success(body: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", ["", "{", "[1", "<html></html>", b"\xff\xfe", '{"a": NaN}', b"{\x00}\x00", b"\xff\xfe{\x00}\x00"]
+    "body",
+    [
+        "",
+        "{",
+        "[1",
+        "<html></html>",
+        b"\xff\xfe",
+        '{"a": NaN}',
+        b"{\x00}\x00",
+        b"\xff\xfe{\x00}\x00",
+        b"\xef\xbb\xbf\xef\xbb\xbf{}",
+    ],
 )
 def test_row_2xx_that_is_no_json_fails_at_once(body: str | bytes) -> None:
     """A whole 2xx of anything else fails without another attempt, and may have been billed."""
@@ -301,6 +312,11 @@ def test_error_bodies_that_are_no_json(body: bytes) -> None:
     """A proxy's page of HTML, nothing, or nonsense: no code and no words, and no exception."""
     assert read_error(body) == ServerError()
     assert isinstance(judge(reply(502, body)), Again)
+
+
+def test_an_error_behind_a_byte_order_mark_is_read() -> None:
+    """The mark is no part of what the server says."""
+    assert read_error(b'\xef\xbb\xbf{"error":{"code":"c","message":"m"}}') == ServerError("c", "m")
 
 
 def test_long_words_of_a_server_are_cut() -> None:
