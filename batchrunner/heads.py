@@ -35,7 +35,7 @@ class Heads:
     def head(self, job: Job) -> bytes:
         """The request's head. (That replies come uncompressed, the connection asks for itself.)"""
         headers = [("content-type", "application/json"), *_COMMON, *self._authentication]
-        if job.url == MESSAGES_URL:
+        if job.url == MESSAGES_URL or job.url.startswith(f"{MESSAGES_URL}/"):
             headers.append(("anthropic-version", ANTHROPIC_VERSION))
         return request_head("POST", self._origin.target(job.url), self._origin.authority, headers, len(job.body))
 

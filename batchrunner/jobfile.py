@@ -49,6 +49,8 @@ class BadLineCode(enum.StrEnum):
     INVALID_METHOD = "invalid_method"
     MISSING_URL = "missing_url"
     UNKNOWN_URL = "unknown_url"
+    READ_ONLY_URL = "read_only_url"
+    ASYNCHRONOUS_NOT_SUPPORTED = "asynchronous_not_supported"
     MISSING_BODY = "missing_body"
     INVALID_BODY = "invalid_body"
     STREAMING_NOT_SUPPORTED = "streaming_not_supported"
@@ -192,7 +194,7 @@ def _check_closely(raw: bytes) -> str:
 if TYPE_CHECKING:
     _Url = str
 else:
-    _Url = Literal[tuple(dialect.URLS)]
+    _Url = Literal[tuple(dialect.USUAL_URLS)]
 
 
 class _Head(msgspec.Struct, gc=False):
@@ -239,6 +241,7 @@ _decode_line = msgspec.json.Decoder(_Line).decode
 _decode_slices = msgspec.json.Decoder(_Slices).decode
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _CUSTOM_ID_REMEDY: Final = f"custom_id must be a string of 1 to {MAX_CUSTOM_ID_BYTES} bytes; give the job a short id of its own."
+_URL_REMEDY: Final = f"a path below /v1/, such as /v1/chat/completions, at most {dialect.MAX_URL_BYTES} bytes long"
 _EXTRAS_REMEDY: Final = (
     '"batchrun" takes account (a name), priority (an integer, '
     f"-{MAX_PRIORITY} to {MAX_PRIORITY}), max_attempts (1 or more) and timeout (seconds, above 0), and nothing else."
@@ -251,7 +254,7 @@ _FIELDS: Final[tuple[tuple[str, Any, BadLineCode, str], ...]] = (
         "url",
         msgspec.json.Decoder(str | None),
         BadLineCode.UNKNOWN_URL,
-        f"url must be a string, one of {', '.join(dialect.URLS)}.",
+        f"url must be a string: {_URL_REMEDY}.",
     ),
     ("body", msgspec.json.Decoder(_Head | None), BadLineCode.INVALID_BODY, "body must be a JSON object: the request to send."),
     (
@@ -290,11 +293,9 @@ def _refuse_nonsense(line: _Line) -> None:
                 BadLineCode.UNKNOWN_URL, f"params goes with {MESSAGES_URL} alone; use body for {_short(line.url or '')}."
             )
     elif line.url is None:
-        raise BadLineError(BadLineCode.MISSING_URL, f"the line has no url; add one of {', '.join(dialect.URLS)}.")
-    elif line.url not in dialect.URLS:
-        raise BadLineError(
-            BadLineCode.UNKNOWN_URL, f"url {_short(line.url)} cannot be run in a batch; use one of {', '.join(dialect.URLS)}."
-        )
+        raise BadLineError(BadLineCode.MISSING_URL, f"the line has no url; add {_URL_REMEDY}.")
+    else:
+        _refuse_url(line.url)
     if head.stream:
         raise _streaming()
     extras = line.batchrun
@@ -305,6 +306,25 @@ def _refuse_nonsense(line: _Line) -> None:
         and (extras.timeout is None or extras.timeout > 0)
     ):
         raise BadLineError(BadLineCode.INVALID_EXTRAS, _EXTRAS_REMEDY)
+
+
+def _refuse_url(url: str) -> None:
+    """Raise BadLineError where no batch can be made of a url."""
+    if not dialect.is_sound(url):
+        message = (
+            f"url {_short(url)} cannot be asked; it must be {_URL_REMEDY}: no host (--base-url names it), no query, no "
+            'fragment, no part that is empty, "." or "..", and percent-encoded where it is not plain ASCII.'
+        )
+        raise BadLineError(BadLineCode.UNKNOWN_URL, message)
+    if url in dialect.ASYNCHRONOUS_URLS:
+        message = (
+            f"{url} answers with the id of a job that must be polled and is kept for an hour: that is not supported yet, and "
+            "a batch would only collect ids that expire. Take the line out."
+        )
+        raise BadLineError(BadLineCode.ASYNCHRONOUS_NOT_SUPPORTED, message)
+    if dialect.is_read_only(url):
+        message = f"{url} is read with GET, and takes no request as a batch sends them; take the line out."
+        raise BadLineError(BadLineCode.READ_ONLY_URL, message)
 
 
 def _explain(raw: bytes) -> BadLineError:

@@ -51,7 +51,9 @@ def test_a_job_as_a_post() -> None:
 def test_messages_name_their_version() -> None:
     """The Messages endpoint is told which version of its shape is meant; the others are not."""
     assert read(heads(FIRST).head(job(MESSAGES)))[1]["anthropic-version"] == ANTHROPIC_VERSION
-    assert "anthropic-version" not in read(heads(FIRST).head(job()))[1]
+    assert read(heads(FIRST).head(job(MESSAGES + "/count_tokens")))[1]["anthropic-version"] == ANTHROPIC_VERSION
+    for url in (CHAT, "/v1/messagesmith", "/v1/search"):
+        assert "anthropic-version" not in read(heads(FIRST).head(job(url)))[1]
 
 
 def test_the_base_urls_own_path() -> None:
