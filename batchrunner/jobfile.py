@@ -13,10 +13,11 @@ Blank lines are counted as lines and otherwise skipped.
 from __future__ import annotations
 
 import enum
+import functools
 import hashlib
 import struct
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Protocol
+from typing import Annotated, Any, Final, Literal, Protocol
 
 import msgspec
 
@@ -173,6 +174,7 @@ def check(raw: bytes) -> str:
         if not raw.isascii():
             raw.decode()  # the decoder looks into no string that it is not asked for
         plain = _decode_plain(raw)
+        _refuse_url(plain.url)
         if plain.body.stream:
             raise _streaming()
         return plain.custom_id  # noqa: TRY300 - the hot path of indexing
@@ -191,12 +193,6 @@ def _check_closely(raw: bytes) -> str:
     return line.custom_id
 
 
-if TYPE_CHECKING:
-    _Url = str
-else:
-    _Url = Literal[tuple(dialect.USUAL_URLS)]
-
-
 class _Head(msgspec.Struct, gc=False):
     """As much of a body as says whether it can be run."""
 
@@ -208,7 +204,7 @@ class _PlainLine(msgspec.Struct, gc=False, forbid_unknown_fields=True):
 
     #: characters; no encoding of so few takes more bytes than the limit
     custom_id: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_CUSTOM_ID_BYTES // 4)]
-    url: _Url
+    url: str
     body: _Head
     method: Literal["POST"] = "POST"
 
@@ -308,6 +304,7 @@ def _refuse_nonsense(line: _Line) -> None:
         raise BadLineError(BadLineCode.INVALID_EXTRAS, _EXTRAS_REMEDY)
 
 
+@functools.lru_cache(maxsize=64)  # a file asks few urls, on many lines; a refusal is not kept
 def _refuse_url(url: str) -> None:
     """Raise BadLineError where no batch can be made of a url."""
     if not dialect.is_sound(url):

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from batchrunner.dialect.facts import Dialect, Finish, ReplyFacts
 from batchrunner.dialect.json_text import is_json, without_bom
-from batchrunner.dialect.urls import ASYNCHRONOUS_URLS, MAX_URL_BYTES, URLS, USUAL_URLS, for_url, is_read_only, is_sound, of
+from batchrunner.dialect.urls import ASYNCHRONOUS_URLS, MAX_URL_BYTES, URLS, for_url, is_read_only, is_sound, of
 
 __all__ = [
     "ASYNCHRONOUS_URLS",
     "MAX_URL_BYTES",
     "URLS",
-    "USUAL_URLS",
     "Dialect",
     "Finish",
     "ReplyFacts",

@@ -23,8 +23,6 @@ URLS: Final[dict[str, Dialect]] = {
     "/v1/reranks": reranks.DIALECT,
     "/v1/rerank": reranks.DIALECT,
 }
-#: paths that can be run, and that files are full of: a line's url is found among these at no cost
-USUAL_URLS: Final = (*URLS, "/v1/images/generations", "/v1/audio/speech", "/v1/search", "/v1/detect")
 #: answered with the id of a job that must be polled
 ASYNCHRONOUS_URLS: Final = frozenset({"/v1/videos/generations", "/v1/audio/transcriptions"})
 #: answer GET alone

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchrunner import dialect
-from batchrunner.dialect import ASYNCHRONOUS_URLS, MAX_URL_BYTES, USUAL_URLS, is_read_only, is_sound
+from batchrunner.dialect import ASYNCHRONOUS_URLS, MAX_URL_BYTES, URLS, is_read_only, is_sound
 from batchrunner.job import Job
 
 
@@ -33,7 +33,7 @@ def test_a_url_has_its_dialect(url: str, name: str) -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        *USUAL_URLS,
+        *URLS,
         *ASYNCHRONOUS_URLS,
         "/v1/x",
         "/v1/...",
@@ -112,15 +112,9 @@ def test_a_sound_url_is_one_line_of_visible_ascii_without_steps(anything: str, c
         ("/v1/modelsmith", False),
         ("/v1/account", False),
         ("/v1/x/models", False),
-        *((url, False) for url in USUAL_URLS),
+        *((url, False) for url in URLS),
     ],
 )
 def test_what_is_asked_with_get(url: str, read_only: bool) -> None:
     """Catalog, account, jobs and saved chats take no request of a batch."""
     assert is_read_only(url) == read_only
-
-
-def test_what_can_be_run_is_not_asynchronous() -> None:
-    """A usual url passes without a second look."""
-    assert ASYNCHRONOUS_URLS.isdisjoint(USUAL_URLS)
-    assert all(is_sound(url) and not is_read_only(url) for url in USUAL_URLS)
