@@ -5,8 +5,9 @@ A line is a job when it is a JSON object in UTF-8 of one of two shapes:
     {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": {...}}     OpenAI batch input
     {"custom_id": "a", "params": {...}}                                                    Anthropic, for /v1/messages
 
-`method` may be left out. A `batchrun` key holds the line's own wishes (`job.Extras`); other keys are ignored. Where a key
-stands twice, the last one counts, as in every common JSON reader. The body is kept byte for byte as written.
+`method` may be left out. `url` is a path below `/v1/` that answers a POST at once (`dialect.urls`). A `batchrun` key holds
+the line's own wishes (`job.Extras`); other keys are ignored. Where a key stands twice, the last one counts, as in every
+common JSON reader. The body is kept byte for byte as written.
 Blank lines are counted as lines and otherwise skipped.
 """
 
