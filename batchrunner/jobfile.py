@@ -33,6 +33,7 @@ MAX_CUSTOM_ID_BYTES: Final = 512
 MAX_PRIORITY: Final = 1000
 
 MESSAGES_URL: Final = "/v1/messages"
+RESPONSES_URL: Final = "/v1/responses"
 
 _LF: Final = 10
 _CHUNK_BYTES: Final = 1 << 18
@@ -176,8 +177,8 @@ def check(raw: bytes) -> str:
             raw.decode()  # the decoder looks into no string that it is not asked for
         plain = _decode_plain(raw)
         _refuse_url(plain.url)
-        if plain.body.stream:
-            raise _streaming()
+        if plain.body.stream or plain.body.background:
+            _refuse_manner(plain.body, plain.url)
         return plain.custom_id  # noqa: TRY300 - the hot path of indexing
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _check_closely(raw)
@@ -198,6 +199,7 @@ class _Head(msgspec.Struct, gc=False):
     """As much of a body as says whether it can be run."""
 
     stream: Any = None
+    background: Any = None
 
 
 class _PlainLine(msgspec.Struct, gc=False, forbid_unknown_fields=True):
@@ -264,12 +266,6 @@ _FIELDS: Final[tuple[tuple[str, Any, BadLineCode, str], ...]] = (
 )
 
 
-def _streaming() -> BadLineError:
-    return BadLineError(
-        BadLineCode.STREAMING_NOT_SUPPORTED, 'the body asks for a stream; remove "stream" from it: results are whole answers.'
-    )
-
-
 def _refuse_nonsense(line: _Line) -> None:
     """Raise BadLineError where a line of the right types asks for what cannot be done."""
     if not line.custom_id or len(line.custom_id.encode()) > MAX_CUSTOM_ID_BYTES:
@@ -293,8 +289,7 @@ def _refuse_nonsense(line: _Line) -> None:
         raise BadLineError(BadLineCode.MISSING_URL, f"the line has no url; add {_URL_REMEDY}.")
     else:
         _refuse_url(line.url)
-    if head.stream:
-        raise _streaming()
+    _refuse_manner(head, line.url)
     extras = line.batchrun
     if extras is not None and not (
         extras.account != ""
@@ -323,6 +318,19 @@ def _refuse_url(url: str) -> None:
     if dialect.is_read_only(url):
         message = f"{url} is read with GET, and takes no request as a batch sends them; take the line out."
         raise BadLineError(BadLineCode.READ_ONLY_URL, message)
+
+
+def _refuse_manner(head: _Head, url: str | None) -> None:
+    """Raise BadLineError where a body asks to be answered in pieces, or later."""
+    if head.stream:
+        message = 'the body asks for a stream; remove "stream" from it: results are whole answers.'
+        raise BadLineError(BadLineCode.STREAMING_NOT_SUPPORTED, message)
+    if head.background is True and url == RESPONSES_URL:
+        message = (
+            'the body asks for an answer in the background, and would be given an id to poll; remove "background" from it: '
+            "results are whole answers."
+        )
+        raise BadLineError(BadLineCode.ASYNCHRONOUS_NOT_SUPPORTED, message)
 
 
 def _explain(raw: bytes) -> BadLineError:

@@ -160,6 +160,8 @@ def test_a_stream_switched_off_is_no_stream(stream: bool | None) -> None:
         (line(url="/v1/playground/conversations"), "read_only_url"),
         (line(url="/v1/videos/generations"), "asynchronous_not_supported"),
         (line(url="/v1/audio/transcriptions"), "asynchronous_not_supported"),
+        (line(url="/v1/responses", body={"background": True}), "asynchronous_not_supported"),
+        (line(url="/v1/responses", body={"background": True}, note="x"), "asynchronous_not_supported"),
         (line(url="/v1/chat/completions/"), "unknown_url"),
         (line(url=["x"]), "unknown_url"),
         (b'{"custom_id":"a","url":"/v1/responses","params":{}}', "unknown_url"),
@@ -188,6 +190,14 @@ def test_a_stream_switched_off_is_no_stream(stream: bool | None) -> None:
 def test_a_bad_line_is_named_by_its_code(raw: bytes, code: str) -> None:
     """Each way of being wrong has one code of the closed set."""
     assert code_of(raw) == code
+
+
+@pytest.mark.parametrize(
+    ("url", "background"), [("/v1/responses", False), ("/v1/images/generations", "transparent"), ("/v1/any/thing", True)]
+)
+def test_a_background_that_is_no_wish_to_wait_is_let_through(url: str, background: object) -> None:
+    """The word means something else in other shapes."""
+    assert check(line(url=url, body={"background": background})) == "a"
 
 
 @pytest.mark.parametrize("url", ["/v1/embeddings", "/v1/completions", "/v1/reranks", "/v1/images/generations", "/v1/any/thing"])
