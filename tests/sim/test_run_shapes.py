@@ -33,13 +33,14 @@ ANSWERS: dict[str, bytes] = {
     "/v1/search": b'[{"title":"The moon"}]',
     "/v1/audio/speech": b"ID3\x04\x00\xff\xfb\x90",
 }
-#: dollars: one for a token read, ten for one written, a hundred for a call
+#: dollars: one for a token read, ten for one written, a hundred for a call, five for a picture
 PRICES = PriceTable.from_catalog(
     {
         "data": [
             {"id": "reads", "pricing": {"prompt": "1"}},
             {"id": "writes", "pricing": {"prompt": "1", "completion": "10"}},
             {"id": "draws", "pricing": {"request": "100"}},
+            {"id": "paints", "pricing": {"prompt": "0", "completion": "0", "image": "5"}},
         ]
     },
     fetched_at="1970-01-01T00:00:00Z",
@@ -66,10 +67,13 @@ LINES = {
     "text": line("text", "/v1/completions", "writes", prompt="How high is the moon?", max_tokens=2),
     "order": line("order", "/v1/reranks", "reads", query="moon", documents=["sun", "moon"]),
     "picture": line("picture", "/v1/images/generations", "draws", prompt="The moon"),
+    "painting": line("painting", "/v1/images/generations", "paints", prompt="The moon"),
     "array": line("array", "/v1/search", "draws", query="moon"),
     "sound": line("sound", "/v1/audio/speech", "draws", input="Hello."),
 }
-PAID = {"vector": 7, "text": 27, "order": 7, "picture": 100, "array": 100}
+#: nothing tells how many pictures a painting is billed as
+PAID = {"vector": 7, "text": 27, "order": 7, "picture": 100, "painting": None, "array": 100}
+PAID_USD = Decimal(241)
 
 
 @pytest.fixture
@@ -85,9 +89,9 @@ def billed(night: Night) -> dict[str, Decimal | None]:
 async def test_every_shape_is_answered_and_billed(autojump_clock: MockClock, night: Night) -> None:
     """A file may mix them all: whole JSON of any kind is a result, its bill exact; what is no JSON fails at once."""
     status = await night.run()
-    assert (status.state, status.completed, status.failed, status.attempts) == ("completed", 5, 1, 6)
+    assert (status.state, status.completed, status.failed, status.attempts) == ("completed", 6, 1, 7)
     assert billed(night) == PAID
-    assert status.billed_usd == sum(PAID.values())
+    assert (status.unpriced_attempts, status.billed_usd) == (1, PAID_USD)
     assert night.failures() == {"sound": "unreadable_reply"}
     assert night.maybe_billed() == {"sound"}
     assert status.maybe_billed_usd == 100
@@ -108,17 +112,17 @@ async def test_recovery_bills_every_shape_as_the_run_does(autojump_clock: MockCl
     night.disk = night.disk.crash(kept)
 
     status = await night.run()
-    assert (status.completed, status.failed, len(night.platform.asked)) == (5, 1, 6)
+    assert (status.completed, status.failed, len(night.platform.asked)) == (6, 1, 7)
     assert billed(night) == PAID
-    assert status.billed_usd == sum(PAID.values())
+    assert (status.unpriced_attempts, status.billed_usd) == (1, PAID_USD)
     assert status.maybe_billed_usd == 100
 
 
 async def test_a_cap_holds_back_what_it_cannot_pay_for(autojump_clock: MockClock, night: Night) -> None:
-    """Under --max-cost each shape is bounded: by what it reads, by what it may write, or by its call. All of it is sent."""
+    """Under --max-cost each shape is bounded, by what it reads, may write, or by its call; what nothing bounds is not sent."""
     status = await night.run(max_cost_usd=Decimal(1000))
-    assert (status.completed, status.failed) == (5, 1)
-    assert night.failures() == {"sound": "unreadable_reply"}
+    assert (status.completed, status.failed, status.billed_usd) == (5, 2, PAID_USD)
+    assert night.failures() == {"sound": "unreadable_reply", "painting": "price_unknown"}
 
 
 async def test_a_bill_that_was_not_seen_is_bounded_in_every_shape(autojump_clock: MockClock, night: Night) -> None:
