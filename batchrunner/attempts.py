@@ -181,7 +181,7 @@ class Attempts:
     async def _conclude(self, flight: _Flight, result: Reply | Failure, admission: Admission) -> None:
         job = flight.job
         history = self._parts.histories[job.number]
-        tries = outcome.Attempts(
+        tries = outcome.Tries(
             history.spent + 1, job.extras.max_attempts or self._parts.options.max_attempts, job.number in self._stale
         )
         verdict = outcome.classify(result, dialect.of(job), tries, self._parts.rng, self._parts.clock.wall_ns())

@@ -46,7 +46,7 @@ class Heads:
         `idempotency_key`: by which a server that honours it knows a repeat of a request whose end was not seen.
         """
         headers = [("content-type", "application/json"), *_COMMON, *self._own[key.number]]
-        if job.url == MESSAGES_URL and not self._names_version:
+        if not self._names_version and (job.url == MESSAGES_URL or job.url.startswith(f"{MESSAGES_URL}/")):
             headers.append((VERSION_HEADER, ANTHROPIC_VERSION))
         if idempotency_key is not None:
             headers.append(("idempotency-key", idempotency_key))

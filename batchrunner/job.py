@@ -52,12 +52,14 @@ class RequestSize(msgspec.Struct, frozen=True):
     model: str
     #: prompt tokens guessed from bytes; parts that bytes say nothing about (images, audio, files) are left out
     input_tokens: int
-    #: the body's own cap on output, times the choices asked for; None where it sets none
+    #: the body's own cap on output, times the choices asked for; None where it sets none, 0 where nothing is written
     output_cap_tokens: int | None
     #: holds parts whose tokens bytes cannot tell
     opaque_parts: bool = False
     #: answers asked for, each of which may be as long as the model allows
     choices: int = 1
+    #: its answer may hold what no usage counts and some models are billed by: pictures, seconds of sound
+    opaque_output: bool = False
 
 
 class Usage(msgspec.Struct, frozen=True):

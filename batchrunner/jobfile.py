@@ -5,18 +5,20 @@ A line is a job when it is a JSON object in UTF-8 of one of two shapes:
     {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": {...}}     OpenAI batch input
     {"custom_id": "a", "params": {...}}                                                    Anthropic, for /v1/messages
 
-`method` may be left out. A `batchrun` key holds the line's own wishes (`job.Extras`); other keys are ignored. Where a key
-stands twice, the last one counts, as in every common JSON reader. The body is kept byte for byte as written.
+`method` may be left out. `url` is a path below `/v1/` that answers a POST at once (`dialect.urls`). A `batchrun` key holds
+the line's own wishes (`job.Extras`); other keys are ignored. Where a key stands twice, the last one counts, as in every
+common JSON reader. The body is kept byte for byte as written.
 Blank lines are counted as lines and otherwise skipped.
 """
 
 from __future__ import annotations
 
 import enum
+import functools
 import hashlib
 import struct
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Protocol
+from typing import Annotated, Any, Final, Literal, Protocol
 
 import msgspec
 
@@ -31,8 +33,8 @@ MAX_CUSTOM_ID_BYTES: Final = 512
 MAX_PRIORITY: Final = 1000
 
 MESSAGES_URL: Final = "/v1/messages"
+RESPONSES_URL: Final = "/v1/responses"
 
-_BOM: Final = b"\xef\xbb\xbf"
 _LF: Final = 10
 _CHUNK_BYTES: Final = 1 << 18
 _FIRST_8_BYTES: Final = struct.Struct("<Q").unpack_from
@@ -50,6 +52,8 @@ class BadLineCode(enum.StrEnum):
     INVALID_METHOD = "invalid_method"
     MISSING_URL = "missing_url"
     UNKNOWN_URL = "unknown_url"
+    READ_ONLY_URL = "read_only_url"
+    ASYNCHRONOUS_NOT_SUPPORTED = "asynchronous_not_supported"
     MISSING_BODY = "missing_body"
     INVALID_BODY = "invalid_body"
     STREAMING_NOT_SUPPORTED = "streaming_not_supported"
@@ -116,9 +120,9 @@ class LineReader:
         number = self.lines
         start = self._offset
         line = readline(longest + 1)
-        if line.startswith(_BOM):
-            start += len(_BOM)
-            rest = line[len(_BOM) :]
+        rest = dialect.without_bom(line)
+        if len(rest) < len(line):
+            start += len(line) - len(rest)
             line = rest if rest.endswith(b"\n") else rest + readline(longest + 1 - len(rest))
         while line:
             number += 1
@@ -172,8 +176,9 @@ def check(raw: bytes) -> str:
         if not raw.isascii():
             raw.decode()  # the decoder looks into no string that it is not asked for
         plain = _decode_plain(raw)
-        if plain.body.stream:
-            raise _streaming()
+        _refuse_url(plain.url)
+        if plain.body.stream or plain.body.background:
+            _refuse_manner(plain.body, plain.url)
         return plain.custom_id  # noqa: TRY300 - the hot path of indexing
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _check_closely(raw)
@@ -190,16 +195,11 @@ def _check_closely(raw: bytes) -> str:
     return line.custom_id
 
 
-if TYPE_CHECKING:
-    _Url = str
-else:
-    _Url = Literal[tuple(dialect.URLS)]
-
-
 class _Head(msgspec.Struct, gc=False):
     """As much of a body as says whether it can be run."""
 
     stream: Any = None
+    background: Any = None
 
 
 class _PlainLine(msgspec.Struct, gc=False, forbid_unknown_fields=True):
@@ -207,7 +207,7 @@ class _PlainLine(msgspec.Struct, gc=False, forbid_unknown_fields=True):
 
     #: characters; no encoding of so few takes more bytes than the limit
     custom_id: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_CUSTOM_ID_BYTES // 4)]
-    url: _Url
+    url: str
     body: _Head
     method: Literal["POST"] = "POST"
 
@@ -240,6 +240,7 @@ _decode_line = msgspec.json.Decoder(_Line).decode
 _decode_slices = msgspec.json.Decoder(_Slices).decode
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _CUSTOM_ID_REMEDY: Final = f"custom_id must be a string of 1 to {MAX_CUSTOM_ID_BYTES} bytes; give the job a short id of its own."
+_URL_REMEDY: Final = f"a path below /v1/, such as /v1/chat/completions, at most {dialect.MAX_URL_BYTES} bytes long"
 _EXTRAS_REMEDY: Final = (
     '"batchrun" takes account (a name), priority (an integer, '
     f"-{MAX_PRIORITY} to {MAX_PRIORITY}), max_attempts (1 or more) and timeout (seconds, above 0), and nothing else."
@@ -252,7 +253,7 @@ _FIELDS: Final[tuple[tuple[str, Any, BadLineCode, str], ...]] = (
         "url",
         msgspec.json.Decoder(str | None),
         BadLineCode.UNKNOWN_URL,
-        f"url must be a string, one of {', '.join(dialect.URLS)}.",
+        f"url must be a string: {_URL_REMEDY}.",
     ),
     ("body", msgspec.json.Decoder(_Head | None), BadLineCode.INVALID_BODY, "body must be a JSON object: the request to send."),
     (
@@ -263,12 +264,6 @@ _FIELDS: Final[tuple[tuple[str, Any, BadLineCode, str], ...]] = (
     ),
     ("batchrun", msgspec.json.Decoder(Extras | None), BadLineCode.INVALID_EXTRAS, _EXTRAS_REMEDY),
 )
-
-
-def _streaming() -> BadLineError:
-    return BadLineError(
-        BadLineCode.STREAMING_NOT_SUPPORTED, 'the body asks for a stream; remove "stream" from it: results are whole answers.'
-    )
 
 
 def _refuse_nonsense(line: _Line) -> None:
@@ -291,13 +286,10 @@ def _refuse_nonsense(line: _Line) -> None:
                 BadLineCode.UNKNOWN_URL, f"params goes with {MESSAGES_URL} alone; use body for {_short(line.url or '')}."
             )
     elif line.url is None:
-        raise BadLineError(BadLineCode.MISSING_URL, f"the line has no url; add one of {', '.join(dialect.URLS)}.")
-    elif line.url not in dialect.URLS:
-        raise BadLineError(
-            BadLineCode.UNKNOWN_URL, f"url {_short(line.url)} cannot be run in a batch; use one of {', '.join(dialect.URLS)}."
-        )
-    if head.stream:
-        raise _streaming()
+        raise BadLineError(BadLineCode.MISSING_URL, f"the line has no url; add {_URL_REMEDY}.")
+    else:
+        _refuse_url(line.url)
+    _refuse_manner(head, line.url)
     extras = line.batchrun
     if extras is not None and not (
         extras.account != ""
@@ -306,6 +298,39 @@ def _refuse_nonsense(line: _Line) -> None:
         and (extras.timeout is None or extras.timeout > 0)
     ):
         raise BadLineError(BadLineCode.INVALID_EXTRAS, _EXTRAS_REMEDY)
+
+
+@functools.lru_cache(maxsize=64)  # a file asks few urls, on many lines; a refusal is not kept
+def _refuse_url(url: str) -> None:
+    """Raise BadLineError where no batch can be made of a url."""
+    if not dialect.is_sound(url):
+        message = (
+            f"url {_short(url)} cannot be asked; it must be {_URL_REMEDY}: no host (--base-url names it), no query, no "
+            'fragment, no part that is empty, "." or "..", and percent-encoded where it is not plain ASCII.'
+        )
+        raise BadLineError(BadLineCode.UNKNOWN_URL, message)
+    if url in dialect.ASYNCHRONOUS_URLS:
+        message = (
+            f"{url} answers with the id of a job that must be polled and is kept for an hour: that is not supported yet, and "
+            "a batch would only collect ids that expire. Take the line out."
+        )
+        raise BadLineError(BadLineCode.ASYNCHRONOUS_NOT_SUPPORTED, message)
+    if dialect.is_read_only(url):
+        message = f"{url} is read with GET, and takes no request as a batch sends them; take the line out."
+        raise BadLineError(BadLineCode.READ_ONLY_URL, message)
+
+
+def _refuse_manner(head: _Head, url: str | None) -> None:
+    """Raise BadLineError where a body asks to be answered in pieces, or later."""
+    if head.stream:
+        message = 'the body asks for a stream; remove "stream" from it: results are whole answers.'
+        raise BadLineError(BadLineCode.STREAMING_NOT_SUPPORTED, message)
+    if head.background is True and url == RESPONSES_URL:
+        message = (
+            'the body asks for an answer in the background, and would be given an id to poll; remove "background" from it: '
+            "results are whole answers."
+        )
+        raise BadLineError(BadLineCode.ASYNCHRONOUS_NOT_SUPPORTED, message)
 
 
 def _explain(raw: bytes) -> BadLineError:

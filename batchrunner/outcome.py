@@ -21,7 +21,7 @@ from datetime import UTC
 
 import msgspec
 
-from batchrunner.dialect import BOM, Dialect, Finish, ReplyFacts, is_json
+from batchrunner.dialect import Dialect, ReplyFacts, without_bom
 from batchrunner.events import AttemptResult, Billing
 from batchrunner.exchange import Failure, FailureKind, Reply
 
@@ -142,7 +142,7 @@ class SuspendKey(msgspec.Struct, frozen=True):
 Outcome = Done | Failed | Again | Refused | StopAccount | SuspendKey
 
 
-class Attempts(msgspec.Struct, frozen=True):
+class Tries(msgspec.Struct, frozen=True):
     """How often a job has been tried: `spent` counts the attempt being judged."""
 
     spent: int
@@ -175,7 +175,7 @@ class SameError:
         return self._in_a_row >= HALT_IN_A_ROW or self._in_a_row == self._answers == HALT_AT_FIRST
 
 
-def classify(result: Reply | Failure, dialect: Dialect, attempts: Attempts, rng: random.Random, wall_ns: int) -> Outcome:
+def classify(result: Reply | Failure, dialect: Dialect, attempts: Tries, rng: random.Random, wall_ns: int) -> Outcome:
     """Judge one exchange.
 
     `rng` draws the backoff's jitter; `wall_ns` turns a Retry-After date into a duration where the reply has no Date.
@@ -184,8 +184,6 @@ def classify(result: Reply | Failure, dialect: Dialect, attempts: Attempts, rng:
         return _judge_failure(result, attempts, rng)
     if 200 <= result.status < 300:
         facts = dialect.read(result.body)
-        if facts is None and is_json(result.body):
-            facts = ReplyFacts(None, Finish.OTHER)  # not what the dialect promises, but an answer, and paid for
         if facts is not None and facts.usage is None and _is_error(result.body):
             return _judge_error(result, attempts, rng, wall_ns)
         if facts is not None:
@@ -195,7 +193,7 @@ def classify(result: Reply | Failure, dialect: Dialect, attempts: Attempts, rng:
     return _judge_error(result, attempts, rng, wall_ns)
 
 
-def _judge_error(reply: Reply, attempts: Attempts, rng: random.Random, wall_ns: int) -> Outcome:
+def _judge_error(reply: Reply, attempts: Tries, rng: random.Random, wall_ns: int) -> Outcome:
     """The server answered, and not with success. Where its status promised one, the attempt may have been billed."""
     error = read_error(reply.body)
     message = error.message or f"the server answered with status {reply.status}"
@@ -221,7 +219,7 @@ def _judge_error(reply: Reply, attempts: Attempts, rng: random.Random, wall_ns: 
     return Failed(code, message, AttemptResult.INVALID, billing, permanent=True)
 
 
-def _judge_failure(failure: Failure, attempts: Attempts, rng: random.Random) -> Outcome:
+def _judge_failure(failure: Failure, attempts: Tries, rng: random.Random) -> Outcome:
     """No whole response came."""
     code = failure.kind.value
     billing = Billing.MAYBE if failure.sent else Billing.NOT
@@ -240,15 +238,13 @@ def _judge_failure(failure: Failure, attempts: Attempts, rng: random.Random) -> 
     return Again(after_ns, code, failure.message, result, billing, Blame.SERVER, refundable=refundable)
 
 
-def exhausted(verdict: Again, attempts: Attempts) -> Failed | None:
+def exhausted(verdict: Again, attempts: Tries) -> Failed | None:
     """The end of a job whose attempt was its last; None where it has more."""
     if attempts.spent < attempts.max:
         return None
-    count = (
-        f"attempt {attempts.spent} of {attempts.max}" if attempts.spent == attempts.max else f"after {attempts.spent} attempts"
-    )
-    tried = f"{verdict.message} ({count})"
-    return Failed(verdict.code, tried, verdict.result, verdict.billing, permanent=False)
+    over = attempts.spent > attempts.max
+    count = f"after {attempts.spent} attempts" if over else f"attempt {attempts.spent} of {attempts.max}"
+    return Failed(verdict.code, f"{verdict.message} ({count})", verdict.result, verdict.billing, permanent=False)
 
 
 def backoff_ns(spent: int, rng: random.Random) -> int:
@@ -293,7 +289,7 @@ def _is_error(body: bytes) -> bool:
 def _envelope(body: bytes) -> _ErrorBody:
     """An error's body; an empty one where it is nothing of the kind."""
     try:
-        return _ERROR_BODY.decode(body.removeprefix(BOM))
+        return _ERROR_BODY.decode(without_bom(body))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _ErrorBody()
 

@@ -35,12 +35,14 @@ _NO_TOOLS: Final[Mapping[str, int]] = {}
 
 #: parts of a price that token replies are billed by
 _COMPONENTS: Final = ("prompt", "completion", "input_cache_read", "request")
-#: parts for what such a reply does not hold; tools are priced by row and only count where one fired
-_BESIDE: Final = frozenset(
+#: parts for what a reply of text does not hold, and what no reply counts
+_BEYOND_TOKENS: Final = frozenset(
     {"image", "image_output", "audio", "video", "video-second", "video_second", "audio-second", "audio_second"}
-    | {"tool-call", "tool_call", "web_search"}
 )
+#: tools are priced by row and only count where one fired
+_BESIDE: Final = _BEYOND_TOKENS | {"tool-call", "tool_call", "web_search"}
 _TOKEN_UNITS: Final = frozenset({"token", "tokens", "per_token", "request", "per_request"})
+_ROW_PRICES: Final = ("price", "amount", "usd")
 _TOOL_UNITS: Final = frozenset({"tool-call", "tool_call", "call", "tool"})
 
 _UPPER: Final = ("max_context", "up_to", "max_input_tokens", "max_prompt_tokens", "context_length", "context_window")
@@ -69,11 +71,18 @@ class ModelPrice(msgspec.Struct, frozen=True):
     #: USD a call, by tool
     tools: dict[str, Decimal] = {}
     max_output_tokens: int | None = None
+    #: pictures, seconds or the like have a price too
+    beyond_tokens: bool = False
 
     @property
     def tokens_are_free(self) -> bool:
         """Whether a request costs the same, however long it is."""
         return len(self.tiers) == 1 and not any((self.tiers[0].prompt, self.tiers[0].completion, self.tiers[0].input_cache_read))
+
+    @property
+    def output_is_free(self) -> bool:
+        """Whether nothing that is written costs anything."""
+        return bool(self.tiers) and not self.beyond_tokens and all(tier.completion == 0 for tier in self.tiers)
 
     def tier(self, input_tokens: int) -> Tier | None:
         """The tier for a request of so many input tokens; None past the last one's end."""
@@ -109,13 +118,16 @@ class PriceTable(msgspec.Struct, frozen=True):
             found = [_entry(model, pricing) for model, pricing in found.items()]
         return cls.from_catalog(found, fetched_at=changed_at)
 
-    def cost(self, model: str, usage: Usage | None, tool_usage: Mapping[str, int] = _NO_TOOLS) -> Decimal | None:
+    def cost(
+        self, model: str, usage: Usage | None, tool_usage: Mapping[str, int] = _NO_TOOLS, *, opaque: bool = False
+    ) -> Decimal | None:
         """USD for one answer, exact; None where any part of it has no known price. `tool_usage` is calls by tool.
 
-        Without usage (None) only a model whose tokens are free has a known cost.
+        Without usage (None) only a model whose tokens are free has a known cost; for an `opaque` answer, which may hold more
+        than tokens, only one that is billed by nothing else.
         """
         price = self.prices.get(model)
-        if price is None or (usage is None and not price.tokens_are_free):
+        if price is None or (usage is None and not price.tokens_are_free) or (opaque and price.beyond_tokens):
             return None
         usage = usage or Usage(0, 0)
         tier = price.tier(usage.input_tokens)
@@ -134,19 +146,25 @@ class PriceTable(msgspec.Struct, frozen=True):
     def output_bound(self, size: RequestSize) -> int | None:
         """The most output tokens that a request can be billed for: its own cap, else the model's for each choice.
 
-        None where neither is known.
+        None where neither is known, and where the model may bill the answer by more than tokens: then no number bounds it.
         """
+        price = self.prices.get(size.model)
+        if size.opaque_output and price is not None and price.beyond_tokens:
+            return None
         if size.output_cap_tokens is not None:
             return size.output_cap_tokens
-        price = self.prices.get(size.model)
         return None if price is None or price.max_output_tokens is None else price.max_output_tokens * size.choices
 
     def ceiling(self, model: str, input_tokens: int, output_bound_tokens: int | None) -> Decimal | None:
         """USD that one request may cost at most: nothing cached, and all the output that it may take.
 
-        None where the price is not known, or no bound on the output.
+        None where the price is not known, or no bound on an output that costs something.
         """
-        return None if output_bound_tokens is None else self.cost(model, Usage(input_tokens, output_bound_tokens))
+        if output_bound_tokens is None:
+            price = self.prices.get(model)
+            if price is None or not price.output_is_free:
+                return None
+        return self.cost(model, Usage(input_tokens, output_bound_tokens or 0))
 
 
 def _total(parts: list[tuple[int, Decimal | None]]) -> Decimal | None:
@@ -196,9 +214,9 @@ def _entry(model: str, pricing: object) -> dict[str, Any]:
 
 def model_price(entry: Mapping[str, Any]) -> ModelPrice:
     """What a catalog entry says about its price; without tiers where that cannot be understood."""
-    pricing = entry.get("pricing")
-    tiers = _tiers(pricing if isinstance(pricing, list) else [pricing])
-    return ModelPrice(tiers, _tools(entry.get("pricing_rows")), token_count(entry.get("max_output_tokens")))
+    pricing, rows = entry.get("pricing"), entry.get("pricing_rows")
+    parts = pricing if isinstance(pricing, list) else [pricing]
+    return ModelPrice(_tiers(parts), _tools(rows), token_count(entry.get("max_output_tokens")), _beyond_tokens(parts, rows))
 
 
 def token_count(value: object) -> int | None:
@@ -285,13 +303,24 @@ def _bound(entry: dict[str, Any], names: tuple[str, ...]) -> int | None:
     return next((bound for name in names if (bound := token_count(entry.get(name))) is not None), None)
 
 
+def _beyond_tokens(parts: list[Any], rows: object) -> bool:
+    """Whether a part or a row prices, at more than nothing, what is neither token, request nor tool."""
+    prices = [part[key] for part in parts if isinstance(part, dict) for key in _BEYOND_TOKENS & part.keys()]
+    prices += [
+        next((row[key] for key in _ROW_PRICES if key in row), row)
+        for row in (rows if isinstance(rows, list) else ())
+        if isinstance(row, dict) and str(row.get("unit")) not in _TOKEN_UNITS | _TOOL_UNITS
+    ]
+    return any(price is not None and price_of(price) != 0 for price in prices)
+
+
 def _tools(rows: object) -> dict[str, Decimal]:
     """USD a call by tool, from rows such as {"unit": "tool-call", "name": "web_search", "price": "0.01"}."""
     tools: dict[str, Decimal] = {}
     for row in rows if isinstance(rows, list) else ():
         if isinstance(row, dict) and str(row.get("unit")) in _TOOL_UNITS and row.get("currency", "USD") == "USD":
             name = next((row[key] for key in ("tool", "name", "id", "label") if isinstance(row.get(key), str)), None)
-            amount = next((price for key in ("price", "amount", "usd") if (price := price_of(row.get(key))) is not None), None)
+            amount = next((price for key in _ROW_PRICES if (price := price_of(row.get(key))) is not None), None)
             if name is not None and amount is not None:
                 tools[name] = amount
     return tools

@@ -12,7 +12,7 @@ from batchrunner.admission import Admission, Backoff, Due, Held, Ticket
 from batchrunner.breaker import NS, Refunds
 from batchrunner.health import OFFLINE_NS, Health, Request
 from batchrunner.keyring import Use
-from batchrunner.outcome import Again, Attempts, Blame, Done, Failed, Outcome, SuspendKey
+from batchrunner.outcome import Again, Blame, Done, Failed, Outcome, SuspendKey, Tries
 from batchrunner.parts import Parts
 
 
@@ -62,7 +62,7 @@ class Resilience:
         self._health.sent(_request(ticket))
         return self._keys.choose(ticket.sent_ns)
 
-    def failed(self, ticket: Ticket, verdict: Again, attempts: Attempts, admission: Admission) -> Again | Failed:
+    def failed(self, ticket: Ticket, verdict: Again, attempts: Tries, admission: Admission) -> Again | Failed:
         """Note a failure that another attempt may mend; what it comes to, with circuits and attempts considered.
 
         A job whose attempts are spent ends here, but not while an outage may just be beginning: the circuit will tell.

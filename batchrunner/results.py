@@ -12,13 +12,12 @@ and reading must not cost more than the disk does.
 
 from __future__ import annotations
 
-import json
 import re
-from typing import Final, NoReturn
+from typing import Final
 
 import msgspec
 
-from batchrunner.dialect import BOM
+from batchrunner.dialect import is_json, without_bom
 from batchrunner.exchange import Reply
 from batchrunner.job import BadLine
 
@@ -127,18 +126,6 @@ def read_line(raw: bytes) -> FinalLine | None:
     return FinalLine(identity, custom_id, raw, found.end())
 
 
-def is_json(data: bytes) -> bool:
-    """Whether `data` is one JSON text in UTF-8, by the grammar: `NaN` is none, an escaped lone surrogate is."""
-    try:
-        data.decode()
-        msgspec.json.decode(data, type=msgspec.Raw)
-    except UnicodeDecodeError:
-        return False
-    except (msgspec.DecodeError, RecursionError):
-        return _is_json_by_grammar(data)
-    return True
-
-
 def request_id(reply: Reply) -> str | None:
     """The server's own name for the exchange, from its headers."""
     return next((value for name in REQUEST_ID_HEADERS if (value := reply.header(name)) is not None), None)
@@ -160,7 +147,7 @@ def _response(reply: Reply) -> bytes:
 
 
 def _on_one_line(body: bytes) -> bytes:
-    body = body.removeprefix(BOM)
+    body = without_bom(body)
     if not is_json(body):
         return _encode(body.decode("utf-8", "replace"))
     if b"\n" in body or b"\r" in body:  # JSON allows them only between tokens
@@ -170,16 +157,3 @@ def _on_one_line(body: bytes) -> bytes:
 
 def _error(code: str, message: str) -> bytes:
     return _encode({"code": clean(code), "message": clean(message)})
-
-
-def _is_json_by_grammar(data: bytes) -> bool:
-    """The slow way, for what msgspec refuses without its being wrong: lone surrogates written as escapes."""
-    try:
-        json.loads(data.decode(), parse_constant=_refuse, parse_int=str, parse_float=str)  # bytes may be taken for UTF-16
-    except (ValueError, RecursionError):
-        return False
-    return not data.startswith(b"\xef\xbb\xbf")
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(constant)

@@ -59,7 +59,7 @@ class Spending:
 
     def billed(self, job: Job, size: RequestSize, facts: ReplyFacts) -> Charge:
         """The charge of an attempt whose reply came whole."""
-        amount = self._prices.cost(size.model, facts.usage, facts.tool_usage)
+        amount = self._prices.cost(size.model, facts.usage, facts.tool_usage, opaque=facts.opaque)
         return Charge.billed(size.model, job.url, facts.usage, amount, bound=self._ceiling(size))
 
     def maybe(self, job: Job, size: RequestSize) -> Charge:

@@ -225,11 +225,10 @@ def _tariff(inputs: Inputs, index: Index, prices: PriceTable) -> Tariff:
         return job.url, dialect.of(job).size(job.body).model
 
     def facts(endpoint: str, body: bytes) -> dialect.ReplyFacts | None:
-        shape = dialect.for_url(endpoint)
-        return None if shape is None else shape.read(body)
+        return dialect.for_url(endpoint).read(body)
 
     def price(model: str, facts: Facts) -> Decimal | None:
-        return prices.cost(model, facts.usage, facts.tool_usage)
+        return prices.cost(model, facts.usage, facts.tool_usage, opaque=facts.opaque)
 
     return Tariff(request=request, facts=facts, price=price, ceiling=prices.ceiling)
 

@@ -1,32 +1,26 @@
 """Request shapes: what a body asks for, and what its answer says it took. One module per shape.
 
-`for_url` finds a job's dialect; a url without one cannot be run in a batch. Both directions are read tolerantly: a field of
+`for_url` finds a url's dialect; whatever has none of its own is `generic`. Both directions are read tolerantly: a field of
 the wrong type counts as absent, and nothing that stands in a body or a reply raises.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from batchrunner.dialect.facts import Dialect, Finish, ReplyFacts
+from batchrunner.dialect.json_text import is_json, without_bom
+from batchrunner.dialect.urls import ASYNCHRONOUS_URLS, MAX_URL_BYTES, URLS, for_url, is_read_only, is_sound, of
 
-from batchrunner.dialect import chat_completions, messages, responses
-from batchrunner.dialect.facts import BOM, Dialect, Finish, ReplyFacts, is_json
-from batchrunner.job import Job
-
-__all__ = ["BOM", "URLS", "Dialect", "Finish", "ReplyFacts", "for_url", "is_json", "of"]
-
-#: the paths that have a dialect
-URLS: Final[dict[str, Dialect]] = {
-    "/v1/chat/completions": chat_completions.DIALECT,
-    "/v1/responses": responses.DIALECT,
-    "/v1/messages": messages.DIALECT,
-}
-
-
-def for_url(url: str) -> Dialect | None:
-    """The dialect of a job's url, or None."""
-    return URLS.get(url)
-
-
-def of(job: Job) -> Dialect:
-    """The dialect of a job whose url was checked when its line was read."""
-    return URLS[job.url]
+__all__ = [
+    "ASYNCHRONOUS_URLS",
+    "MAX_URL_BYTES",
+    "URLS",
+    "Dialect",
+    "Finish",
+    "ReplyFacts",
+    "for_url",
+    "is_json",
+    "is_read_only",
+    "is_sound",
+    "of",
+    "without_bom",
+]

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from batchrunner.dialect import facts
+from batchrunner.dialect import facts, usage
 from batchrunner.dialect.facts import Finish, ReplyFacts
 from batchrunner.dialect.size import input_tokens
 from batchrunner.job import RequestSize
@@ -20,19 +20,6 @@ class _Request(msgspec.Struct, gc=False):
 
 
 _decode = msgspec.json.Decoder(_Request).decode
-
-_FINISH: Final = {
-    "length": Finish.LENGTH,
-    "max_tokens": Finish.LENGTH,
-    "content_filter": Finish.REFUSAL,
-    "refusal": Finish.REFUSAL,
-    "tool_calls": Finish.TOOL,
-    "function_call": Finish.TOOL,
-    "tool_use": Finish.TOOL,
-    "stop": Finish.STOP,
-    "end_turn": Finish.STOP,
-    "eos": Finish.STOP,
-}
 
 
 class ChatCompletions:
@@ -53,30 +40,21 @@ class ChatCompletions:
     def read(self, body: bytes) -> ReplyFacts | None:
         reply = facts.read_object(body)
         if reply is None:
-            return None
-        usage = facts.mapping(reply.get("usage"))
+            return facts.read_other(body)
         finish, reason = facts.most_telling(_finish(choice) for choice in facts.mappings(reply.get("choices")))
         return ReplyFacts(
-            facts.usage_of(
-                usage.get("prompt_tokens"),
-                usage.get("completion_tokens"),
-                (
-                    facts.mapping(usage.get("prompt_tokens_details")).get("cached_tokens"),
-                    facts.mapping(usage.get("completion_tokens_details")).get("reasoning_tokens"),
-                ),
-                usage.get("total_tokens"),
-            ),
+            usage.by_prompt(reply),
             finish,
             reason,
             facts.string(reply.get("model")),
-            facts.tool_usage_of(reply),
+            usage.tool_usage_of(reply),
         )
 
 
 def _finish(choice: dict[str, Any]) -> tuple[Finish, str | None]:
     reason = facts.string(choice.get("finish_reason"))
     message = facts.mapping(choice.get("message"))
-    finish = _FINISH.get((reason or "").lower(), Finish.OTHER)
+    finish = facts.FINISH_REASONS.get((reason or "").lower(), Finish.OTHER)
     if finish in (Finish.LENGTH, Finish.REFUSAL, Finish.TOOL):
         return finish, reason
     if facts.has_text(message.get("refusal")):

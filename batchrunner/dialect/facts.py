@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import enum
-import json
 from collections.abc import Iterable
-from typing import Any, Final, NoReturn, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
+from batchrunner.dialect.json_text import is_json, read_json, without_bom
 from batchrunner.job import RequestSize, Usage
 
 #: tokens; a larger figure in a reply is nonsense, a larger cap in a request is taken as this
 MAX_TOKENS: Final = 1_000_000_000
-
-
-#: some servers begin their JSON with it
-BOM: Final = b"\xef\xbb\xbf"
 
 
 class Finish(enum.StrEnum):
@@ -29,6 +24,21 @@ class Finish(enum.StrEnum):
     TOOL = "tool"
     EMPTY = "empty"  # ended as it should, but holds neither text nor a call
     OTHER = "other"
+
+
+#: OpenAI's words for how a choice ended, and those that compatible servers have in their place
+FINISH_REASONS: Final = {
+    "length": Finish.LENGTH,
+    "max_tokens": Finish.LENGTH,
+    "content_filter": Finish.REFUSAL,
+    "refusal": Finish.REFUSAL,
+    "tool_calls": Finish.TOOL,
+    "function_call": Finish.TOOL,
+    "tool_use": Finish.TOOL,
+    "stop": Finish.STOP,
+    "end_turn": Finish.STOP,
+    "eos": Finish.STOP,
+}
 
 
 class ReplyFacts(msgspec.Struct, frozen=True):
@@ -43,6 +53,8 @@ class ReplyFacts(msgspec.Struct, frozen=True):
     model: str | None = None
     #: calls by tool that the platform ran on its side and bills beside the tokens
     tool_usage: dict[str, int] = {}
+    #: may hold what no usage counts and some models are billed by: pictures, seconds of sound
+    opaque: bool = False
 
 
 class Dialect(Protocol):
@@ -56,46 +68,22 @@ class Dialect(Protocol):
         ...
 
     def read(self, body: bytes) -> ReplyFacts | None:
-        """What a reply says; None where it is not a JSON object. Never raises."""
+        """What a reply says; None where it is no whole JSON, see `read_other`. Never raises."""
         ...
 
 
 def read_object(body: bytes) -> dict[str, Any] | None:
-    """A JSON object, or None where the bytes are none that can be read.
-
-    Grammar decides, not the values: an escaped half of a surrogate pair (a text cut in the middle of an emoji) and a number
-    past every range are JSON, and a reply that has them has been paid for. msgspec refuses them, so what it refuses is read
-    once more by the slower standard decoder. NaN is no JSON.
-    """
+    """A JSON object, or None where the bytes are none that can be read."""
     try:
-        value = _read(body.removeprefix(BOM))
+        value = read_json(without_bom(body))
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
 
-def is_json(body: bytes) -> bool:
-    """Whether the bytes are one whole JSON value, by the same grammar."""
-    try:
-        _read(body.removeprefix(BOM))
-    except (ValueError, RecursionError):
-        return False
-    return True
-
-
-def _read(body: bytes) -> object:
-    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return msgspec.json.decode(body)
-    return json.loads(body.decode(), parse_int=_bounded_int, parse_constant=_refuse)
-
-
-def _bounded_int(text: str) -> float:
-    """An integer as written, or as a float where it is past all that anyone counts. int() of many digits would raise."""
-    return int(text) if len(text) <= 300 else float(text)
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(constant)
+def read_other(body: bytes, *, opaque: bool = False) -> ReplyFacts | None:
+    """What is known of a reply that is no object. Any whole JSON is an answer, and was paid for; None where it is none."""
+    return ReplyFacts(None, Finish.OTHER, opaque=opaque) if is_json(without_bom(body)) else None
 
 
 def count(value: object) -> int | None:
@@ -127,35 +115,6 @@ def has_text(value: object) -> bool:
     """Whether a content field says anything: a string, or parts with a `text`, that are more than white space."""
     texts = [value] if isinstance(value, str) else [part.get("text") for part in mappings(value)]
     return any(isinstance(text, str) and text and not text.isspace() for text in texts)
-
-
-def usage_of(
-    input_tokens: object, output_tokens: object, details: tuple[object, object], total_tokens: object = None
-) -> Usage | None:
-    """Usage from the fields of a reply whose input includes cached tokens; `details` are cached and reasoning tokens.
-
-    Missing details count as 0. None where input or output is missing, where a figure is no number of tokens, or where more
-    was cached than read: a wrong figure would become a wrong amount. Where a total shows that the server keeps
-    reasoning apart from its output, it is added.
-    """
-    taken = count(input_tokens)
-    given = count(output_tokens)
-    cached = 0 if details[0] is None else count(details[0])
-    reasoning = 0 if details[1] is None else count(details[1])
-    if taken is None or given is None or cached is None or reasoning is None or cached > taken:
-        return None
-    if reasoning and count(total_tokens) == taken + given + reasoning:
-        given += reasoning
-    return Usage(taken, given, cached, min(reasoning, given))
-
-
-def tool_usage_of(reply: dict[str, Any]) -> dict[str, int]:
-    """Calls by tool that the platform bills beside the tokens: the reply's own map, or its usage's or metadata's."""
-    for place in (reply, mapping(reply.get("usage")), mapping(reply.get("metadata"))):
-        fired = {tool: calls for tool, value in mapping(place.get("tool_usage")).items() if (calls := count(value))}
-        if fired:
-            return fired
-    return {}
 
 
 #: where several answers came in one reply, the one that people should look at names the whole

@@ -6,10 +6,10 @@ from typing import Any, Final
 
 import msgspec
 
-from batchrunner.dialect import facts
+from batchrunner.dialect import facts, usage
 from batchrunner.dialect.facts import Finish, ReplyFacts
 from batchrunner.dialect.size import input_tokens
-from batchrunner.job import RequestSize, Usage
+from batchrunner.job import RequestSize
 
 
 class _Request(msgspec.Struct, gc=False):
@@ -43,26 +43,15 @@ class Messages:
     def read(self, body: bytes) -> ReplyFacts | None:
         reply = facts.read_object(body)
         if reply is None:
-            return None
+            return facts.read_other(body)
         finish, reason = _finish(reply)
         return ReplyFacts(
-            _usage(facts.mapping(reply.get("usage"))),
+            usage.beside_cache(reply),
             finish,
             reason,
             facts.string(reply.get("model")),
-            facts.tool_usage_of(reply),
+            usage.tool_usage_of(reply),
         )
-
-
-def _usage(usage: dict[str, Any]) -> Usage | None:
-    """Anthropic counts what was read from and written to the cache beside its input; ours includes both."""
-    plain = facts.count(usage.get("input_tokens"))
-    read, written = usage.get("cache_read_input_tokens"), usage.get("cache_creation_input_tokens")
-    cached = 0 if read is None else facts.count(read)
-    made = 0 if written is None else facts.count(written)
-    if plain is None or cached is None or made is None:
-        return None
-    return facts.usage_of(plain + cached + made, usage.get("output_tokens"), (cached, None))
 
 
 def _finish(reply: dict[str, Any]) -> tuple[Finish, str | None]:

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from batchrunner.dialect import facts
+from batchrunner.dialect import facts, usage
 from batchrunner.dialect.facts import Finish, ReplyFacts
 from batchrunner.dialect.size import input_tokens
 from batchrunner.job import RequestSize
@@ -38,23 +38,14 @@ class Responses:
     def read(self, body: bytes) -> ReplyFacts | None:
         reply = facts.read_object(body)
         if reply is None:
-            return None
-        usage = facts.mapping(reply.get("usage"))
+            return facts.read_other(body)
         finish, reason = _finish(reply)
         return ReplyFacts(
-            facts.usage_of(
-                usage.get("input_tokens"),
-                usage.get("output_tokens"),
-                (
-                    facts.mapping(usage.get("input_tokens_details")).get("cached_tokens"),
-                    facts.mapping(usage.get("output_tokens_details")).get("reasoning_tokens"),
-                ),
-                usage.get("total_tokens"),
-            ),
+            usage.by_input(reply),
             finish,
             reason,
             facts.string(reply.get("model")),
-            facts.tool_usage_of(reply),
+            usage.tool_usage_of(reply),
         )
 
 

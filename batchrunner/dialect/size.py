@@ -25,6 +25,7 @@ _OPAQUE_TYPES: Final = frozenset(
     for prefix in ("", "input_")
     for kind in ("image", "image_url", "audio", "video", "video_url", "file", "document")
 )
+_decode_prompt: Final = msgspec.json.Decoder(list[str | int | list[int]]).decode
 
 
 def input_tokens(body: bytes) -> tuple[int, bool]:
@@ -40,6 +41,29 @@ def input_tokens(body: bytes) -> tuple[int, bool]:
             text_bytes -= opaque_bytes or 0
     text_bytes -= _ESCAPE_SURPLUS_BYTES * body.count(b"\\u")
     return max(text_bytes, 0) // BYTES_PER_TOKEN + 1, opaque
+
+
+class PromptSize(msgspec.Struct, frozen=True):
+    """How large a body is whose prompt is a text or several, token ids, or several lists of them."""
+
+    input_tokens: int
+    opaque_parts: bool
+    #: how many prompts there are
+    prompts: int
+
+
+def prompt_size(body: bytes, prompt: msgspec.Raw) -> PromptSize:
+    """Size a body with its prompt, which is a slice of it. Token ids are counted, all else is guessed by its bytes."""
+    try:
+        items = _decode_prompt(prompt)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return PromptSize(*input_tokens(body), 1)
+    prompts = 1 if not items or isinstance(items[0], int) else len(items)
+    if any(isinstance(item, str) for item in items):
+        return PromptSize(*input_tokens(body), prompts)
+    ids = sum(len(item) if isinstance(item, list) else 1 for item in items)
+    beside_bytes = len(body) - memoryview(prompt).nbytes
+    return PromptSize(ids + beside_bytes // BYTES_PER_TOKEN + 1, False, prompts)
 
 
 def _opaque_bytes(value: Any, *, within: bool) -> int | None:

@@ -12,12 +12,13 @@ import zlib
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+from batchrunner.dialect import is_json
 from batchrunner.disk import Disk
 from batchrunner.job import BadLine
 from batchrunner.journal.files import ERRORS, whole_lines
 from batchrunner.journal.replay import Key, Replay
 from batchrunner.lifecycle import FINAL, State
-from batchrunner.results import FinalLine, LineId, bad_line, bad_line_id, is_json, parse_id, read_line
+from batchrunner.results import FinalLine, LineId, bad_line, bad_line_id, parse_id, read_line
 
 # Marks of jobs whose line was found, see `Survey`.
 _BEFORE: Final = 1

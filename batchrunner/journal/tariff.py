@@ -26,6 +26,9 @@ class Facts(Protocol):
     @property
     def tool_usage(self) -> Mapping[str, int]: ...
 
+    @property
+    def opaque(self) -> bool: ...
+
 
 class Tariff(msgspec.Struct, frozen=True):
     """How the run tells what an attempt cost."""

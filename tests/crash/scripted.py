@@ -53,6 +53,7 @@ class _Facts(msgspec.Struct):
     usage: Usage | None
     finish: str
     tool_usage: dict[str, int] = {}
+    opaque: bool = False
 
 
 def _facts(endpoint: str, body: bytes) -> _Facts:

@@ -16,7 +16,7 @@ BAD = [
     (b"not json\n", "one line of strict JSON"),
     (job("good", "again"), "that of jobs.jsonl line 1; rename one"),
     (GOOD.replace(b"POST", b"GET").replace(b'"good"', b'"get"'), 'only "POST"'),
-    (GOOD.replace(b"/v1/chat/completions", b"/v1/guess").replace(b'"good"', b'"guess"'), "use one of /v1/chat/completions"),
+    (GOOD.replace(b"/v1/chat/completions", b"/v2/guess").replace(b'"good"', b'"guess"'), "it must be a path below /v1/"),
     (b"[]\n", "line"),
 ]
 

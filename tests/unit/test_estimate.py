@@ -39,6 +39,15 @@ def test_an_absurd_cap_does_not_reserve_absurdly() -> None:
     assert prediction.output_tokens == 131_072
 
 
+def test_where_nothing_is_written_nothing_is_reserved_for_it() -> None:
+    """A cap of 0 (an embedding) is a cap: no output is predicted, before any answer and after, and it teaches others none."""
+    assert Estimator().predict(size(cap=0)) == Usage(1000, 0)
+    estimator = taught(20, Usage(500, 0), size(cap=0))
+    assert estimator.predict(size(cap=0)).output_tokens == 0
+    assert estimator.predict(size(cap=0)).input_tokens < 600
+    assert estimator.predict(size(cap=1)).output_tokens == 1
+
+
 @pytest.mark.parametrize(("answers", "expected"), [(1, 3697), (5, 2098), (9, 500), (10, 100), (400, 100)])
 def test_each_of_the_first_answers_replaces_a_tenth_of_the_cap(answers: int, expected: int) -> None:
     """Ten answers carry a class alone."""

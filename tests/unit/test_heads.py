@@ -55,7 +55,9 @@ def test_a_job_as_a_post() -> None:
 def test_messages_name_their_version() -> None:
     """The Messages endpoint is told which version of its shape is meant; the others are not."""
     assert read(heads(FIRST).head(job(MESSAGES), Use(0)))[1]["anthropic-version"] == ANTHROPIC_VERSION
-    assert "anthropic-version" not in read(heads(FIRST).head(job(), Use(0)))[1]
+    assert read(heads(FIRST).head(job(MESSAGES + "/count_tokens"), Use(0)))[1]["anthropic-version"] == ANTHROPIC_VERSION
+    for url in (CHAT, "/v1/messagesmith", "/v1/search"):
+        assert "anthropic-version" not in read(heads(FIRST).head(job(url), Use(0)))[1]
 
 
 def test_an_account_may_name_another_version() -> None:

@@ -147,7 +147,21 @@ def test_a_stream_switched_off_is_no_stream(stream: bool | None) -> None:
         (line(method="GET"), "invalid_method"),
         (line(method=1), "invalid_method"),
         (line(url=None), "missing_url"),
-        (line(url="/v1/embeddings"), "unknown_url"),
+        (line(url="/v2/embeddings"), "unknown_url"),
+        (line(url=""), "unknown_url"),
+        (line(url="/v1/../x"), "unknown_url"),
+        (line(url="/v1/search?q=a"), "unknown_url"),
+        (line(url="/v1/é"), "unknown_url"),
+        (line(url="/v1/" + "x" * 300), "unknown_url"),
+        (line(url="/v1/models"), "read_only_url"),
+        (line(url="/v1/models/m"), "read_only_url"),
+        (line(url="/v1/account/usage"), "read_only_url"),
+        (line(url="/v1/jobs/job-1"), "read_only_url"),
+        (line(url="/v1/playground/conversations"), "read_only_url"),
+        (line(url="/v1/videos/generations"), "asynchronous_not_supported"),
+        (line(url="/v1/audio/transcriptions"), "asynchronous_not_supported"),
+        (line(url="/v1/responses", body={"background": True}), "asynchronous_not_supported"),
+        (line(url="/v1/responses", body={"background": True}, note="x"), "asynchronous_not_supported"),
         (line(url="/v1/chat/completions/"), "unknown_url"),
         (line(url=["x"]), "unknown_url"),
         (b'{"custom_id":"a","url":"/v1/responses","params":{}}', "unknown_url"),
@@ -160,6 +174,9 @@ def test_a_stream_switched_off_is_no_stream(stream: bool | None) -> None:
         (b'{"custom_id":"a","params":{"stream":1e999}}', "invalid_body"),
         (line(body={"stream": True}), "streaming_not_supported"),
         (line(body={"stream": 1}), "streaming_not_supported"),
+        (line(url="/v1/completions", body={"stream": True}), "streaming_not_supported"),
+        (line(url="/v1/audio/speech", body={"stream": True}), "streaming_not_supported"),
+        (line(url="/v1/any/thing", body={"stream": True}), "streaming_not_supported"),
         (b'{"custom_id":"a","params":{"\\u0073tream":true}}', "streaming_not_supported"),
         (line(batchrun={"max_attempts": 0}), "invalid_extras"),
         (line(batchrun={"timeout": 0}), "invalid_extras"),
@@ -173,6 +190,36 @@ def test_a_stream_switched_off_is_no_stream(stream: bool | None) -> None:
 def test_a_bad_line_is_named_by_its_code(raw: bytes, code: str) -> None:
     """Each way of being wrong has one code of the closed set."""
     assert code_of(raw) == code
+
+
+@pytest.mark.parametrize(
+    ("url", "background"), [("/v1/responses", False), ("/v1/images/generations", "transparent"), ("/v1/any/thing", True)]
+)
+def test_a_background_that_is_no_wish_to_wait_is_let_through(url: str, background: object) -> None:
+    """The word means something else in other shapes."""
+    assert check(line(url=url, body={"background": background})) == "a"
+
+
+@pytest.mark.parametrize("url", ["/v1/embeddings", "/v1/completions", "/v1/reranks", "/v1/images/generations", "/v1/any/thing"])
+def test_any_sound_url_makes_a_job(url: str) -> None:
+    """Below /v1/ whatever a server answers can be asked."""
+    assert parse(line(url=url)).url == url
+    assert check(line(url=url)) == "a"
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("https://api.example.com/v1/chat/completions", ["--base-url", "/v1/chat/completions"]),
+        ("/v1/videos/generations", ["must be polled", "not supported yet", "Take the line out"]),
+        ("/v1/models", ["read with GET", "take the line out"]),
+    ],
+)
+def test_a_refused_url_is_told_with_a_remedy(url: str, words: list[str]) -> None:
+    """What is wrong with it, and what to do."""
+    with pytest.raises(BadLineError) as caught:
+        parse(line(url=url))
+    assert [word for word in [url, *words] if word not in caught.value.message] == []
 
 
 def test_a_long_url_is_cut_in_the_message() -> None:

@@ -17,7 +17,6 @@ from batchrunner.outcome import (
     NO_CONNECTION,
     TIMEOUTS,
     Again,
-    Attempts,
     Blame,
     Done,
     Failed,
@@ -26,6 +25,7 @@ from batchrunner.outcome import (
     ServerError,
     StopAccount,
     SuspendKey,
+    Tries,
     backoff_ns,
     classify,
     exhausted,
@@ -34,8 +34,8 @@ from batchrunner.outcome import (
 )
 
 CHAT = dialect.URLS["/v1/chat/completions"]
-FIRST_OF_FIVE = Attempts(1, 5)
-LAST_OF_FIVE = Attempts(5, 5)
+FIRST_OF_FIVE = Tries(1, 5)
+LAST_OF_FIVE = Tries(5, 5)
 SUCCESS = json.dumps(
     {
         "model": "m",
@@ -45,7 +45,7 @@ SUCCESS = json.dumps(
 )
 
 
-def judge(result: Reply | Failure, attempts: Attempts = FIRST_OF_FIVE) -> Outcome:
+def judge(result: Reply | Failure, attempts: Tries = FIRST_OF_FIVE) -> Outcome:
     verdict = classify(result, CHAT, attempts, random.Random(1), 0)
     return (exhausted(verdict, attempts) or verdict) if isinstance(verdict, Again) and verdict.spends else verdict
 
@@ -84,7 +84,18 @@ def test_row_2xx_with_any_json_is_a_success(body: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", ["", "{", "[1", "<html></html>", b"\xff\xfe", '{"a": NaN}', b"{\x00}\x00", b"\xff\xfe{\x00}\x00"]
+    "body",
+    [
+        "",
+        "{",
+        "[1",
+        "<html></html>",
+        b"\xff\xfe",
+        '{"a": NaN}',
+        b"{\x00}\x00",
+        b"\xff\xfe{\x00}\x00",
+        b"\xef\xbb\xbf\xef\xbb\xbf{}",
+    ],
 )
 def test_row_2xx_that_is_no_json_fails_at_once(body: str | bytes) -> None:
     """A whole 2xx of anything else fails without another attempt, and may have been billed."""
@@ -181,7 +192,7 @@ def test_every_timeout_is_called_one() -> None:
 @pytest.mark.parametrize("result", [reply(503), failure(FailureKind.READ), error(502, "upstream_error")])
 def test_row_attempts_spent(result: Reply | Failure) -> None:
     """The last attempt's failure is the job's: with its code and words, and retryable by --retry-failed."""
-    assert isinstance(judge(result, Attempts(4, 5)), Again)
+    assert isinstance(judge(result, Tries(4, 5)), Again)
     outcome = judge(result, LAST_OF_FIVE)
     assert isinstance(outcome, Failed)
     assert outcome.message.endswith("(attempt 5 of 5)")
@@ -190,7 +201,7 @@ def test_row_attempts_spent(result: Reply | Failure) -> None:
 
 def test_attempts_beyond_the_maximum_are_spent() -> None:
     """A job that has spent more than a maximum that was lowered since fails."""
-    assert isinstance(judge(reply(500), Attempts(7, 2)), Failed)
+    assert isinstance(judge(reply(500), Tries(7, 2)), Failed)
 
 
 def test_row_stale_connection_spends_nothing_once() -> None:
@@ -206,10 +217,10 @@ def test_row_stale_connection_spends_nothing_once() -> None:
 
 def test_row_stale_connection_the_second_time_is_a_read_failure() -> None:
     """A job that was sent back for a stale connection before spends an attempt on the next one."""
-    outcome = judge(failure(FailureKind.STALE), Attempts(1, 5, stale_before=True))
+    outcome = judge(failure(FailureKind.STALE), Tries(1, 5, stale_before=True))
     assert isinstance(outcome, Again)
     assert outcome.spends
-    assert isinstance(judge(failure(FailureKind.STALE), Attempts(1, 1, stale_before=True)), Failed)
+    assert isinstance(judge(failure(FailureKind.STALE), Tries(1, 1, stale_before=True)), Failed)
 
 
 def test_row_too_large_a_reply_fails_at_once() -> None:
@@ -329,6 +340,11 @@ def test_error_bodies_that_are_no_json(body: bytes) -> None:
     """A proxy's page of HTML, nothing, or nonsense: no code and no words, and no exception."""
     assert read_error(body) == ServerError()
     assert isinstance(judge(reply(502, body)), Again)
+
+
+def test_an_error_behind_a_byte_order_mark_is_read() -> None:
+    """The mark is no part of what the server says."""
+    assert read_error(b'\xef\xbb\xbf{"error":{"code":"c","message":"m"}}') == ServerError("c", "m")
 
 
 def test_long_words_of_a_server_are_cut() -> None:

@@ -10,11 +10,11 @@ import pytest
 from batchrunner import dialect
 from batchrunner.events import Billing
 from batchrunner.exchange import Reply
-from batchrunner.outcome import Again, Attempts, Blame, Done, Failed, Outcome, Refused, StopAccount, SuspendKey, classify
+from batchrunner.outcome import Again, Blame, Done, Failed, Outcome, Refused, StopAccount, SuspendKey, Tries, classify
 
 
 def judge(status: int, body: str) -> Outcome:
-    return classify(Reply(status, (), body.encode()), dialect.URLS["/v1/messages"], Attempts(1, 5), random.Random(1), 0)
+    return classify(Reply(status, (), body.encode()), dialect.URLS["/v1/messages"], Tries(1, 5), random.Random(1), 0)
 
 
 def anthropic(kind: str) -> str:

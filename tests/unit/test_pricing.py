@@ -278,3 +278,78 @@ def test_no_catalog_entry_raises(pricing: object, rows: object, cap: object) -> 
     entry = {"id": "m", "pricing": pricing, "pricing_rows": rows, "max_output_tokens": cap}
     amount = PriceTable.from_catalog([entry], fetched_at="x").cost("m", Usage(10, 10), {"x": 1})
     assert amount is None or amount >= 0
+
+
+def test_what_writes_nothing_needs_no_price_of_output() -> None:
+    """An embedding's bill is bounded by its input alone, whatever the model could write."""
+    prices = table({"prompt": "0.000001"}, max_output_tokens=100)
+    embedding = RequestSize("m", 1000, 0)
+    assert prices.output_bound(embedding) == 0
+    assert prices.cost("m", Usage(1000, 0)) == prices.ceiling("m", 1000, prices.output_bound(embedding)) == Decimal("0.001")
+    assert prices.cost("m", Usage(1000, 1)) is None
+
+
+@pytest.mark.parametrize(
+    ("pricing", "expected"),
+    [
+        ({"request": "0.04"}, Decimal("0.04")),
+        ({"prompt": "0.000001", "completion": "0"}, Decimal("0.001")),
+        ({"prompt": "0", "completion": "0", "request": "0.5"}, Decimal("0.5")),
+        ({"prompt": "0.000001"}, None),
+        ({"prompt": "0.000001", "completion": "0.000001"}, None),
+        ({"prompt": "0", "completion": "0", "image": "0.04"}, None),
+        ([LOW | {"up_to": 2000, "completion": "0"}, HIGH | {"completion": "0.000001"}], None),
+        ("ask us", None),
+    ],
+)
+def test_an_output_that_is_free_needs_no_bound(pricing: object, expected: Decimal | None) -> None:
+    """A picture at so much a call has a price before it is made; one whose output costs something has none without a bound."""
+    assert table(pricing).ceiling("m", 1000, None) == expected
+
+
+BEYOND: list[tuple[object, object]] = [
+    ({"prompt": "0", "completion": "0", "image": "0.04"}, None),
+    ({"prompt": "0", "completion": "0", "image_output": "0.04"}, None),
+    ({"prompt": "0", "completion": "0", "audio-second": "ask us"}, None),
+    ([LOW | {"up_to": 2000}, HIGH | {"video": "0.1"}], None),
+    (SIMPLE, [{"unit": "image", "price": "0.04"}]),
+    (SIMPLE, [{"unit": "audio-second", "amount": 0.001}]),
+    (SIMPLE, [{"unit": "custom"}]),
+    (SIMPLE, [{"price": "3"}]),
+]
+
+
+@pytest.mark.parametrize(("pricing", "rows"), BEYOND)
+def test_an_answer_that_may_hold_more_than_tokens_is_not_priced_by_tokens_alone(pricing: object, rows: object) -> None:
+    """Where pictures or seconds have a price and the answer may hold some, nothing tells how many: unknown, and no bound."""
+    prices = table(pricing, pricing_rows=rows, max_output_tokens=100)
+    text, picture = RequestSize("m", 1000, 100), RequestSize("m", 1000, 100, opaque_output=True)
+    assert prices.cost("m", USAGE, opaque=True) is None
+    assert prices.cost("m", None, opaque=True) is None
+    assert prices.output_bound(picture) is None
+    assert prices.cost("m", USAGE) is not None
+    assert prices.output_bound(text) == 100
+
+
+@pytest.mark.parametrize(
+    ("pricing", "rows"),
+    [
+        (SIMPLE, None),
+        (SIMPLE | {"image": "0", "audio": None}, [{"unit": "image", "price": "0"}]),
+        (SIMPLE, [{"unit": "token", "price": "0.000003"}, {"unit": "tool-call", "name": "t", "price": "0.01"}, "x"]),
+        (SIMPLE, "nonsense"),
+    ],
+)
+def test_a_model_billed_by_tokens_alone_is_so_whatever_it_answers(pricing: object, rows: object) -> None:
+    """Its usage is the whole bill."""
+    prices = table(pricing, pricing_rows=rows)
+    assert prices.cost("m", USAGE, opaque=True) == prices.cost("m", USAGE) == Decimal("0.0045")
+    assert prices.output_bound(RequestSize("m", 1000, 100, opaque_output=True)) == 100
+
+
+def test_a_price_beyond_tokens_is_kept_with_the_run() -> None:
+    """A resume tells such models apart as the first start did; a table kept before there was the word has none."""
+    prices = table({"prompt": "0", "completion": "0", "image": "0.04"})
+    assert msgspec.json.decode(msgspec.json.encode(prices), type=PriceTable) == prices
+    old = msgspec.json.decode(b'{"prices":{"m":{"tiers":[{"prompt":"0","completion":"0"}]}}}', type=PriceTable)
+    assert not old.prices["m"].beyond_tokens

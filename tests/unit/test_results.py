@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchrunner.dialect import is_json, without_bom
 from batchrunner.exchange import Reply
 from batchrunner.job import BadLine
 from batchrunner.results import (
@@ -13,7 +14,6 @@ from batchrunner.results import (
     bad_line,
     bad_line_id,
     failure_line,
-    is_json,
     make_id,
     parse_id,
     read_line,
@@ -81,6 +81,18 @@ def test_a_byte_order_mark_does_not_come_along() -> None:
     """It is no part of the JSON that stands behind it, and would make the line none."""
     line = success_line(RUN, "j", 1, 1, Reply(200, (), b'\xef\xbb\xbf{"a":1}'))
     assert body_in(line) == {"a": 1}
+
+
+def test_of_two_byte_order_marks_the_second_is_text() -> None:
+    """Such an answer is no JSON: it stands as a string, and its line is valid."""
+    body = b"\xef\xbb\xbf\xef\xbb\xbf{}"
+    assert not is_json(without_bom(body))
+    for line in (
+        success_line(RUN, "j", 1, 1, Reply(200, (), body)),
+        failure_line(RUN, "j", 1, 1, code="not_json", message="no", reply=Reply(200, (), body)),
+    ):
+        assert is_json(line)
+        assert body_in(line) == "\ufeff{}"
 
 
 def test_an_escaped_lone_surrogate_is_json() -> None:

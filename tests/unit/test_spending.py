@@ -147,3 +147,50 @@ def test_maybe_is_the_most_that_it_can_have_been(model: str, cap: int | None, am
     charge = spending(None).maybe(JOB, RequestSize(model, 10, cap))
     assert (charge.billing, charge.input) == (Billing.MAYBE, 10)
     assert charge.amount == (None if amount is None else Decimal(amount))
+
+
+#: as a catalog prices what embeds, what makes pictures at a price each, and at a price a call
+SHAPES = PriceTable.from_catalog(
+    {
+        "data": [
+            {"id": "vectors", "pricing": {"prompt": "1"}},
+            {"id": "pictures", "pricing": {"prompt": "0", "completion": "0", "image": "5"}},
+            {"id": "calls", "pricing": {"request": "5"}},
+        ]
+    },
+    fetched_at="2026-01-01T00:00:00Z",
+)
+
+
+def shapes(cap_usd: str) -> Spending:
+    return Spending(SHAPES, Totals(), Decimal(cap_usd))
+
+
+def test_an_embedding_is_capped_by_its_input() -> None:
+    """A price of prompts is all that it takes: it may be sent, is billed by what was read, and at most costs what was guessed."""
+    embedding = Candidate(JOB, RequestSize("vectors", 10, 0), Usage(10, 0))
+    assert shapes("10").verdict(embedding) == "allowed"
+    assert shapes("9.99").verdict(embedding) == "cap_reached"
+    assert shapes("9").maybe(JOB, embedding.size) == Charge("vectors", URL, Billing.MAYBE, input=10, output=0, amount=Decimal(10))
+    billed = shapes("9").billed(JOB, embedding.size, ReplyFacts(Usage(7, 0), Finish.STOP))
+    assert billed.amount == billed.total == 7
+    assert shapes("9").billed(JOB, embedding.size, ReplyFacts(None, Finish.OTHER)).bound == 10
+
+
+def test_pictures_at_a_price_each_are_not_sent_under_a_cap() -> None:
+    """Nothing says how many an answer holds: no bound, and an amount that is unknown and not 0."""
+    picture = Candidate(JOB, RequestSize("pictures", 10, None, opaque_output=True), Usage(10, 1024))
+    assert shapes("1000").verdict(picture) == "price_unknown"
+    charge = shapes("1000").billed(JOB, picture.size, ReplyFacts(Usage(10, 0), Finish.STOP, opaque=True))
+    assert charge.amount is None
+    assert charge.bound is None
+    assert shapes("1000").maybe(JOB, picture.size).amount is None
+
+
+def test_pictures_at_a_price_a_call_are_capped_by_calls() -> None:
+    """No word about its output is needed."""
+    picture = Candidate(JOB, RequestSize("calls", 10, None, opaque_output=True), Usage(10, 1024))
+    assert shapes("5").verdict(picture) == "allowed"
+    assert shapes("4.99").verdict(picture) == "cap_reached"
+    assert shapes("5").billed(JOB, picture.size, ReplyFacts(None, Finish.OTHER, opaque=True)).amount == 5
+    assert shapes("5").maybe(JOB, picture.size).amount == 5

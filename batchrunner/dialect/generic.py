@@ -1,0 +1,58 @@
+"""Any other POST below `/v1/`: images, speech, search, and whatever a server has besides.
+
+Nothing is known of such a shape. What stands under a name that all shapes share is read; the rest counts as unknown.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from batchrunner.dialect import facts, usage
+from batchrunner.dialect.facts import Finish, ReplyFacts
+from batchrunner.dialect.size import input_tokens
+from batchrunner.job import RequestSize
+
+
+class _Request(msgspec.Struct, gc=False):
+    model: Any = None
+    max_completion_tokens: Any = None
+    max_output_tokens: Any = None
+    max_tokens: Any = None
+    n: Any = None
+
+
+_decode = msgspec.json.Decoder(_Request).decode
+
+
+class Generic:
+    name = "generic"
+
+    def size(self, body: bytes) -> RequestSize:
+        try:
+            request = _decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            request = _Request()
+        caps = (request.max_completion_tokens, request.max_output_tokens, request.max_tokens)
+        cap = next((cap for value in caps if (cap := facts.cap(value)) is not None), None)
+        choices = facts.cap(request.n) or 1
+        if cap is not None:
+            cap = facts.cap(cap * choices)
+        tokens, opaque = input_tokens(body)
+        return RequestSize(facts.string(request.model) or "", tokens, cap, opaque, choices, opaque_output=True)
+
+    def read(self, body: bytes) -> ReplyFacts | None:
+        reply = facts.read_object(body)
+        if reply is None:
+            return facts.read_other(body, opaque=True)
+        return ReplyFacts(
+            usage.in_any_spelling(reply),
+            Finish.STOP,
+            model=facts.string(reply.get("model")),
+            tool_usage=usage.tool_usage_of(reply),
+            opaque=True,
+        )
+
+
+DIALECT: Final = Generic()
