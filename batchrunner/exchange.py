@@ -36,6 +36,7 @@ class FailureKind(enum.StrEnum):
     ATTEMPT_TIMEOUT = "attempt_timeout"
     TRUNCATED = "truncated"  # closed before content-length or the last chunk
     PROTOCOL = "protocol"  # not HTTP, or framing that contradicts itself
+    COMPRESSED = "compressed"  # though it was asked for as it is: somebody on the way does that to every reply
     TOO_LARGE = "too_large"  # over the cap on one reply
 
 

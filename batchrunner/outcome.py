@@ -67,7 +67,7 @@ TIMEOUTS = frozenset(
 )
 NO_CONNECTION = frozenset({FailureKind.CONNECT, FailureKind.CONNECT_TIMEOUT})
 #: Failures that another attempt will not mend.
-PERMANENT_FAILURES = frozenset({FailureKind.TOO_LARGE})
+PERMANENT_FAILURES = frozenset({FailureKind.TOO_LARGE, FailureKind.COMPRESSED})
 
 
 class Blame(enum.Enum):

@@ -33,6 +33,7 @@ _EXCEPTIONS: dict[FailureKind, type[httpx.TransportError]] = {
     FailureKind.ATTEMPT_TIMEOUT: httpx.ReadTimeout,
     FailureKind.TRUNCATED: httpx.RemoteProtocolError,
     FailureKind.PROTOCOL: httpx.RemoteProtocolError,
+    FailureKind.COMPRESSED: httpx.RemoteProtocolError,
     FailureKind.TOO_LARGE: httpx.RemoteProtocolError,
 }
 

@@ -42,7 +42,7 @@ _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 
 class WireError(Exception):
-    """The bytes of a reply are not, or not yet, a whole response: `kind` is TRUNCATED, PROTOCOL or TOO_LARGE."""
+    """The bytes of a reply are not, or not yet, a whole response: `kind` is TRUNCATED, PROTOCOL, COMPRESSED or TOO_LARGE."""
 
     def __init__(self, kind: FailureKind, message: str) -> None:
         self.kind = kind
@@ -181,7 +181,7 @@ class ReplyParser:
     def feed(self, data: bytes) -> bool:
         """Read some bytes (not none: that is `eof`). True once the reply is whole.
 
-        Raises: WireError (PROTOCOL, TOO_LARGE).
+        Raises: WireError (PROTOCOL, COMPRESSED, TOO_LARGE).
         """
         parser = self._parser
         if parser is None:
@@ -313,7 +313,7 @@ class ReplyParser:
                 self._chunked = True
             elif name == "content-encoding" and value.lower() not in ("", "identity"):
                 self._error = WireError(
-                    FailureKind.PROTOCOL,
+                    FailureKind.COMPRESSED,
                     f"the server compressed its answer ({value[:40]!r}) though 'identity' was asked for: is there a proxy?",
                 )
                 return

@@ -15,6 +15,7 @@ from batchrunner.exchange import Failure, FailureKind, Reply
 from batchrunner.outcome import (
     MESSAGE_MAX_CHARACTERS,
     NO_CONNECTION,
+    PERMANENT_FAILURES,
     TIMEOUTS,
     Again,
     Blame,
@@ -140,7 +141,7 @@ def test_row_408_is_a_timeout() -> None:
     assert results == [AttemptResult.TIMEOUT, *[AttemptResult.SERVER_ERROR] * 3]
 
 
-@pytest.mark.parametrize("kind", sorted(set(FailureKind) - {FailureKind.TOO_LARGE, FailureKind.STALE}))
+@pytest.mark.parametrize("kind", sorted(set(FailureKind) - PERMANENT_FAILURES - {FailureKind.STALE}))
 @pytest.mark.parametrize("sent", [True, False])
 def test_row_no_whole_response_backs_off(kind: FailureKind, sent: bool) -> None:
     """No whole response: another attempt; maybe billed where a byte of the request had gone out, and only there."""
@@ -160,7 +161,7 @@ def test_row_no_connection_is_never_the_jobs_fault(kind: FailureKind) -> None:
     assert (outcome.spends, outcome.billing) == (False, Billing.NOT)
 
 
-@pytest.mark.parametrize("kind", sorted(set(FailureKind) - {FailureKind.TOO_LARGE, FailureKind.STALE}))
+@pytest.mark.parametrize("kind", sorted(set(FailureKind) - PERMANENT_FAILURES - {FailureKind.STALE}))
 def test_a_timeout_is_not_refunded(kind: FailureKind) -> None:
     """It may have been billed and be the job's own doing; a connection that broke is an outage's, if it proves to be one."""
     outcome = judge(failure(kind))
@@ -223,10 +224,11 @@ def test_row_stale_connection_the_second_time_is_a_read_failure() -> None:
     assert isinstance(judge(failure(FailureKind.STALE), Tries(1, 1, stale_before=True)), Failed)
 
 
-def test_row_too_large_a_reply_fails_at_once() -> None:
-    """A reply over the cap would be over it again: the job fails, and was perhaps billed."""
-    outcome = judge(failure(FailureKind.TOO_LARGE))
-    assert outcome == Failed("too_large", "it broke", AttemptResult.INVALID, Billing.MAYBE, permanent=False)
+@pytest.mark.parametrize("kind", sorted(PERMANENT_FAILURES))
+def test_row_too_large_or_compressed_a_reply_fails_at_once(kind: FailureKind) -> None:
+    """A reply over the cap would be over it again, and whoever compresses replies does so always: perhaps billed, once."""
+    outcome = judge(failure(kind))
+    assert outcome == Failed(kind.value, "it broke", AttemptResult.INVALID, Billing.MAYBE, permanent=False)
 
 
 @pytest.mark.parametrize("status", [300, 301, 302, 304, 307, 308, 400, 403, 404, 405, 410, 413, 415, 418, 422, 451, 499])

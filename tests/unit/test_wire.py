@@ -290,7 +290,7 @@ def test_a_compressed_reply_is_refused_by_name(encoding: bytes) -> None:
     parser = ReplyParser()
     with pytest.raises(WireError, match=encoding.decode()) as caught:
         parser.feed(b"HTTP/1.1 200 OK\r\nContent-Encoding: %b\r\nContent-Length: 1\r\n\r\nx" % encoding)
-    assert caught.value.kind is FailureKind.PROTOCOL
+    assert caught.value.kind is FailureKind.COMPRESSED
     assert parser.status == 200
 
 
