@@ -1,7 +1,7 @@
 """The embedded platform: a server on loopback that imitates EmpirioLabs, deterministic from a seed.
 
     main      descriptors, signals, the ready line
-    options   what can be said on its command line
+    options   what can be said on its command line; account_options: of accounts
     server    HTTP/1.1 over any trio stream; deals out whole, cut and withheld answers
     platform  what the platform decides about a request, free of sockets
     asks      a request's body as the platform understands it

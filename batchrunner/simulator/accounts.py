@@ -140,6 +140,7 @@ def check(accounts: tuple[AccountSettings, ...]) -> None:
         if any(keys[key] > 1 for key in account.keys):
             raise ValueError(f"{where}: one of its keys is named twice, here or in another account.")
         _not_negative(where, rpm=account.rpm, tpm=account.tpm)
+        _finite(where, balance_usd=account.balance_usd)
         for change in account.changes:
             _check_change(where, change, len(account.keys))
         for foreign in account.foreign:
@@ -150,10 +151,12 @@ def _check_change(where: str, change: Change, keys: int) -> None:
     if (change.at_seconds is None) == (change.at_request is None):
         raise ValueError(f"{where}: a change needs either at_seconds or at_request.")
     _not_negative(where, at_seconds=change.at_seconds, rpm=change.rpm, tpm=change.tpm)
-    for name in ("at_request", "delete_key", "restore_key"):
-        number = getattr(change, name)
-        if number is not None and (number < 1 or (number > keys and name != "at_request")):
-            raise ValueError(f"{where}: {name} counts from 1, and the account has {keys} key(s).")
+    _finite(where, top_up_usd=change.top_up_usd)
+    if change.at_request is not None and change.at_request < 1:
+        raise ValueError(f"{where}: at_request counts from 1.")
+    for name, number in (("delete_key", change.delete_key), ("restore_key", change.restore_key)):
+        if number is not None and not 1 <= number <= keys:
+            raise ValueError(f"{where}: {name} is a key's number from 1 to {keys}.")
     if change == Change(at_seconds=change.at_seconds, at_request=change.at_request):
         raise ValueError(f"{where}: a change changes nothing.")
 
@@ -169,7 +172,13 @@ def _check_foreign(where: str, foreign: Foreign) -> None:
 def _not_negative(where: str, **numbers: float | None) -> None:
     for name, number in numbers.items():
         if number is not None and not 0 <= number < math.inf:
-            raise ValueError(f"{where}: {name} is a number from 0 on.")
+            raise ValueError(f"{where}: {name} must be 0 or more.")
+
+
+def _finite(where: str, **amounts: Decimal | None) -> None:
+    for name, amount in amounts.items():
+        if amount is not None and not amount.is_finite():
+            raise ValueError(f"{where}: {name} is an amount.")
 
 
 def digest(key: str) -> bytes:

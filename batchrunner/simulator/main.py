@@ -29,7 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     The exit code: 0, 2 where the port cannot be had, 74 where the ledger cannot be written.
     """
-    options = parser().parse_args(arguments)
+    known = parser()
+    options = known.parse_args(arguments)
+    try:
+        settings = settings_of(options)
+    except ValueError as error:
+        known.error(str(error))
     raise_descriptor_limit()
     code = 0
     try:
@@ -37,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             ledger: Ledger = NoLedger()
             if options.ledger:
                 ledger = stack.enter_context(contextlib.closing(FileLedger(options.ledger)))
-            trio.run(run, settings_of(options), ledger, options.port, options.exit_with_stdin)
+            trio.run(run, settings, ledger, options.port, options.exit_with_stdin)
     except* LedgerError as errors:
         code = _complain(errors, "The ledger cannot be written", 74)
     except* OSError as errors:

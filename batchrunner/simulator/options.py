@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 from decimal import Decimal, InvalidOperation
 
+from batchrunner.simulator.account_options import account_settings, add_account_options
+from batchrunner.simulator.accounts import accounts_of, check
 from batchrunner.simulator.faults import KINDS, check_rates, kind_named
-from batchrunner.simulator.settings import TEST_KEY, Charging, Rule, Settings, WindowShape
+from batchrunner.simulator.settings import TEST_KEY, Charging, LogAt, RateHeaders, RetryAfter, Rule, Settings, WindowShape
 
 _DEFAULTS = Settings()
 
@@ -24,29 +26,8 @@ def parser() -> argparse.ArgumentParser:
     of.add_argument("--ledger", metavar="FILE", help="append a JSON line for each request that was billed")
     of.add_argument("--exit-with-stdin", action="store_true", help="end when stdin does; then SIGINT is ignored")
 
-    limits = of.add_argument_group("limits (0: none)")
-    limits.add_argument("--rpm", type=_count, default=_DEFAULTS.rpm, metavar="N", help="requests a minute (default none)")
-    limits.add_argument("--tpm", type=_count, default=_DEFAULTS.tpm, metavar="N", help="tokens a minute (default none)")
-    limits.add_argument(
-        "--window",
-        type=WindowShape,
-        choices=list(WindowShape),
-        default=_DEFAULTS.window,
-        help="what a minute is (default %(default)s)",
-    )
-    limits.add_argument("--burst", type=_count, default=_DEFAULTS.burst, metavar="N", help="a bucket's size in requests")
-    limits.add_argument(
-        "--burst-tokens", type=_count, default=_DEFAULTS.burst_tokens, metavar="N", help="a bucket's size in tokens"
-    )
-    limits.add_argument(
-        "--charge",
-        type=Charging,
-        choices=list(Charging),
-        default=_DEFAULTS.charging,
-        help="tokens count as estimated when a request comes, as used when it has ended, or as the one corrected to the other "
-        "(default %(default)s)",
-    )
-    limits.add_argument("--retry-after", action="store_true", help="send Retry-After with a 429")
+    _add_limit_options(of)
+    add_account_options(of)
 
     times = of.add_argument_group("answers (lognormal: a median, and how far it scatters)")
     times.add_argument(
@@ -100,8 +81,68 @@ def parser() -> argparse.ArgumentParser:
     return of
 
 
+def _add_limit_options(of: argparse.ArgumentParser) -> None:
+    limits = of.add_argument_group("limits (0: none)")
+    limits.add_argument("--rpm", type=_count, default=_DEFAULTS.rpm, metavar="N", help="requests a minute (default none)")
+    limits.add_argument("--tpm", type=_count, default=_DEFAULTS.tpm, metavar="N", help="tokens a minute (default none)")
+    limits.add_argument(
+        "--window",
+        type=WindowShape,
+        choices=list(WindowShape),
+        default=_DEFAULTS.window,
+        help="what a minute is (default %(default)s)",
+    )
+    limits.add_argument("--burst", type=_count, default=_DEFAULTS.burst, metavar="N", help="a bucket's size in requests")
+    limits.add_argument(
+        "--burst-tokens", type=_count, default=_DEFAULTS.burst_tokens, metavar="N", help="a bucket's size in tokens"
+    )
+    limits.add_argument(
+        "--charge",
+        type=Charging,
+        choices=list(Charging),
+        default=_DEFAULTS.charging,
+        help="tokens count as estimated when a request comes, as used when it has ended, or as the one corrected to the other "
+        "(default %(default)s)",
+    )
+    limits.add_argument("--count-rejected", action="store_true", help="requests that were turned away count toward the RPM too")
+    limits.add_argument(
+        "--log-at",
+        type=LogAt,
+        choices=list(LogAt),
+        default=_DEFAULTS.log_at,
+        help="requests count from their start, or from their completion if they succeed (default %(default)s)",
+    )
+    limits.add_argument(
+        "--rate-headers",
+        type=RateHeaders,
+        choices=list(RateHeaders),
+        default=_DEFAULTS.rate_headers,
+        help="say what is left as this provider does (default %(default)s)",
+    )
+    limits.add_argument(
+        "--retry-after",
+        type=RetryAfter,
+        choices=list(RetryAfter),
+        nargs="?",
+        const=RetryAfter.SECONDS,
+        default=_DEFAULTS.retry_after,
+        help="with a 429 (default as the provider of --rate-headers does; without a word after it seconds)",
+    )
+    limits.add_argument(
+        "--jitter",
+        type=_jitter,
+        default=_DEFAULTS.jitter_seconds,
+        metavar="LOW-HIGH",
+        help="so many seconds from the server's door to its limits, drawn anew for each request (default none)",
+    )
+    limits.add_argument(
+        "--idempotency", action="store_true", help="tell an answer again, for free, to whoever repeats its Idempotency-Key"
+    )
+
+
 def settings_of(options: argparse.Namespace) -> Settings:
-    return Settings(
+    """The settings that the options make. Raises: ValueError where they make no sense together."""
+    settings = Settings(
         seed=options.seed,
         keys=tuple(options.keys or _DEFAULTS.keys),
         balance_usd=options.balance,
@@ -111,7 +152,12 @@ def settings_of(options: argparse.Namespace) -> Settings:
         burst=options.burst,
         burst_tokens=options.burst_tokens,
         charging=options.charge,
+        count_rejected=options.count_rejected,
+        log_at=options.log_at,
+        rate_headers=options.rate_headers,
         retry_after=options.retry_after,
+        jitter_seconds=options.jitter,
+        idempotency=options.idempotency,
         latency_median_seconds=options.latency,
         latency_sigma=options.latency_sigma,
         latency_per_token_seconds=options.latency_per_token,
@@ -121,7 +167,10 @@ def settings_of(options: argparse.Namespace) -> Settings:
         faults=options.faults,
         script=options.script,
         rules=tuple(options.fault_on),
+        **account_settings(options),
     )
+    check(accounts_of(settings))
+    return settings
 
 
 def _rates(text: str) -> dict[str, float]:
@@ -191,6 +240,14 @@ def _positive(text: str) -> float:
     if not 0 <= number < 1e9:
         raise argparse.ArgumentTypeError(f"{text!r} must be 0 or more")
     return number
+
+
+def _jitter(text: str) -> tuple[float, float]:
+    low, _, high = text.rpartition("-")
+    pair = (_positive(low or "0"), _positive(high))
+    if pair[0] > pair[1]:
+        raise argparse.ArgumentTypeError(f"{text!r}: say LOW-HIGH in seconds, or HIGH alone")
+    return pair
 
 
 def _share(text: str) -> float:
