@@ -86,43 +86,41 @@ class SlidingSum:
         self.peak = max(self.peak, self._sum)
 
 
-class AlignedSum:
-    """The sum of what came since the last edge of the clock, and the highest that it ever was."""
-
-    def __init__(self, span_ns: int) -> None:
-        self.peak = 0
-        self._span_ns = span_ns
-        self._span = -1
-        self._sum = 0
-
-    def add(self, now_ns: int, amount: int) -> None:
-        span = now_ns // self._span_ns
-        if span != self._span:
-            self._span = span
-            self._sum = 0
-        self._sum += amount
-        self.peak = max(self.peak, self._sum)
-
-
 class Peaks:
-    """The highest sums in windows of each kind."""
+    """The highest sums in windows of each kind: any 60 s, and a minute, ten seconds, a second of the clock."""
 
     def __init__(self) -> None:
         self.sliding = SlidingSum()
-        self._aligned = {
-            WindowShape.CALENDAR: AlignedSum(WINDOW_NS),
-            WindowShape.TEN_SECONDS: AlignedSum(10 * SECOND_NS),
-            WindowShape.SECONDS: AlignedSum(SECOND_NS),
-        }
+        self._second = -1
+        #: since the last edge of a minute, of ten seconds, of a second; and the highest of those that are over
+        self._sums = [0, 0, 0]
+        self._peaks = [0, 0, 0]
 
     def add(self, now_ns: int, amount: int) -> None:
         self.sliding.add(now_ns, amount)
-        for window in self._aligned.values():
-            window.add(now_ns, amount)
+        second = now_ns // SECOND_NS
+        if second != self._second:
+            self._turn(second)
+        sums = self._sums
+        sums[0] += amount
+        sums[1] += amount
+        sums[2] += amount
 
     def shown(self) -> dict[str, int]:
-        aligned = {shape.value: window.peak for shape, window in self._aligned.items()}
-        return {WindowShape.SLIDING.value: self.sliding.peak} | aligned
+        minute, ten_seconds, second = map(max, self._peaks, self._sums)
+        return {
+            WindowShape.SLIDING.value: self.sliding.peak,
+            WindowShape.CALENDAR.value: minute,
+            WindowShape.TEN_SECONDS.value: ten_seconds,
+            WindowShape.SECONDS.value: second,
+        }
+
+    def _turn(self, second: int) -> None:
+        for place, span_seconds in enumerate((60, 10, 1)):
+            if second // span_seconds != self._second // span_seconds:
+                self._peaks[place] = max(self._peaks[place], self._sums[place])
+                self._sums[place] = 0
+        self._second = second
 
 
 class AccountCounts:
@@ -187,7 +185,13 @@ class Counters:
 
     def account(self, name: str) -> AccountCounts:
         """The counts of an account, which are part of these."""
-        return self._accounts.setdefault(name, AccountCounts())
+        counts = self._accounts.setdefault(name, AccountCounts())
+        if len(self._accounts) == 1:
+            # What is the same need not be summed twice.
+            self.accepted, self.tokens = counts.requests.sliding, counts.tokens.sliding
+        else:
+            self.accepted, self.tokens = SlidingSum(), SlidingSum()
+        return counts
 
     @property
     def accepted_count(self) -> int:
@@ -210,14 +214,16 @@ class Counters:
         """A request was let in."""
         account.accepted += 1
         account.requests.add(now_ns, 1)
-        self.accepted.add(now_ns, 1)
+        if len(self._accounts) > 1:
+            self.accepted.add(now_ns, 1)
         self.in_flight += 1
         self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
 
     def spend(self, now_ns: int, account: AccountCounts, tokens: int) -> None:
         """A request that was let in has taken `tokens`."""
         account.tokens.add(now_ns, tokens)
-        self.tokens.add(now_ns, tokens)
+        if len(self._accounts) > 1:
+            self.tokens.add(now_ns, tokens)
 
     def statistics(self) -> Statistics:
         counts = self._accounts.values()

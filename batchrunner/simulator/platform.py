@@ -44,7 +44,7 @@ class Answer(msgspec.Struct, frozen=True):
     delivery: Delivery = Delivery.WHOLE
 
 
-class _Asked(msgspec.Struct, frozen=True):
+class _Asked(msgspec.Struct, frozen=True, gc=False):
     """A request that makes sense."""
 
     arrival: int
@@ -55,7 +55,7 @@ class _Asked(msgspec.Struct, frozen=True):
     idempotency_key: str | None
 
 
-class _Work(_Asked, frozen=True):
+class _Work(_Asked, frozen=True, gc=False):
     """A request that was let in."""
 
     fault: Fault
@@ -140,14 +140,16 @@ class Platform:
 
     async def _model(self, dialect: Dialect, headers: Mapping[str, str], body: bytes, request_id: str) -> Answer:
         arrival = self.counters.arrive()
-        self.accounts.arrive(self._now_ns(), arrival + 1)
-        await self._travel(arrival)
-        now_ns = self._time_ns()
+        now_ns = self._now_ns()
+        self.accounts.arrive(now_ns, arrival + 1)
+        if self.settings.jitter_seconds[1] > 0:
+            await self._travel(arrival)
+            now_ns = self._time_ns()
         key, account = self._authenticate(headers)
         asked = _Asked(arrival, request_id, read(dialect, body, self.catalog), account, key, headers.get("idempotency-key"))
         repeat, fingerprint = self._repeat(asked, body)
         if repeat is not None and (stored := self._stored.find(now_ns, repeat, fingerprint)) is not None:
-            return self._replay(asked, stored)
+            return self._replay(asked, stored, now_ns)
         if account.balance_usd <= 0:
             raise Refusal(402, "insufficient_credits", "The account needs credits.")
         fault = self._plan.choose(arrival, asked.ask)
@@ -157,7 +159,7 @@ class Platform:
             raise Refusal(fault.status, fault.code, fault.message)
         admitted = account.limits.admit(now_ns, asked.ask.estimate_tokens)
         if isinstance(admitted, Refused):
-            return self._reject(asked, admitted)
+            return self._reject(asked, admitted, now_ns)
         self.counters.start(now_ns, account.counts)
         if repeat is not None:
             self._stored.begin(now_ns, repeat, fingerprint)
@@ -172,9 +174,8 @@ class Platform:
     async def _travel(self, arrival: int) -> None:
         """Take the way from the server's door to its limits, which differs from request to request."""
         low, high = self.settings.jitter_seconds
-        if high > 0:
-            point = Draws(self.settings.seed, b"jitter", arrival.to_bytes(8, "big")).uniform(0)
-            await trio.sleep(low + (high - low) * point)
+        point = Draws(self.settings.seed, b"jitter", arrival.to_bytes(8, "big")).uniform(0)
+        await trio.sleep(low + (high - low) * point)
 
     def _repeat(self, asked: _Asked, body: bytes) -> tuple[Key | None, int]:
         """Under what a request's answer is kept, if at all, and what a request with the same key must have in common with it."""
@@ -182,26 +183,26 @@ class Platform:
             return None, 0
         return (asked.account.name, asked.idempotency_key), hash((asked.ask.dialect, body))
 
-    def _replay(self, asked: _Asked, stored: _Stored) -> Answer:
+    def _replay(self, asked: _Asked, stored: _Stored, now_ns: int) -> Answer:
         """Tell an answer again: no window counts it, and it costs nothing."""
         asked.account.counts.replays += 1
-        self._record(asked, self._now_ns(), stored.tokens, Decimal(0), stored.answer.status, "ok", replay=True)
+        self._record(asked, now_ns, stored.tokens, Decimal(0), stored.answer.status, "ok", replay=True)
         headers = (("idempotent-replayed", "true"),)
         return msgspec.structs.replace(stored.answer, request_id=asked.request_id, headers=headers)
 
-    def _reject(self, asked: _Asked, refused: Refused) -> Answer:
+    def _reject(self, asked: _Asked, refused: Refused, now_ns: int) -> Answer:
         asked.account.counts.rejected_by[refused.resource] += 1
         message = f"Rate limit of {refused.resource} exceeded."
         answer = _error(asked.ask.dialect, 429, "rate_limit_exceeded", message, asked.request_id)
         settings = self.settings
-        again = retry_after(settings.retry_after, settings.rate_headers, self._now_ns(), refused.retry_after_ns)
-        return self._with_rates(asked, msgspec.structs.replace(answer, headers=again), asked.ask.estimate_tokens)
+        again = retry_after(settings.retry_after, settings.rate_headers, now_ns, refused.retry_after_ns)
+        return self._with_rates(asked, msgspec.structs.replace(answer, headers=again), asked.ask.estimate_tokens, now_ns)
 
-    def _with_rates(self, asked: _Asked, answer: Answer, cost_tokens: int) -> Answer:
+    def _with_rates(self, asked: _Asked, answer: Answer, cost_tokens: int, now_ns: int) -> Answer:
         style = self.settings.rate_headers
         if style is RateHeaders.NONE:
             return answer
-        rates = rate_headers(style, asked.account.limits, self._time_ns(), cost_tokens)
+        rates = rate_headers(style, asked.account.limits, now_ns, cost_tokens)
         return msgspec.structs.replace(answer, headers=answer.headers + rates)
 
     async def _work(self, work: _Work, body: bytes) -> Answer:
@@ -210,16 +211,18 @@ class Platform:
         chance = draws_of(settings.seed, work.arrival)
         latency = chance.lognormal(LATENCY, settings.latency_median_seconds, settings.latency_sigma)
         await trio.sleep((latency + settings.latency_per_token_seconds * completion.output_tokens) * fault.latency_factor)
+        now_ns = self._time_ns()
         billed = is_billed(fault, settings.seed, work.arrival)
         if billed:
-            self._bill(work, completion, body)
+            self._bill(work, completion, body, now_ns)
         else:
-            self._let_off(work)
+            self._let_off(work, now_ns)
         if work.repeat is not None:
-            self._keep(work, work.repeat, completion, billed=billed)
-        return self._with_rates(work, self._answer(work, completion), completion.total_tokens)
+            self._keep(work, work.repeat, completion, now_ns, billed=billed)
+        answer = self._answer(work, completion, now_ns)
+        return self._with_rates(work, answer, completion.total_tokens, now_ns)
 
-    def _answer(self, work: _Work, completion: replies.Completion) -> Answer:
+    def _answer(self, work: _Work, completion: replies.Completion, now_ns: int) -> Answer:
         fault = work.fault
         match fault.content:
             case Content.ERROR:
@@ -231,23 +234,22 @@ class Platform:
             case Content.EMPTY:
                 return Answer(fault.status, b"", work.request_id)
             case Content.COMPLETION:
-                return msgspec.structs.replace(self._whole(work, completion), delivery=fault.delivery)
+                return self._written(work, completion, now_ns, fault.delivery)
 
-    def _whole(self, work: _Work, completion: replies.Completion) -> Answer:
+    def _written(self, work: _Work, completion: replies.Completion, now_ns: int, delivery: Delivery) -> Answer:
         reply_id = f"{self.settings.seed:x}{work.arrival:012d}"
-        reply = replies.body(work.ask.dialect, completion, reply_id, self._now_ns() // NS_PER_SECOND)
-        return Answer(200, reply, work.request_id)
+        reply = replies.body(work.ask.dialect, completion, reply_id, now_ns // NS_PER_SECOND)
+        return Answer(200, reply, work.request_id, delivery=delivery)
 
-    def _keep(self, work: _Work, repeat: Key, completion: replies.Completion, *, billed: bool) -> None:
+    def _keep(self, work: _Work, repeat: Key, completion: replies.Completion, now_ns: int, *, billed: bool) -> None:
         """Keep what the platform has made of a request: what a proxy or the network did to it on the way is not its affair."""
         if billed:
-            self._stored.keep(repeat, _Stored(self._whole(work, completion), _tokens(completion)))
+            self._stored.keep(repeat, _Stored(self._written(work, completion, now_ns, Delivery.WHOLE), _tokens(completion)))
         elif work.fault.content is Content.ERROR and work.fault.bill is Bill.NEVER:
-            self._stored.keep(repeat, _Stored(self._answer(work, completion), _NOTHING))
+            self._stored.keep(repeat, _Stored(self._answer(work, completion, now_ns), _NOTHING))
 
-    def _bill(self, work: _Work, completion: replies.Completion, body: bytes) -> None:
+    def _bill(self, work: _Work, completion: replies.Completion, body: bytes, now_ns: int) -> None:
         """Charge windows, account and ledger for what was done: all of it before the answer's first byte."""
-        now_ns = self._time_ns()
         account, model, tokens = work.account, work.ask.model, _tokens(completion)
         account.limits.spend(now_ns, work.accepted, tokens.total, succeeded=work.fault.status < FIRST_ERROR_STATUS)
         self.counters.spend(now_ns, account.counts, tokens.total)
@@ -256,9 +258,9 @@ class Platform:
         account.record(now_ns, model.id, work.ask.dialect.value, tokens, cost_usd, 200)
         self._record(work, now_ns, tokens, cost_usd, work.fault.status, work.fault.kind)
 
-    def _let_off(self, work: _Work) -> None:
+    def _let_off(self, work: _Work, now_ns: int) -> None:
         """Charge nothing for a request; one that was answered with an error is noted among the account's events."""
-        now_ns, account, fault = self._time_ns(), work.account, work.fault
+        account, fault = work.account, work.fault
         account.limits.spend(now_ns, work.accepted, 0, succeeded=fault.status < FIRST_ERROR_STATUS)
         if fault.content in (Content.ERROR, Content.HTML):
             path, code = work.ask.dialect.value, fault.code or "upstream_error"

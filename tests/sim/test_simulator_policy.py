@@ -13,7 +13,7 @@ from batchrunner.simulator.faults import KINDS, Bill, Content
 from batchrunner.simulator.ledger import Entry, MemoryLedger
 from batchrunner.simulator.platform import Platform
 from batchrunner.simulator.settings import TEST_KEY, AccountSettings, Change, Foreign, LogAt, RateHeaders, RetryAfter, WindowShape
-from tests.sim.loopback import Got, ask, body, entries_of, platform_of, request, tagged
+from tests.sim.simulated import Got, ask, body, entries_of, platform_of, request, tagged
 
 KEYS = [f"sk-empiriolabs-test-{name}" for name in ("one", "two", "three")]
 STATISTICS = request("/simulator/statistics", method="GET", authorization="")
@@ -154,7 +154,10 @@ async def test_accounts_have_budgets_of_their_own_and_keys_share_them(autojump_c
     assert got == [200, 200, 429, 429, 200, 402]
     assert (await ask(platform, bearing(TEST_KEY))).status == 401
     assert [entry.account for entry in ledger_of(platform)] == ["a", "a", "b"]
-    found = (await statistics(platform))["accounts"]
+    whole = await statistics(platform)
+    assert (whole["accepted"], whole["rejected"], whole["peak_accepted_per_minute"], whole["billed"]) == (3, 2, 3, 3)
+    assert whole["peak_tokens_per_minute"] == sum(entry.tokens.total for entry in ledger_of(platform))
+    found = whole["accounts"]
     assert (found["a"]["accepted"], found["a"]["rejected_by"]) == (2, {"requests": 2})
     assert (found["b"]["accepted"], found["b"]["rejected_by"], found["b"]["billed"]) == (1, {}, 1)
 

@@ -1,4 +1,4 @@
-"""A client of the simulated platform over in-memory streams: raw requests in, whatever comes back out."""
+"""A plain client of the simulated platform over in-memory streams: requests as bytes, and what came back."""
 
 from __future__ import annotations
 
@@ -73,6 +73,18 @@ class Client:
                 status = int(first.split()[1]) if found else None
                 return Got(status, headers if found else {}, rest if found else data, ended=True)
             data += more
+
+    async def read(self, data: bytes, *, at_most: int = 1 << 30, seconds: float = 3600) -> tuple[bytes, bool]:
+        """What comes back for a request, as it comes, and whether the server ended it rather than we."""
+        await self.stream.send_all(data)
+        got = bytearray()
+        with trio.move_on_after(seconds):
+            while len(got) < at_most:
+                more = await self.stream.receive_some(1 << 16)
+                if not more:
+                    return bytes(got), True
+                got += more
+        return bytes(got), False
 
 
 @asynccontextmanager
