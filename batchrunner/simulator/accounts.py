@@ -6,6 +6,7 @@ exact to the nanosecond, since between two requests nobody could see a differenc
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import heapq
 import math
@@ -181,6 +182,7 @@ def _finite(where: str, **amounts: Decimal | None) -> None:
             raise ValueError(f"{where}: {name} is an amount.")
 
 
+@functools.lru_cache(256)
 def digest(key: str) -> bytes:
     """What stands for a key wherever it would otherwise have to be kept."""
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
