@@ -52,7 +52,9 @@ class Limits:
     ) -> None:
         self._requests = requests
         self._tokens = tokens
-        self._charging = charging
+        # Asked once and not for each request: to name a member of an enum costs something.
+        self._charges_at_start = charging is not Charging.ACTUAL
+        self._charges_at_end = charging is not Charging.ESTIMATE
         self._count_rejected = count_rejected
         self._logs_at_start = log_at is LogAt.START
         #: a day's requests: only ever shown
@@ -78,7 +80,7 @@ class Limits:
 
     def admit(self, now_ns: int, tokens: int) -> Accepted | Refused:
         """Let a request in that may take `tokens` (its prompt and its cap), or say when to come back."""
-        asked = 1 if self._charging is Charging.ACTUAL else max(1, tokens)
+        asked = max(1, tokens) if self._charges_at_start else 1
         for_requests = self._requests.wait_ns(now_ns, 1) if self._requests else 0
         for_tokens = self._tokens.wait_ns(now_ns, asked) if self._tokens else 0
         if for_requests or for_tokens:
@@ -91,7 +93,7 @@ class Limits:
             self._requests.take(now_ns, 1)
         if self._day:
             self._day.take(now_ns, 1)
-        if self._tokens and self._charging is not Charging.ACTUAL:
+        if self._tokens and self._charges_at_start:
             return Accepted(self._tokens.take(now_ns, asked))
         return Accepted(None)
 
@@ -99,7 +101,7 @@ class Limits:
         """A request that was let in has ended and took `tokens`."""
         if self._requests and not self._logs_at_start and succeeded:
             self._requests.take(now_ns, 1)
-        if self._tokens is None or self._charging is Charging.ESTIMATE:
+        if self._tokens is None or not self._charges_at_end:
             return
         if accepted.tokens is not None:
             self._tokens.correct(now_ns, accepted.tokens, tokens)
