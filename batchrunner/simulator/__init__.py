@@ -1,14 +1,19 @@
 """The embedded platform: a server on loopback that imitates EmpirioLabs, deterministic from a seed.
 
-    main      options, descriptors, signals, the ready line
+    main      descriptors, signals, the ready line
+    options   what can be said on its command line; account_options: of accounts
     server    HTTP/1.1 over any trio stream; deals out whole, cut and withheld answers
     platform  what the platform decides about a request, free of sockets
     asks      a request's body as the platform understands it
-    windows   RPM and TPM: sliding log, calendar minute, token bucket
+    accounts  whose key it is, and what becomes of accounts in mid-run; foreign: another program that uses one
+    usage     an account: its limits, its balance and its usage events
+    limits    RPM and TPM as one gate, and what is charged when
+    windows   a minute as servers count it; window_shapes: in all its shapes
+    rate_headers  what an answer says about the limits, as each provider spells it
+    idempotency  answers that are told again
     faults    which request goes wrong, how, and whether it is billed
     replies   bodies and errors in the three dialects
     catalog   models and prices
-    usage     an account: its balance and its usage events
     ledger    what was billed, on disk before the answer's first byte
     counters  what a test wants to know afterwards
     draws     all of its chance, from a seed

@@ -29,7 +29,7 @@ class Cost(msgspec.Struct, frozen=True):
 
 
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A request that was worked on and billed, whether or not its answer will arrive."""
+    """A request that was worked on and billed, whether or not its answer will arrive; or a replay of one."""
 
     seq: int
     #: Unix nanoseconds of the platform's clock
@@ -37,6 +37,7 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     path: str
     model: str
     #: the first 8 hex digits of the key's SHA-256
+    account: str
     key_fingerprint: str
     tokens: Tokens
     cost: Cost
@@ -47,6 +48,8 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     tag: str | None = None
     custom_id: str | None = None
     idempotency_key: str | None = None
+    #: the answer of an earlier request was sent again: nothing was done, the cost is 0, and the tokens are those it tells of
+    replay: bool = False
 
 
 class Ledger(Protocol):

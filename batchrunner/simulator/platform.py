@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from urllib.parse import parse_qsl, unquote
@@ -11,21 +10,25 @@ import msgspec
 import trio
 
 from batchrunner.simulator import replies
+from batchrunner.simulator.accounts import Accounts, digest
 from batchrunner.simulator.asks import Ask, Dialect, Refusal, read
 from batchrunner.simulator.catalog import Catalog, entry
 from batchrunner.simulator.counters import Counters
 from batchrunner.simulator.draws import Draws
-from batchrunner.simulator.faults import LATENCY, Content, Delivery, Fault, Plan, SeededPlan, draws_of, is_billed
+from batchrunner.simulator.faults import LATENCY, Bill, Content, Delivery, Fault, Plan, SeededPlan, draws_of, is_billed
+from batchrunner.simulator.idempotency import Key, Replays
 from batchrunner.simulator.ledger import Cost, Entry, Ledger, MemoryLedger, Tokens, exact_number
-from batchrunner.simulator.settings import Settings
-from batchrunner.simulator.usage import Account
-from batchrunner.simulator.windows import Accepted, Limits, Refused
+from batchrunner.simulator.limits import Accepted, Refused
+from batchrunner.simulator.rate_headers import rate_headers, retry_after
+from batchrunner.simulator.settings import RateHeaders, Settings
+from batchrunner.simulator.usage import NS_PER_SECOND, Account
 
-NS_PER_SECOND = 1_000_000_000
 _DIALECTS = {dialect.value: dialect for dialect in Dialect}
 _READ_ONLY = {"/v1/models", "/v1/account/usage", "/simulator/statistics"}
 _GARBAGE = b'{"id": "cut off by a broken prox'
 _HTML = b"<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>\n"
+#: from this status on an answer is an error
+FIRST_ERROR_STATUS = 400
 _NOTHING = Tokens(0, 0, 0, 0)
 
 
@@ -41,20 +44,35 @@ class Answer(msgspec.Struct, frozen=True):
     delivery: Delivery = Delivery.WHOLE
 
 
-class _Work(msgspec.Struct, frozen=True):
-    """A request that was let in."""
+class _Asked(msgspec.Struct, frozen=True, gc=False):
+    """A request that makes sense."""
 
     arrival: int
     request_id: str
     ask: Ask
-    fault: Fault
+    account: Account
     key: bytes
-    accepted: Accepted
     idempotency_key: str | None
 
 
+class _Work(_Asked, frozen=True, gc=False):
+    """A request that was let in."""
+
+    fault: Fault
+    accepted: Accepted
+    #: under which its answer is kept for those who ask again
+    repeat: Key | None
+
+
+class _Stored(msgspec.Struct, frozen=True):
+    """What is told again for an Idempotency-Key."""
+
+    answer: Answer
+    tokens: Tokens
+
+
 class Platform:
-    """A whole simulated platform with one account.
+    """A whole simulated platform.
 
     `now_ns` gives Unix nanoseconds that never go back; by default trio's clock, so that a test's virtual time starts at
     1970-01-01 and on the edge of a minute. Latency is `trio.sleep`. `plan` replaces the faults that `settings` describe.
@@ -75,11 +93,12 @@ class Platform:
         self.catalog = catalog or Catalog()
         self.ledger: Ledger = MemoryLedger() if ledger is None else ledger
         self.counters = Counters()
-        self.account = Account(settings.balance_usd)
-        self._limits = Limits.of(settings)
+        self.accounts = Accounts(settings, self.counters)
+        #: the first one, which is often the only one
+        self.account = self.accounts.all[0]
+        self._stored: Replays[_Stored] = Replays()
         self._plan: Plan = SeededPlan(settings) if plan is None else plan
         self._now_ns = now_ns or trio_now_ns
-        self._keys = {_digest(key) for key in settings.keys}
         self._replies = 0
 
     async def answer(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Answer:
@@ -106,11 +125,12 @@ class Platform:
             raise Refusal(404, "not_found", f"There is no {path[:100]} here.")
         if method != "GET":
             raise Refusal(405, "method_not_allowed", "Use GET.")
+        self._time_ns()
         if path == "/simulator/statistics":
             return msgspec.json.encode(self.counters.statistics())
         if path == "/v1/account/usage":
-            self._authenticate(headers)
-            return self.account.usage_body(dict(parse_qsl(query)))
+            _, account = self._authenticate(headers)
+            return account.usage_body(dict(parse_qsl(query)))
         if path == "/v1/models":
             return self.catalog.list_body()
         model = self.catalog.get(unquote(path.removeprefix("/v1/models/")))
@@ -120,99 +140,172 @@ class Platform:
 
     async def _model(self, dialect: Dialect, headers: Mapping[str, str], body: bytes, request_id: str) -> Answer:
         arrival = self.counters.arrive()
-        key = self._authenticate(headers)
-        ask = read(dialect, body, self.catalog)
-        if self.account.balance_usd <= 0:
+        now_ns = self._now_ns()
+        self.accounts.arrive(now_ns, arrival + 1)
+        if self.settings.jitter_seconds[1] > 0:
+            await self._travel(arrival)
+            now_ns = self._time_ns()
+        key, account = self._authenticate(headers)
+        asked = _Asked(arrival, request_id, read(dialect, body, self.catalog), account, key, headers.get("idempotency-key"))
+        repeat, fingerprint = self._repeat(asked, body)
+        if repeat is not None and (stored := self._stored.find(now_ns, repeat, fingerprint)) is not None:
+            return self._replay(asked, stored, now_ns)
+        if account.balance_usd <= 0:
             raise Refusal(402, "insufficient_credits", "The account needs credits.")
-        fault = self._plan.choose(arrival, ask)
+        fault = self._plan.choose(arrival, asked.ask)
         if fault.kind != "ok":
             self.counters.faults[fault.kind] += 1
         if fault.at_door:
             raise Refusal(fault.status, fault.code, fault.message)
-        now_ns = self._now_ns()
-        admitted = self._limits.admit(now_ns, ask.estimate_tokens)
+        admitted = account.limits.admit(now_ns, asked.ask.estimate_tokens)
         if isinstance(admitted, Refused):
-            return self._reject(dialect, admitted, request_id)
-        work = _Work(arrival, request_id, ask, fault, key, admitted, headers.get("idempotency-key"))
-        self.counters.start(now_ns)
+            return self._reject(asked, admitted, now_ns)
+        self.counters.start(now_ns, account.counts)
+        if repeat is not None:
+            self._stored.begin(now_ns, repeat, fingerprint)
+        work = _Work(arrival, request_id, asked.ask, account, key, asked.idempotency_key, fault, admitted, repeat)
         try:
             return await self._work(work, body)
         finally:
             self.counters.in_flight -= 1
+            if repeat is not None:
+                self._stored.end(repeat)
 
-    def _reject(self, dialect: Dialect, refused: Refused, request_id: str) -> Answer:
-        self.counters.rejected_by[refused.resource] += 1
-        answer = _error(dialect, 429, "rate_limit_exceeded", f"Rate limit of {refused.resource} exceeded.", request_id)
-        if not self.settings.retry_after:
+    async def _travel(self, arrival: int) -> None:
+        """Take the way from the server's door to its limits, which differs from request to request."""
+        low, high = self.settings.jitter_seconds
+        point = Draws(self.settings.seed, b"jitter", arrival.to_bytes(8, "big")).uniform(0)
+        await trio.sleep(low + (high - low) * point)
+
+    def _repeat(self, asked: _Asked, body: bytes) -> tuple[Key | None, int]:
+        """Under what a request's answer is kept, if at all, and what a request with the same key must have in common with it."""
+        if not self.settings.idempotency or asked.idempotency_key is None:
+            return None, 0
+        return (asked.account.name, asked.idempotency_key), hash((asked.ask.dialect, body))
+
+    def _replay(self, asked: _Asked, stored: _Stored, now_ns: int) -> Answer:
+        """Tell an answer again: no window counts it, and it costs nothing."""
+        asked.account.counts.replays += 1
+        self._record(asked, now_ns, stored.tokens, Decimal(0), stored.answer.status, "ok", replay=True)
+        headers = (("idempotent-replayed", "true"),)
+        return msgspec.structs.replace(stored.answer, request_id=asked.request_id, headers=headers)
+
+    def _reject(self, asked: _Asked, refused: Refused, now_ns: int) -> Answer:
+        asked.account.counts.rejected_by[refused.resource] += 1
+        message = f"Rate limit of {refused.resource} exceeded."
+        answer = _error(asked.ask.dialect, 429, "rate_limit_exceeded", message, asked.request_id)
+        settings = self.settings
+        again = retry_after(settings.retry_after, settings.rate_headers, now_ns, refused.retry_after_ns)
+        return self._with_rates(asked, msgspec.structs.replace(answer, headers=again), asked.ask.estimate_tokens, now_ns)
+
+    def _with_rates(self, asked: _Asked, answer: Answer, cost_tokens: int, now_ns: int) -> Answer:
+        style = self.settings.rate_headers
+        if style is RateHeaders.NONE:
             return answer
-        seconds = -(-refused.retry_after_ns // NS_PER_SECOND)
-        return msgspec.structs.replace(answer, headers=(("retry-after", str(seconds)),))
+        rates = rate_headers(style, asked.account.limits, now_ns, cost_tokens)
+        return msgspec.structs.replace(answer, headers=answer.headers + rates)
 
     async def _work(self, work: _Work, body: bytes) -> Answer:
-        settings, fault, dialect = self.settings, work.fault, work.ask.dialect
+        settings, fault = self.settings, work.fault
         completion = replies.complete(work.ask, Draws(settings.seed, b"reply", body), settings)
         chance = draws_of(settings.seed, work.arrival)
         latency = chance.lognormal(LATENCY, settings.latency_median_seconds, settings.latency_sigma)
         await trio.sleep((latency + settings.latency_per_token_seconds * completion.output_tokens) * fault.latency_factor)
-        self._settle(work, completion)
-        if fault.content is Content.ERROR:
-            answer = _error(dialect, fault.status, fault.code, fault.message, work.request_id)
-        elif fault.content is Content.HTML:
-            answer = Answer(fault.status, _HTML, work.request_id, content_type="text/html")
-        elif fault.content is Content.GARBAGE:
-            answer = Answer(fault.status, _GARBAGE, work.request_id)
-        elif fault.content is Content.EMPTY:
-            answer = Answer(fault.status, b"", work.request_id)
+        now_ns = self._time_ns()
+        billed = is_billed(fault, settings.seed, work.arrival)
+        if billed:
+            self._bill(work, completion, body, now_ns)
         else:
-            reply_id = f"{settings.seed:x}{work.arrival:012d}"
-            reply = replies.body(dialect, completion, reply_id, self._now_ns() // NS_PER_SECOND)
-            answer = Answer(200, reply, work.request_id, delivery=fault.delivery)
-        return answer
+            self._let_off(work, now_ns)
+        if work.repeat is not None:
+            self._keep(work, work.repeat, completion, now_ns, billed=billed)
+        answer = self._answer(work, completion, now_ns)
+        return self._with_rates(work, answer, completion.total_tokens, now_ns)
 
-    def _settle(self, work: _Work, completion: replies.Completion) -> None:
-        """Charge window, account and ledger for what was done: all of it before the answer's first byte."""
-        now_ns = self._now_ns()
-        model, fault, path = work.ask.model, work.fault, work.ask.dialect.value
-        if not is_billed(fault, self.settings.seed, work.arrival):
-            self._limits.spend(now_ns, work.accepted, 0)
-            if fault.content in (Content.ERROR, Content.HTML):
-                self.account.record(now_ns, model.id, path, _NOTHING, Decimal(0), fault.status, fault.code or "upstream_error")
-            return
-        self._limits.spend(now_ns, work.accepted, completion.total_tokens)
-        self.counters.tokens.add(now_ns, completion.total_tokens)
-        used = (completion.input_tokens, completion.cached_tokens, completion.output_tokens)
-        tokens = Tokens(completion.input_tokens, completion.output_tokens, completion.cached_tokens, completion.total_tokens)
-        cost_usd = model.cost(*used)
-        self.counters.billed += 1
-        self.counters.billed_usd += cost_usd
-        self.account.record(now_ns, model.id, path, tokens, cost_usd, 200)
+    def _answer(self, work: _Work, completion: replies.Completion, now_ns: int) -> Answer:
+        fault = work.fault
+        match fault.content:
+            case Content.ERROR:
+                return _error(work.ask.dialect, fault.status, fault.code, fault.message, work.request_id)
+            case Content.HTML:
+                return Answer(fault.status, _HTML, work.request_id, content_type="text/html")
+            case Content.GARBAGE:
+                return Answer(fault.status, _GARBAGE, work.request_id)
+            case Content.EMPTY:
+                return Answer(fault.status, b"", work.request_id)
+            case Content.COMPLETION:
+                return self._written(work, completion, now_ns, fault.delivery)
+
+    def _written(self, work: _Work, completion: replies.Completion, now_ns: int, delivery: Delivery) -> Answer:
+        reply_id = f"{self.settings.seed:x}{work.arrival:012d}"
+        reply = replies.body(work.ask.dialect, completion, reply_id, now_ns // NS_PER_SECOND)
+        return Answer(200, reply, work.request_id, delivery=delivery)
+
+    def _keep(self, work: _Work, repeat: Key, completion: replies.Completion, now_ns: int, *, billed: bool) -> None:
+        """Keep what the platform has made of a request: what a proxy or the network did to it on the way is not its affair."""
+        if billed:
+            self._stored.keep(repeat, _Stored(self._written(work, completion, now_ns, Delivery.WHOLE), _tokens(completion)))
+        elif work.fault.content is Content.ERROR and work.fault.bill is Bill.NEVER:
+            self._stored.keep(repeat, _Stored(self._answer(work, completion, now_ns), _NOTHING))
+
+    def _bill(self, work: _Work, completion: replies.Completion, body: bytes, now_ns: int) -> None:
+        """Charge windows, account and ledger for what was done: all of it before the answer's first byte."""
+        account, model, tokens = work.account, work.ask.model, _tokens(completion)
+        account.limits.spend(now_ns, work.accepted, tokens.total, succeeded=work.fault.status < FIRST_ERROR_STATUS)
+        self.counters.spend(now_ns, account.counts, tokens.total)
+        cost_usd = model.cost(tokens.input, tokens.cached, tokens.output)
+        account.counts.bill(work.ask.custom_id or work.ask.tag or body, cost_usd)
+        account.record(now_ns, model.id, work.ask.dialect.value, tokens, cost_usd, 200)
+        self._record(work, now_ns, tokens, cost_usd, work.fault.status, work.fault.kind)
+
+    def _let_off(self, work: _Work, now_ns: int) -> None:
+        """Charge nothing for a request; one that was answered with an error is noted among the account's events."""
+        account, fault = work.account, work.fault
+        account.limits.spend(now_ns, work.accepted, 0, succeeded=fault.status < FIRST_ERROR_STATUS)
+        if fault.content in (Content.ERROR, Content.HTML):
+            path, code = work.ask.dialect.value, fault.code or "upstream_error"
+            account.record(now_ns, work.ask.model.id, path, _NOTHING, Decimal(0), fault.status, code)
+
+    def _record(
+        self, asked: _Asked, now_ns: int, tokens: Tokens, cost_usd: Decimal, status: int, fault: str, *, replay: bool = False
+    ) -> None:
+        self.counters.entries += 1
         self.ledger.append(
             Entry(
-                seq=self.counters.billed,
+                seq=self.counters.entries,
                 at_ns=now_ns,
-                path=path,
-                model=model.id,
-                key_fingerprint=work.key.hex()[:8],
+                path=asked.ask.dialect.value,
+                model=asked.ask.model.id,
+                account=asked.account.name,
+                key_fingerprint=asked.key.hex()[:8],
                 tokens=tokens,
                 cost=Cost(exact_number(cost_usd)),
-                status=fault.status,
-                fault=fault.kind,
-                tag=work.ask.tag,
-                custom_id=work.ask.custom_id,
-                idempotency_key=work.idempotency_key,
+                status=status,
+                fault=fault,
+                tag=asked.ask.tag,
+                custom_id=asked.ask.custom_id,
+                idempotency_key=asked.idempotency_key,
+                replay=replay,
             )
         )
 
-    def _authenticate(self, headers: Mapping[str, str]) -> bytes:
-        """The digest of the request's key. Raises: Refusal, 401."""
+    def _time_ns(self) -> int:
+        """The time, with all accounts where they stand by then."""
+        now_ns = self._now_ns()
+        self.accounts.advance(now_ns)
+        return now_ns
+
+    def _authenticate(self, headers: Mapping[str, str]) -> tuple[bytes, Account]:
+        """The digest of the request's key, and whose it is. Raises: Refusal, 401."""
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         key = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
         if not key:
             raise Refusal(401, "missing_api_key", "Send the API key as a bearer token or as x-api-key.")
-        digest = _digest(key)
-        if digest not in self._keys:
+        key_digest = digest(key)
+        account = self.accounts.owner(key_digest)
+        if account is None:
             raise Refusal(401, "invalid_api_key", "The API key is not valid.")
-        return digest
+        return key_digest, account
 
 
 def trio_now_ns() -> int:
@@ -224,5 +317,5 @@ def _error(dialect: Dialect | None, status: int, code: str, message: str, reques
     return Answer(status, replies.error(dialect, status, code, message, request_id), request_id)
 
 
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
+def _tokens(completion: replies.Completion) -> Tokens:
+    return Tokens(completion.input_tokens, completion.output_tokens, completion.cached_tokens, completion.total_tokens)

@@ -1,4 +1,4 @@
-"""An account: its balance, its usage events, and the page of GET /v1/account/usage that shows them, newest first."""
+"""An account: its limits, its balance, its usage events, and the page of GET /v1/account/usage that shows them, newest first."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 import msgspec
 
 from batchrunner.simulator.asks import Refusal
+from batchrunner.simulator.counters import AccountCounts
 from batchrunner.simulator.ledger import Cost, Tokens, exact_number
+from batchrunner.simulator.limits import Limits
 
 NS_PER_SECOND = 1_000_000_000
 DEFAULT_LIMIT = 25
@@ -61,8 +63,11 @@ class UsageEvent(msgspec.Struct, frozen=True):
 class Account:
     """What one customer has left, and what was done for it."""
 
-    def __init__(self, balance_usd: Decimal) -> None:
+    def __init__(self, name: str, balance_usd: Decimal, limits: Limits, counts: AccountCounts) -> None:
+        self.name = name
         self.balance_usd = balance_usd
+        self.limits = limits
+        self.counts = counts
         #: consecutive numbers, oldest first
         self._events: list[UsageEvent] = []
         self._count = 0

@@ -95,6 +95,20 @@ def test_the_ledger_survives_a_kill(tmp_path: Path) -> None:
     assert [msgspec.json.decode(line)["seq"] for line in path.read_bytes().splitlines()] == [1, 2, 3]
 
 
+def test_accounts_come_from_a_file(tmp_path: Path) -> None:
+    """Each account of the file has its own limit: the second request with one key is rejected, as its provider does it."""
+    path = tmp_path / "accounts.toml"
+    path.write_text(f'[[accounts]]\nname = "night"\nkeys = ["{TEST_KEY}"]\nrpm = 1\n')
+    options = ("--accounts", str(path), "--window", "anchored", "--rate-headers", "openai", "--idempotency")
+    with simulator(*options) as (_, address), socket.create_connection(address) as client:
+        client.sendall(REQUEST)
+        assert b"\r\nx-ratelimit-remaining-requests: 0\r\n" in client.recv(1 << 16)
+        client.sendall(REQUEST)
+        answer = client.recv(1 << 16)
+    assert answer.startswith(b"HTTP/1.1 429")
+    assert b"\r\nretry-after: 60\r\n" in answer
+
+
 def test_options_that_make_no_sense_are_named() -> None:
     """A kind of fault that does not exist ends it at once, with the kinds that do."""
     command = [sys.executable, "-m", "batchrunner.simulator", "--faults", "gremlins=0.1"]

@@ -40,7 +40,7 @@ from batchrunner.secret import Secret
 from batchrunner.simulator.catalog import Catalog
 from batchrunner.simulator.faults import Plan
 from batchrunner.simulator.ledger import Entry, MemoryLedger
-from batchrunner.simulator.platform import Answer, Platform, _digest
+from batchrunner.simulator.platform import Answer, Platform
 from batchrunner.simulator.server import serve_stream
 from batchrunner.simulator.settings import TEST_KEY, Rule, Settings
 from batchrunner.sources import opened
@@ -99,7 +99,7 @@ class WatchedPlatform(Platform):
 
     def delete_key(self, key: str) -> None:
         """Refuse a key from now on, as when somebody deletes it."""
-        self._keys.discard(_digest(key))
+        self.accounts.delete_key(key)
 
     @property
     def billed(self) -> list[Entry]:

@@ -205,7 +205,7 @@ async def test_waiting_for_a_slot_counts_toward_no_timeout(autojump_clock: MockC
 
 async def test_a_429_with_a_hint_is_waited_out(autojump_clock: MockClock, make_night: MakeNight) -> None:
     """`Retry-After` is a lower bound: nothing is sent before its time."""
-    night = make_night(jobs(12), rpm=10, retry_after=True, latency_median_seconds=0.1)
+    night = make_night(jobs(12), rpm=10, retry_after="seconds", latency_median_seconds=0.1)
     status = await night.run()
     assert_whole(night, status)
     first, *_, last = sorted(asked.at_seconds for asked in night.platform.asked)

@@ -272,7 +272,7 @@ async def test_a_job_goes_stale_once(autojump_clock: MockClock, make_night: Make
 
 async def test_many_stale_connections_at_once(autojump_clock: MockClock, make_night: MakeNight) -> None:
     """Where every idle connection has been closed, a job meets one of them at most: its next one is fresh."""
-    night = make_night(jobs(4), rpm=2, window="bucket", retry_after=True, latency_median_seconds=1.0)
+    night = make_night(jobs(4), rpm=2, window="bucket", retry_after="seconds", latency_median_seconds=1.0)
     night.server.hides_closing = True
     # Two jobs are answered and two are told to wait for half a minute; in it all connections go.
     status = await night.run(after(20, lambda _: night.server.hang_up()), max_attempts=1)

@@ -291,7 +291,7 @@ async def test_faults_come_as_often_as_asked_for_and_the_same_in_each_run(autoju
 
 async def test_over_the_limit_is_a_429_that_says_when_only_if_asked_to(autojump_clock: MockClock) -> None:
     """The third request of a minute with rpm=2 is rejected; waiting for Retry-After is enough."""
-    silent, telling = platform_of(rpm=2), platform_of(rpm=2, retry_after=True)
+    silent, telling = platform_of(rpm=2), platform_of(rpm=2, retry_after="seconds")
     for platform in (silent, telling):
         await entries_of(platform, 2, request())
     assert "retry-after" not in (await ask(silent, request())).headers
