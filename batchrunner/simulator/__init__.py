@@ -1,12 +1,16 @@
 """The embedded platform: a server on loopback that imitates EmpirioLabs, deterministic from a seed.
 
     main      options, descriptors, signals, the ready line
-    server    HTTP/1.1 over any trio stream; deals out whole, cut and withheld answers
+    server    HTTP/1.1 over any trio stream
+    connection  a TCP connection as such a stream
+    delivery  how an answer goes out: whole, cut, endless, withheld
     platform  what the platform decides about a request, free of sockets
+    answers   what goes back: a reply, a refusal, or what a fault puts in its place
     asks      a request's body as the platform understands it
     windows   RPM and TPM: sliding log, calendar minute, token bucket
-    faults    which request goes wrong, how, and whether it is billed
-    replies   bodies and errors in the three dialects
+    faults    what can go wrong, how that looks, and whether it is billed
+    plan      which request meets which fault
+    replies   bodies and errors in the shape of each dialect; vectors, hosted: those that are no text
     catalog   models and prices
     usage     an account: its balance and its usage events
     ledger    what was billed, on disk before the answer's first byte

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Mapping
 from decimal import Decimal
@@ -11,12 +12,14 @@ import msgspec
 import trio
 
 from batchrunner.simulator import replies
+from batchrunner.simulator.answers import Answer, failure, refusal
 from batchrunner.simulator.asks import Ask, Dialect, Refusal, read
 from batchrunner.simulator.catalog import Catalog, entry
 from batchrunner.simulator.counters import Counters
 from batchrunner.simulator.draws import Draws
-from batchrunner.simulator.faults import LATENCY, Content, Delivery, Fault, Plan, SeededPlan, draws_of, is_billed
+from batchrunner.simulator.faults import WHOLE, Content, Fault
 from batchrunner.simulator.ledger import Cost, Entry, Ledger, MemoryLedger, Tokens, exact_number
+from batchrunner.simulator.plan import LATENCY, Plan, SeededPlan, draws_of, is_billed
 from batchrunner.simulator.settings import Settings
 from batchrunner.simulator.usage import Account
 from batchrunner.simulator.windows import Accepted, Limits, Refused
@@ -24,24 +27,10 @@ from batchrunner.simulator.windows import Accepted, Limits, Refused
 NS_PER_SECOND = 1_000_000_000
 _DIALECTS = {dialect.value: dialect for dialect in Dialect}
 _READ_ONLY = {"/v1/models", "/v1/account/usage", "/simulator/statistics"}
-_GARBAGE = b'{"id": "cut off by a broken prox'
-_HTML = b"<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>\n"
 _NOTHING = Tokens(0, 0, 0, 0)
 
 
-class Answer(msgspec.Struct, frozen=True):
-    """What the server is to send, and how."""
-
-    status: int
-    body: bytes
-    request_id: str
-    content_type: str = "application/json"
-    #: besides content-type, content-length and x-request-id
-    headers: tuple[tuple[str, str], ...] = ()
-    delivery: Delivery = Delivery.WHOLE
-
-
-class _Work(msgspec.Struct, frozen=True):
+class _Work(msgspec.Struct, frozen=True, gc=False):
     """A request that was let in."""
 
     arrival: int
@@ -95,9 +84,9 @@ class Platform:
                 raise Refusal(405, "method_not_allowed", "Use POST.")
             else:
                 answer = await self._model(dialect, headers, body, request_id)
-        except Refusal as refusal:
-            answer = _error(dialect, refusal.status, refusal.code, refusal.message, request_id)
-        if answer.delivery is Delivery.WHOLE:
+        except Refusal as error:
+            answer = refusal(dialect, error.status, error.code, error.message, request_id)
+        if answer.delivery in WHOLE:
             self.counters.statuses[str(answer.status)] += 1
         return answer
 
@@ -128,7 +117,7 @@ class Platform:
         if fault.kind != "ok":
             self.counters.faults[fault.kind] += 1
         if fault.at_door:
-            raise Refusal(fault.status, fault.code, fault.message)
+            return failure(fault, dialect, request_id)
         now_ns = self._now_ns()
         admitted = self._limits.admit(now_ns, ask.estimate_tokens)
         if isinstance(admitted, Refused):
@@ -142,32 +131,30 @@ class Platform:
 
     def _reject(self, dialect: Dialect, refused: Refused, request_id: str) -> Answer:
         self.counters.rejected_by[refused.resource] += 1
-        answer = _error(dialect, 429, "rate_limit_exceeded", f"Rate limit of {refused.resource} exceeded.", request_id)
+        answer = refusal(dialect, 429, "rate_limit_exceeded", f"Rate limit of {refused.resource} exceeded.", request_id)
         if not self.settings.retry_after:
             return answer
         seconds = -(-refused.retry_after_ns // NS_PER_SECOND)
         return msgspec.structs.replace(answer, headers=(("retry-after", str(seconds)),))
 
     async def _work(self, work: _Work, body: bytes) -> Answer:
-        settings, fault, dialect = self.settings, work.fault, work.ask.dialect
-        completion = replies.complete(work.ask, Draws(settings.seed, b"reply", body), settings)
-        chance = draws_of(settings.seed, work.arrival)
-        latency = chance.lognormal(LATENCY, settings.latency_median_seconds, settings.latency_sigma)
-        await trio.sleep((latency + settings.latency_per_token_seconds * completion.output_tokens) * fault.latency_factor)
+        settings, fault, ask = self.settings, work.fault, work.ask
+        completion = replies.complete(ask, Draws(settings.seed, b"reply", body), settings)
+        seconds = self._latency_seconds(work.arrival) + settings.latency_per_token_seconds * completion.output_tokens
+        if seconds:
+            await trio.sleep(seconds * fault.latency_factor)
         self._settle(work, completion)
-        if fault.content is Content.ERROR:
-            answer = _error(dialect, fault.status, fault.code, fault.message, work.request_id)
-        elif fault.content is Content.HTML:
-            answer = Answer(fault.status, _HTML, work.request_id, content_type="text/html")
-        elif fault.content is Content.GARBAGE:
-            answer = Answer(fault.status, _GARBAGE, work.request_id)
-        elif fault.content is Content.EMPTY:
-            answer = Answer(fault.status, b"", work.request_id)
-        else:
-            reply_id = f"{settings.seed:x}{work.arrival:012d}"
-            reply = replies.body(dialect, completion, reply_id, self._now_ns() // NS_PER_SECOND)
-            answer = Answer(200, reply, work.request_id, delivery=fault.delivery)
-        return answer
+        if fault.content is not Content.COMPLETION:
+            return failure(fault, ask.dialect, work.request_id)
+        reply_id = f"{settings.seed:x}{work.arrival:012d}"
+        stamp = replies.Stamp(settings.seed, reply_id, work.request_id, self._now_ns() // NS_PER_SECOND)
+        return Answer(200, replies.body(ask, completion, stamp), work.request_id, delivery=fault.delivery)
+
+    def _latency_seconds(self, arrival: int) -> float:
+        median = self.settings.latency_median_seconds
+        if not median or not self.settings.latency_sigma:
+            return median
+        return draws_of(self.settings.seed, arrival).lognormal(LATENCY, median, self.settings.latency_sigma)
 
     def _settle(self, work: _Work, completion: replies.Completion) -> None:
         """Charge window, account and ledger for what was done: all of it before the answer's first byte."""
@@ -220,9 +207,6 @@ def trio_now_ns() -> int:
     return round(trio.current_time() * NS_PER_SECOND)
 
 
-def _error(dialect: Dialect | None, status: int, code: str, message: str, request_id: str) -> Answer:
-    return Answer(status, replies.error(dialect, status, code, message, request_id), request_id)
-
-
+@functools.lru_cache(256)
 def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
