@@ -141,7 +141,7 @@ def read(dialect: Dialect, body: bytes, catalog: Catalog) -> Ask:
     prompt = _prompt(dialect, asked)
     parts: tuple[bytes, ...] = ()
     if dialect in (Dialect.EMBEDDINGS, Dialect.COMPLETIONS):
-        texts, parts, token_ids = _split(prompt)
+        texts, parts, token_ids = _split(_PROMPTS[dialect][0], prompt)
         input_tokens = token_ids + (prompt_tokens(texts) if texts else 0)
     else:
         if dialect is Dialect.RERANKS:
@@ -204,14 +204,14 @@ def _prompt(dialect: Dialect, asked: _Body) -> Any:
     raise _invalid(" or ".join(fields), "required, and not empty")
 
 
-def _split(prompt: str | list[Any]) -> tuple[list[Any], tuple[bytes, ...], int]:
+def _split(field: str, prompt: str | list[Any]) -> tuple[list[Any], tuple[bytes, ...], int]:
     """The texts among the inputs, all inputs as bytes, and how many tokens the inputs have that came as token ids.
 
     An input is a text or an array of token ids; a request has one, or an array of them.
     """
     items = [prompt] if isinstance(prompt, str) or all(type(item) is int for item in prompt) else prompt
     if len(items) > MAX_PARTS:
-        raise _invalid("input", f"no more than {MAX_PARTS} at once")
+        raise _invalid(field, f"no more than {MAX_PARTS} at once")
     texts: list[Any] = []
     parts: list[bytes] = []
     token_ids = 0
@@ -223,7 +223,7 @@ def _split(prompt: str | list[Any]) -> tuple[list[Any], tuple[bytes, ...], int]:
             token_ids += len(item)
             parts.append(msgspec.json.encode(item))
         else:
-            raise _invalid("input", "texts or arrays of token ids, none of them empty")
+            raise _invalid(field, "texts or arrays of token ids, none of them empty")
     return texts, tuple(parts), token_ids
 
 
