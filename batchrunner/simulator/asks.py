@@ -25,7 +25,7 @@ _OPAQUE = {"image_url", "input_image", "image", "input_audio", "audio", "file", 
 _NOT_PROMPT = {"type", "role", "id", "cache_control"}
 
 
-class Dialect(enum.Enum):
+class Dialect(enum.StrEnum):
     """The shape of a request and of its answer, by endpoint."""
 
     CHAT_COMPLETIONS = "/v1/chat/completions"
@@ -67,7 +67,7 @@ class Refusal(Exception):
         self.message = message
 
 
-class Ask(msgspec.Struct, frozen=True):
+class Ask(msgspec.Struct, frozen=True, gc=False):
     """A request that can be served."""
 
     dialect: Dialect
@@ -169,21 +169,23 @@ def read(dialect: Dialect, body: bytes, catalog: Catalog) -> Ask:
 def prompt_tokens(prompt: list[Any]) -> int:
     """About a token for four bytes of text, some for each turn, and a flat number for parts that are no text."""
     tokens = text_bytes = 0
-    # A stack and no recursion: how deep a body is nested is the client's choice.
+    # A stack and no recursion: how deep a body is nested is the client's choice. (`type` and no isinstance: each request
+    # comes this way, and all of it was read from JSON.)
     rest = prompt
     while rest:
         part = rest.pop()
-        if isinstance(part, str):
+        kind = type(part)
+        if kind is str:
             text_bytes += len(part) if part.isascii() else len(part.encode())
-        elif isinstance(part, list):
-            rest.extend(part)
-        elif isinstance(part, dict):
+        elif kind is list:
+            rest += part
+        elif kind is dict:
             tokens += TOKENS_PER_TURN if "role" in part else 0
-            kind = part.get("type")
-            if isinstance(kind, str) and kind in _OPAQUE:
+            label = part.get("type")
+            if type(label) is str and label in _OPAQUE:
                 tokens += TOKENS_PER_OPAQUE_PART
             else:
-                rest.extend(value for key, value in part.items() if key not in _NOT_PROMPT)
+                rest += [part[key] for key in part if key not in _NOT_PROMPT]
     return tokens + max(1, -(-text_bytes // BYTES_PER_TOKEN))
 
 

@@ -17,7 +17,7 @@ from batchrunner.simulator.asks import Ask, Dialect, Refusal, read
 from batchrunner.simulator.catalog import Catalog, entry
 from batchrunner.simulator.counters import Counters
 from batchrunner.simulator.draws import Draws
-from batchrunner.simulator.faults import WHOLE, Content, Fault
+from batchrunner.simulator.faults import WHOLE, Content, Delivery, Fault
 from batchrunner.simulator.ledger import Cost, Entry, Ledger, MemoryLedger, Tokens, exact_number
 from batchrunner.simulator.plan import LATENCY, Plan, SeededPlan, draws_of, is_billed
 from batchrunner.simulator.settings import Settings
@@ -86,7 +86,7 @@ class Platform:
                 answer = await self._model(dialect, headers, body, request_id)
         except Refusal as error:
             answer = refusal(dialect, error.status, error.code, error.message, request_id)
-        if answer.delivery in WHOLE:
+        if answer.delivery is Delivery.WHOLE or answer.delivery in WHOLE:
             self.counters.statuses[str(answer.status)] += 1
         return answer
 
@@ -143,11 +143,12 @@ class Platform:
         seconds = self._latency_seconds(work.arrival) + settings.latency_per_token_seconds * completion.output_tokens
         if seconds:
             await trio.sleep(seconds * fault.latency_factor)
-        self._settle(work, completion)
+        now_ns = self._now_ns()
+        self._settle(work, completion, now_ns)
         if fault.content is not Content.COMPLETION:
             return failure(fault, ask.dialect, work.request_id)
         reply_id = f"{settings.seed:x}{work.arrival:012d}"
-        stamp = replies.Stamp(settings.seed, reply_id, work.request_id, self._now_ns() // NS_PER_SECOND)
+        stamp = replies.Stamp(settings.seed, reply_id, work.request_id, now_ns // NS_PER_SECOND)
         return Answer(200, replies.body(ask, completion, stamp), work.request_id, delivery=fault.delivery)
 
     def _latency_seconds(self, arrival: int) -> float:
@@ -156,9 +157,8 @@ class Platform:
             return median
         return draws_of(self.settings.seed, arrival).lognormal(LATENCY, median, self.settings.latency_sigma)
 
-    def _settle(self, work: _Work, completion: replies.Completion) -> None:
+    def _settle(self, work: _Work, completion: replies.Completion, now_ns: int) -> None:
         """Charge window, account and ledger for what was done: all of it before the answer's first byte."""
-        now_ns = self._now_ns()
         model, fault, path = work.ask.model, work.fault, work.ask.dialect.value
         if not is_billed(fault, self.settings.seed, work.arrival):
             self._limits.spend(now_ns, work.accepted, 0)
@@ -167,9 +167,8 @@ class Platform:
             return
         self._limits.spend(now_ns, work.accepted, completion.total_tokens)
         self.counters.tokens.add(now_ns, completion.total_tokens)
-        used = (completion.input_tokens, completion.cached_tokens, completion.output_tokens)
         tokens = Tokens(completion.input_tokens, completion.output_tokens, completion.cached_tokens, completion.total_tokens)
-        cost_usd = model.cost(*used)
+        cost_usd = model.cost(tokens.input, tokens.cached, tokens.output)
         self.counters.billed += 1
         self.counters.billed_usd += cost_usd
         self.account.record(now_ns, model.id, path, tokens, cost_usd, 200)

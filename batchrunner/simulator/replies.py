@@ -65,7 +65,7 @@ def complete(ask: Ask, draws: Draws, settings: Settings) -> Completion:
     start = int(draws.uniform(_TEXT) * len(_CORPUS))
     return Completion(
         model=ask.model.id,
-        texts=tuple(_text(start + 97 * choice, length - reasoning) for choice in range(ask.choices)),
+        texts=tuple([_text(start + 97 * choice, length - reasoning) for choice in range(ask.choices)]),
         input_tokens=ask.input_tokens,
         cached_tokens=cached,
         output_tokens=length * ask.choices,
@@ -221,7 +221,8 @@ _WRITTEN: dict[Dialect, Callable[[Completion, str, int], dict[str, Any]]] = {
 
 
 def _text(start: int, tokens: int) -> str:
-    length = tokens * BYTES_PER_TOKEN
     start %= len(_CORPUS)
-    rounds = -(-(start + length) // len(_CORPUS))
-    return (_CORPUS * rounds if rounds > 1 else _CORPUS)[start : start + length]
+    end = start + tokens * BYTES_PER_TOKEN
+    if end <= len(_CORPUS):
+        return _CORPUS[start:end]
+    return (_CORPUS * -(-end // len(_CORPUS)))[start:end]

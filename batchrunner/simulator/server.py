@@ -59,14 +59,18 @@ class Inbox:
 
     def on_url(self, url: bytes) -> None:
         self._target.append(url)
-        self._count_head(len(url))
+        self._head_bytes += len(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self.refusal = self.refusal or (431, f"More than {MAX_HEAD_BYTES} bytes of headers.")
+            return
+        self._head_bytes += len(name) + len(value)
         self._headers[_lower(name)] = value.decode("latin-1")
-        self._count_head(len(name) + len(value))
 
     def on_headers_complete(self) -> None:
-        self.wants_continue = self._headers.get("expect", "").lower() == "100-continue"
+        if "expect" in self._headers:
+            self.wants_continue = self._headers["expect"].lower() == "100-continue"
 
     def on_body(self, part: bytes) -> None:
         self._body_bytes += len(part)
@@ -81,11 +85,6 @@ class Inbox:
         target = b"".join(self._target).decode("latin-1")
         keep_alive = self._parser.should_keep_alive()
         self.requests.append(Incoming(method, target, self._headers, b"".join(self._body), keep_alive))
-
-    def _count_head(self, size_bytes: int) -> None:
-        self._head_bytes += size_bytes
-        if self._head_bytes > MAX_HEAD_BYTES:
-            self.refusal = self.refusal or (431, f"More than {MAX_HEAD_BYTES} bytes of headers.")
 
 
 @functools.lru_cache(1024)
