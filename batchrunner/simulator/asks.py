@@ -40,8 +40,22 @@ class Dialect(enum.StrEnum):
     DETECT = "/v1/detect"
 
 
+# Sets, as each request asks them, and to name a member of an enum costs more than to look it up in one.
+#: take turns of a conversation
+_TURNS = frozenset({Dialect.CHAT_COMPLETIONS, Dialect.RESPONSES, Dialect.MESSAGES})
+#: take one input or many
+_BATCHED = frozenset({Dialect.COMPLETIONS, Dialect.EMBEDDINGS})
+#: have an `n`: so many answers to one prompt
+_CHOOSERS = frozenset({Dialect.CHAT_COMPLETIONS, Dialect.COMPLETIONS, Dialect.IMAGES})
 #: write text: their answers have a length, and their requests a cap
-WRITERS = frozenset({Dialect.CHAT_COMPLETIONS, Dialect.RESPONSES, Dialect.MESSAGES, Dialect.COMPLETIONS})
+WRITERS = _TURNS | {Dialect.COMPLETIONS}
+#: the fields that may hold a cap; the first that is there counts
+_CAPS: dict[Dialect, tuple[str, ...]] = {
+    Dialect.CHAT_COMPLETIONS: ("max_completion_tokens", "max_tokens"),
+    Dialect.RESPONSES: ("max_output_tokens",),
+    Dialect.MESSAGES: ("max_tokens",),
+    Dialect.COMPLETIONS: ("max_tokens",),
+}
 #: the fields that may hold what a request is about; the first that is there does
 _PROMPTS: dict[Dialect, tuple[str, ...]] = {
     Dialect.CHAT_COMPLETIONS: ("messages",),
@@ -140,15 +154,20 @@ def read(dialect: Dialect, body: bytes, catalog: Catalog) -> Ask:
         raise _invalid("stream", "streaming is not simulated")
     prompt = _prompt(dialect, asked)
     parts: tuple[bytes, ...] = ()
-    if dialect in (Dialect.EMBEDDINGS, Dialect.COMPLETIONS):
+    choices = _between("n", asked.n, 1, MAX_CHOICES) if dialect in _CHOOSERS else 1
+    if dialect in _TURNS:
+        input_tokens = prompt_tokens([prompt, asked.system, asked.instructions, asked.tools])
+    elif dialect in _BATCHED:
         texts, parts, token_ids = _split(_PROMPTS[dialect][0], prompt)
         input_tokens = token_ids + (prompt_tokens(texts) if texts else 0)
+        choices *= len(parts)
+    elif dialect is Dialect.RERANKS:
+        parts = _documents(asked)
+        input_tokens = prompt_tokens([prompt, asked.documents])
+        choices = min(_between("top_n", asked.top_n, MAX_PARTS, MAX_PARTS), len(parts) - 1)
     else:
-        if dialect is Dialect.RERANKS:
-            parts = _documents(asked)
-        elif dialect not in WRITERS:
-            parts = (msgspec.json.encode(prompt),)
-        input_tokens = prompt_tokens([prompt, asked.system, asked.instructions, asked.tools, asked.documents])
+        parts = (msgspec.json.encode(prompt),)
+        input_tokens = prompt_tokens([prompt])
     if input_tokens > model.context_length:
         raise Refusal(400, "context_length_exceeded", f"{input_tokens} tokens are more than the model's {model.context_length}.")
     tag, custom_id = _tags(asked)
@@ -157,7 +176,7 @@ def read(dialect: Dialect, body: bytes, catalog: Catalog) -> Ask:
         model=model,
         input_tokens=input_tokens,
         cap_tokens=_cap(dialect, asked),
-        choices=_choices(dialect, asked, parts),
+        choices=choices,
         parts=parts,
         dimensions=_between("dimensions", asked.dimensions, DIMENSIONS, MAX_DIMENSIONS),
         in_base64=asked.encoding_format == "base64",
@@ -238,28 +257,16 @@ def _documents(asked: _Body) -> tuple[bytes, ...]:
     return ((asked.query or "").encode(), *texts)
 
 
-def _choices(dialect: Dialect, asked: _Body, parts: tuple[bytes, ...]) -> int:
-    """How many answers one request gets: of a rerank, how many documents are named."""
-    if dialect is Dialect.RERANKS:
-        return min(_between("top_n", asked.top_n, len(parts) - 1, MAX_PARTS), len(parts) - 1)
-    choices = _between("n", asked.n, 1, MAX_CHOICES)
-    if dialect is Dialect.COMPLETIONS:
-        return choices * len(parts)
-    return choices if dialect in (Dialect.CHAT_COMPLETIONS, Dialect.IMAGES) else 1
-
-
 def _cap(dialect: Dialect, asked: _Body) -> int | None:
-    if dialect is Dialect.RESPONSES:
-        name, cap = "max_output_tokens", asked.max_output_tokens
-    elif dialect is Dialect.CHAT_COMPLETIONS and asked.max_completion_tokens is not None:
-        name, cap = "max_completion_tokens", asked.max_completion_tokens
-    else:
-        name, cap = "max_tokens", asked.max_tokens
-    if cap is None and dialect is Dialect.MESSAGES:
-        raise _invalid(name, "required")
-    if cap is not None and cap < 1:
-        raise _invalid(name, "must be at least 1")
-    return cap
+    for name in _CAPS.get(dialect, ()):
+        cap: int | None = getattr(asked, name)
+        if cap is not None and cap < 1:
+            raise _invalid(name, "must be at least 1")
+        if cap is not None:
+            return cap
+    if dialect is Dialect.MESSAGES:
+        raise _invalid("max_tokens", "required")
+    return None
 
 
 def _between(field: str, value: int | None, default: int, most: int) -> int:

@@ -17,6 +17,7 @@ OVERSIZE_BYTES = (64 << 20) + 1
 DRIP_PIECES = 16
 DRIP_PAUSE_SECONDS = 0.1
 ENDLESS_PAUSE_SECONDS = 1.0
+_WHOLE = Delivery.WHOLE  # to name a member of an enum costs something, and each answer comes this way
 _TERABYTE = 1 << 40
 _LACKING_BYTES = 100
 #: what is sent to make an answer long; after a whole JSON value it changes nothing
@@ -26,7 +27,7 @@ _GARBAGE_HEADERS = b"HTTP/1.1 200 OK\r\ncontent-length: many\r\n\x00\x01\x02\r\n
 
 async def deliver(stream: trio.abc.Stream, answer: Answer, *, keep_alive: bool) -> bool:
     """Send an answer in the way that it asks for. True where the connection can be used again."""
-    if answer.delivery is Delivery.WHOLE:
+    if answer.delivery is _WHOLE:
         await stream.send_all(head(answer, len(answer.body), keep_alive=keep_alive) + answer.body)
         return keep_alive
     stays = await _WAYS[answer.delivery](stream, answer)

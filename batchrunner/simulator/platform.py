@@ -27,6 +27,8 @@ from batchrunner.simulator.windows import Accepted, Limits, Refused
 NS_PER_SECOND = 1_000_000_000
 _DIALECTS = {dialect.value: dialect for dialect in Dialect}
 _READ_ONLY = {"/v1/models", "/v1/account/usage", "/simulator/statistics"}
+# To name a member of an enum costs something, and each request comes this way.
+_WHOLE, _COMPLETION = Delivery.WHOLE, Content.COMPLETION
 _NOTHING = Tokens(0, 0, 0, 0)
 
 
@@ -86,7 +88,7 @@ class Platform:
                 answer = await self._model(dialect, headers, body, request_id)
         except Refusal as error:
             answer = refusal(dialect, error.status, error.code, error.message, request_id)
-        if answer.delivery is Delivery.WHOLE or answer.delivery in WHOLE:
+        if answer.delivery is _WHOLE or answer.delivery in WHOLE:
             self.counters.statuses[str(answer.status)] += 1
         return answer
 
@@ -145,7 +147,7 @@ class Platform:
             await trio.sleep(seconds * fault.latency_factor)
         now_ns = self._now_ns()
         self._settle(work, completion, now_ns)
-        if fault.content is not Content.COMPLETION:
+        if fault.content is not _COMPLETION:
             return failure(fault, ask.dialect, work.request_id)
         reply_id = f"{settings.seed:x}{work.arrival:012d}"
         stamp = replies.Stamp(settings.seed, reply_id, work.request_id, now_ns // NS_PER_SECOND)
@@ -159,7 +161,7 @@ class Platform:
 
     def _settle(self, work: _Work, completion: replies.Completion, now_ns: int) -> None:
         """Charge window, account and ledger for what was done: all of it before the answer's first byte."""
-        model, fault, path = work.ask.model, work.fault, work.ask.dialect.value
+        model, fault, path = work.ask.model, work.fault, str(work.ask.dialect)
         if not is_billed(fault, self.settings.seed, work.arrival):
             self._limits.spend(now_ns, work.accepted, 0)
             if fault.content in (Content.ERROR, Content.HTML):
