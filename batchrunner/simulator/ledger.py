@@ -13,7 +13,7 @@ from typing import Protocol
 import msgspec
 
 
-class Tokens(msgspec.Struct, frozen=True, gc=False):
+class Tokens(msgspec.Struct, frozen=True):
     """`input` includes cached."""
 
     input: int
@@ -22,13 +22,13 @@ class Tokens(msgspec.Struct, frozen=True, gc=False):
     total: int
 
 
-class Cost(msgspec.Struct, frozen=True, gc=False):
+class Cost(msgspec.Struct, frozen=True):
     #: exact, and written as a JSON number without exponent
     amount: msgspec.Raw
     currency: str = "USD"
 
 
-class Entry(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     """A request that was worked on and billed, whether or not its answer will arrive."""
 
     seq: int

@@ -17,7 +17,7 @@ import trio
 
 from batchrunner.simulator.faults import KINDS, check_rates, kind_named
 from batchrunner.simulator.ledger import FileLedger, Ledger, LedgerError, NoLedger
-from batchrunner.simulator.platform import Platform
+from batchrunner.simulator.platform import Platform, trio_now_ns
 from batchrunner.simulator.server import BACKLOG, serve_tcp
 from batchrunner.simulator.settings import TEST_KEY, Charging, Rule, Settings, WindowShape
 
@@ -89,8 +89,8 @@ async def serve(
     those on the wall. Raises: OSError where the port is taken.
     """
     listeners = await trio.open_tcp_listeners(port, host=HOST, backlog=BACKLOG)
-    offset_ns = time.time_ns() - time.monotonic_ns()
-    platform = Platform(settings, ledger=ledger, now_ns=lambda: time.monotonic_ns() + offset_ns)
+    offset_ns = time.time_ns() - trio_now_ns()
+    platform = Platform(settings, ledger=ledger, now_ns=lambda: trio_now_ns() + offset_ns)
     task_status.started(f"http://{HOST}:{listeners[0].socket.getsockname()[1]}")
     await serve_tcp(platform, listeners)
 
