@@ -12,7 +12,7 @@ from trio.testing import MockClock
 from batchrunner.simulator import faults
 from batchrunner.simulator.delivery import OVERSIZE_BYTES
 from batchrunner.simulator.faults import KINDS, Bill, Content, Fault
-from tests.sim.simulated import MESSAGES, Got, ask, body, connected, entries_of, platform_of, request
+from tests.sim.simulated import MESSAGES, WITHOUT_END, Got, ask, body, connected, entries_of, platform_of, request
 
 BILLED = {"no": Bill.NEVER, "yes": Bill.ALWAYS, "one in two": Bill.HALF}
 
@@ -55,18 +55,6 @@ SEEN = {
     "reset_headers": (None, True, "part"),
     "reset_body": (200, True, "part"),
     "truncated": (200, True, "part"),
-}
-#: what a client that goes by content-length cannot see the end of: each has a test of its own below
-WITHOUT_END = {
-    "silent",
-    "long_length",
-    "short_length",
-    "endless",
-    "endless_length",
-    "endless_drip",
-    "oversize",
-    "oversize_chunked",
-    "garbage_headers",
 }
 
 
