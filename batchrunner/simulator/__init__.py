@@ -2,8 +2,11 @@
 
     main      descriptors, signals, the ready line
     options   what can be said on its command line; account_options: of accounts
-    server    HTTP/1.1 over any trio stream; deals out whole, cut and withheld answers
+    server    HTTP/1.1 over any trio stream
+    connection  a TCP connection as such a stream
+    delivery  how an answer goes out: whole, cut, endless, withheld
     platform  what the platform decides about a request, free of sockets
+    answers   what goes back: a reply, a refusal, or what a fault puts in its place
     asks      a request's body as the platform understands it
     accounts  whose key it is, and what becomes of accounts in mid-run; foreign: another program that uses one
     usage     an account: its limits, its balance and its usage events
@@ -11,8 +14,9 @@
     windows   a minute as servers count it; window_shapes: in all its shapes
     rate_headers  what an answer says about the limits, as each provider spells it
     idempotency  answers that are told again
-    faults    which request goes wrong, how, and whether it is billed
-    replies   bodies and errors in the three dialects
+    faults    what can go wrong, how that looks, and whether it is billed
+    plan      which request meets which fault
+    replies   bodies and errors in the shape of each dialect; vectors, hosted: those that are no text
     catalog   models and prices
     ledger    what was billed, on disk before the answer's first byte
     counters  what a test wants to know afterwards

@@ -14,18 +14,61 @@ TOKENS_PER_TURN = 4
 #: for a picture, a sound or a file, whatever its size
 TOKENS_PER_OPAQUE_PART = 800
 MAX_CHOICES = 16
+#: inputs of one embedding, prompts of one completion, documents of one rerank
+MAX_PARTS = 2_048
+#: of a vector, where the request asks for no other size: small, as nobody reads them
+DIMENSIONS = 8
+MAX_DIMENSIONS = 4_096
 MAX_TAG_CHARACTERS = 512
 
 _OPAQUE = {"image_url", "input_image", "image", "input_audio", "audio", "file", "input_file", "document"}
 _NOT_PROMPT = {"type", "role", "id", "cache_control"}
 
 
-class Dialect(enum.Enum):
+class Dialect(enum.StrEnum):
     """The shape of a request and of its answer, by endpoint."""
 
     CHAT_COMPLETIONS = "/v1/chat/completions"
     RESPONSES = "/v1/responses"
     MESSAGES = "/v1/messages"
+    COMPLETIONS = "/v1/completions"
+    EMBEDDINGS = "/v1/embeddings"
+    RERANKS = "/v1/reranks"
+    IMAGES = "/v1/images/generations"
+    SPEECH = "/v1/audio/speech"
+    SEARCH = "/v1/search"
+    DETECT = "/v1/detect"
+
+
+# Sets, as each request asks them, and to name a member of an enum costs more than to look it up in one.
+#: take turns of a conversation
+_TURNS = frozenset({Dialect.CHAT_COMPLETIONS, Dialect.RESPONSES, Dialect.MESSAGES})
+#: take one input or many
+_BATCHED = frozenset({Dialect.COMPLETIONS, Dialect.EMBEDDINGS})
+#: have an `n`: so many answers to one prompt
+_CHOOSERS = frozenset({Dialect.CHAT_COMPLETIONS, Dialect.COMPLETIONS, Dialect.IMAGES})
+#: write text: their answers have a length, and their requests a cap
+WRITERS = _TURNS | {Dialect.COMPLETIONS}
+#: the fields that may hold a cap; the first that is there counts
+_CAPS: dict[Dialect, tuple[str, ...]] = {
+    Dialect.CHAT_COMPLETIONS: ("max_completion_tokens", "max_tokens"),
+    Dialect.RESPONSES: ("max_output_tokens",),
+    Dialect.MESSAGES: ("max_tokens",),
+    Dialect.COMPLETIONS: ("max_tokens",),
+}
+#: the fields that may hold what a request is about; the first that is there does
+_PROMPTS: dict[Dialect, tuple[str, ...]] = {
+    Dialect.CHAT_COMPLETIONS: ("messages",),
+    Dialect.RESPONSES: ("input",),
+    Dialect.MESSAGES: ("messages",),
+    Dialect.COMPLETIONS: ("prompt",),
+    Dialect.EMBEDDINGS: ("input",),
+    Dialect.RERANKS: ("query",),
+    Dialect.IMAGES: ("prompt",),
+    Dialect.SPEECH: ("input",),
+    Dialect.SEARCH: ("query", "input", "prompt"),
+    Dialect.DETECT: ("input", "text", "prompt", "image", "image_url"),
+}
 
 
 class Refusal(Exception):
@@ -38,7 +81,7 @@ class Refusal(Exception):
         self.message = message
 
 
-class Ask(msgspec.Struct, frozen=True):
+class Ask(msgspec.Struct, frozen=True, gc=False):
     """A request that can be served."""
 
     dialect: Dialect
@@ -48,13 +91,20 @@ class Ask(msgspec.Struct, frozen=True):
     #: of one choice; None where the request names none
     cap_tokens: int | None
     choices: int
+    #: what is answered one by one, as bytes: inputs, prompts; the query of a rerank, then its documents
+    parts: tuple[bytes, ...]
+    #: of a vector
+    dimensions: int
+    in_base64: bool
     #: for joining the ledger with jobs: `metadata.tag`, else `metadata.custom_id`, else `user` or `metadata.user_id`
     tag: str | None
     custom_id: str | None
 
     @property
     def limit_tokens(self) -> int:
-        """The longest that one choice can get."""
+        """The longest that one choice can get; 0 where no text is written."""
+        if self.dialect not in WRITERS:
+            return 0
         return min(self.cap_tokens or self.model.max_output_tokens, self.model.max_output_tokens)
 
     @property
@@ -67,6 +117,12 @@ class _Body(msgspec.Struct):
     model: str
     messages: list[Any] | None = None
     input: str | list[Any] | None = None
+    prompt: str | list[Any] | None = None
+    query: str | None = None
+    documents: list[Any] | None = None
+    text: str | None = None
+    image: str | dict[str, Any] | None = None
+    image_url: str | dict[str, Any] | None = None
     system: str | list[Any] | None = None
     instructions: str | None = None
     tools: list[Any] | None = None
@@ -74,6 +130,9 @@ class _Body(msgspec.Struct):
     max_completion_tokens: int | None = None
     max_output_tokens: int | None = None
     n: int | None = None
+    top_n: int | None = None
+    dimensions: int | None = None
+    encoding_format: str | None = None
     stream: bool | None = None
     user: str | None = None
     metadata: dict[str, Any] | None = None
@@ -93,38 +152,59 @@ def read(dialect: Dialect, body: bytes, catalog: Catalog) -> Ask:
         raise Refusal(404, "model_not_found", f"The model '{asked.model[:100]}' does not exist or is not available.")
     if asked.stream:
         raise _invalid("stream", "streaming is not simulated")
-    cap_tokens = _cap(dialect, asked)
-    choices = 1 if asked.n is None else asked.n
-    if not 1 <= choices <= MAX_CHOICES:
-        raise _invalid("n", f"must be from 1 to {MAX_CHOICES}")
-    prompt = asked.input if dialect is Dialect.RESPONSES else asked.messages
-    if not prompt:
-        raise _invalid("input" if dialect is Dialect.RESPONSES else "messages", "required, and not empty")
-    input_tokens = prompt_tokens([prompt, asked.system, asked.instructions, asked.tools])
+    prompt = _prompt(dialect, asked)
+    parts: tuple[bytes, ...] = ()
+    choices = _between("n", asked.n, 1, MAX_CHOICES) if dialect in _CHOOSERS else 1
+    if dialect in _TURNS:
+        input_tokens = prompt_tokens([prompt, asked.system, asked.instructions, asked.tools])
+    elif dialect in _BATCHED:
+        texts, parts, token_ids = _split(_PROMPTS[dialect][0], prompt)
+        input_tokens = token_ids + (prompt_tokens(texts) if texts else 0)
+        choices *= len(parts)
+    elif dialect is Dialect.RERANKS:
+        parts = _documents(asked)
+        input_tokens = prompt_tokens([prompt, asked.documents])
+        choices = min(_between("top_n", asked.top_n, MAX_PARTS, MAX_PARTS), len(parts) - 1)
+    else:
+        parts = (msgspec.json.encode(prompt),)
+        input_tokens = prompt_tokens([prompt])
     if input_tokens > model.context_length:
         raise Refusal(400, "context_length_exceeded", f"{input_tokens} tokens are more than the model's {model.context_length}.")
     tag, custom_id = _tags(asked)
-    return Ask(dialect, model, input_tokens, cap_tokens, choices if dialect is Dialect.CHAT_COMPLETIONS else 1, tag, custom_id)
+    return Ask(
+        dialect=dialect,
+        model=model,
+        input_tokens=input_tokens,
+        cap_tokens=_cap(dialect, asked),
+        choices=choices,
+        parts=parts,
+        dimensions=_between("dimensions", asked.dimensions, DIMENSIONS, MAX_DIMENSIONS),
+        in_base64=asked.encoding_format == "base64",
+        tag=tag,
+        custom_id=custom_id,
+    )
 
 
 def prompt_tokens(prompt: list[Any]) -> int:
     """About a token for four bytes of text, some for each turn, and a flat number for parts that are no text."""
     tokens = text_bytes = 0
-    # A stack and no recursion: how deep a body is nested is the client's choice.
+    # A stack and no recursion: how deep a body is nested is the client's choice. (`type` and no isinstance: each request
+    # comes this way, and all of it was read from JSON.)
     rest = prompt
     while rest:
         part = rest.pop()
-        if isinstance(part, str):
+        kind = type(part)
+        if kind is str:
             text_bytes += len(part) if part.isascii() else len(part.encode())
-        elif isinstance(part, list):
-            rest.extend(part)
-        elif isinstance(part, dict):
+        elif kind is list:
+            rest += part
+        elif kind is dict:
             tokens += TOKENS_PER_TURN if "role" in part else 0
-            kind = part.get("type")
-            if isinstance(kind, str) and kind in _OPAQUE:
+            label = part.get("type")
+            if type(label) is str and label in _OPAQUE:
                 tokens += TOKENS_PER_OPAQUE_PART
             else:
-                rest.extend(value for key, value in part.items() if key not in _NOT_PROMPT)
+                rest += [part[key] for key in part if key not in _NOT_PROMPT]
     return tokens + max(1, -(-text_bytes // BYTES_PER_TOKEN))
 
 
@@ -137,18 +217,64 @@ def _decode(body: bytes) -> _Body:
         raise Refusal(400, "invalid_json", "The body is not valid JSON.") from error
 
 
+def _prompt(dialect: Dialect, asked: _Body) -> Any:
+    fields = _PROMPTS[dialect]
+    for field in fields:
+        if value := getattr(asked, field):
+            return value
+    raise _invalid(" or ".join(fields), "required, and not empty")
+
+
+def _split(field: str, prompt: str | list[Any]) -> tuple[list[Any], tuple[bytes, ...], int]:
+    """The texts among the inputs, all inputs as bytes, and how many tokens the inputs have that came as token ids.
+
+    An input is a text or an array of token ids; a request has one, or an array of them.
+    """
+    items = [prompt] if isinstance(prompt, str) or all(type(item) is int for item in prompt) else prompt
+    if len(items) > MAX_PARTS:
+        raise _invalid(field, f"no more than {MAX_PARTS} at once")
+    texts: list[Any] = []
+    parts: list[bytes] = []
+    token_ids = 0
+    for item in items:
+        if isinstance(item, str) and item:
+            texts.append(item)
+            parts.append(item.encode())
+        elif isinstance(item, list) and item and all(type(token) is int for token in item):
+            token_ids += len(item)
+            parts.append(msgspec.json.encode(item))
+        else:
+            raise _invalid(field, "texts or arrays of token ids, none of them empty")
+    return texts, tuple(parts), token_ids
+
+
+def _documents(asked: _Body) -> tuple[bytes, ...]:
+    """The query, then the documents: texts, or objects of whatever kind."""
+    documents = asked.documents or []
+    if not 1 <= len(documents) <= MAX_PARTS:
+        raise _invalid("documents", f"must be from 1 to {MAX_PARTS}")
+    texts = (document.encode() if isinstance(document, str) else msgspec.json.encode(document) for document in documents)
+    return ((asked.query or "").encode(), *texts)
+
+
 def _cap(dialect: Dialect, asked: _Body) -> int | None:
-    if dialect is Dialect.RESPONSES:
-        name, cap = "max_output_tokens", asked.max_output_tokens
-    elif dialect is Dialect.CHAT_COMPLETIONS and asked.max_completion_tokens is not None:
-        name, cap = "max_completion_tokens", asked.max_completion_tokens
-    else:
-        name, cap = "max_tokens", asked.max_tokens
-    if cap is None and dialect is Dialect.MESSAGES:
-        raise _invalid(name, "required")
-    if cap is not None and cap < 1:
-        raise _invalid(name, "must be at least 1")
-    return cap
+    for name in _CAPS.get(dialect, ()):
+        cap: int | None = getattr(asked, name)
+        if cap is not None and cap < 1:
+            raise _invalid(name, "must be at least 1")
+        if cap is not None:
+            return cap
+    if dialect is Dialect.MESSAGES:
+        raise _invalid("max_tokens", "required")
+    return None
+
+
+def _between(field: str, value: int | None, default: int, most: int) -> int:
+    if value is None:
+        return default
+    if not 1 <= value <= most:
+        raise _invalid(field, f"must be from 1 to {most}")
+    return value
 
 
 def _tags(asked: _Body) -> tuple[str | None, str | None]:

@@ -36,10 +36,14 @@ class Model(msgspec.Struct, frozen=True):
     #: cheapest context first
     prices: tuple[Price, ...]
     reasoning: bool = False
+    category: str = "text"
     input_modalities: tuple[str, ...] = ("text",)
+    output_modalities: tuple[str, ...] = ("text",)
 
     def cost(self, input_tokens: int, cached_tokens: int, output_tokens: int) -> Decimal:
         """USD, exact, in the tier that `input_tokens` (cached included) falls into."""
+        if len(self.prices) == 1:
+            return self.prices[0].cost(input_tokens, cached_tokens, output_tokens)
         tier = next(price for price in reversed(self.prices) if input_tokens >= price.min_context)
         return tier.cost(input_tokens, cached_tokens, output_tokens)
 
@@ -78,6 +82,24 @@ MODELS = (
         max_output_tokens=4_096,
         prices=(Price(request=Decimal("0.005")),),
     ),
+    Model(
+        id="simulated-embedding",
+        display_name="Simulated Embedding",
+        context_length=32_768,
+        max_output_tokens=0,
+        prices=(Price(Decimal("0.00000002")),),
+        category="embedding",
+        output_modalities=("embedding",),
+    ),
+    Model(
+        id="simulated-rerank",
+        display_name="Simulated Rerank",
+        context_length=32_768,
+        max_output_tokens=0,
+        prices=(Price(Decimal("0.00000005")),),
+        category="rerank",
+        output_modalities=("score",),
+    ),
 )
 
 
@@ -99,17 +121,18 @@ def entry(model: Model) -> dict[str, Any]:
     """A model as the catalog shows it; `pricing` is one object, or an array where there are context tiers."""
     tiers = [_pricing(price, tiered=len(model.prices) > 1) for price in model.prices]
     features = ["reasoning"] if model.reasoning else []
+    cap = {"name": "max_tokens", "type": "integer", "min": 1, "max": model.max_output_tokens}
     return {
         "id": model.id,
         "object": "model",
         "display_name": model.display_name,
         "provider": "simulated",
-        "category": "text",
+        "category": model.category,
         "context_length": model.context_length,
         "max_output_tokens": model.max_output_tokens,
         "input_modalities": list(model.input_modalities),
-        "output_modalities": ["text"],
-        "supported_parameters": [{"name": "max_tokens", "type": "integer", "min": 1, "max": model.max_output_tokens}],
+        "output_modalities": list(model.output_modalities),
+        "supported_parameters": [cap] if model.max_output_tokens else [],
         "capabilities": {"reasoning": model.reasoning},
         "features": features,
         "served_from": "loopback",

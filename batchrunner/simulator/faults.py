@@ -1,48 +1,81 @@
-"""Which request goes wrong, how it does, and whether it is billed all the same.
+"""What can go wrong with a request, and whether it is billed all the same.
 
 | kind | what the client sees | billed |
 | --- | --- | --- |
 | ok | the answer | yes |
-| slow | the answer, after ten times the latency | yes |
-| rate_limited | 429, though the windows had room | no |
+| slow, drip | the answer: after ten times the latency; in small pieces with pauses between them | yes |
+| **refused at the door** | | |
+| rate_limited, html429 | 429, though the windows had room; the same from a proxy, as bare HTML | no |
 | overloaded | 529 | no |
-| error400, invalid_key, no_credits | 400, 401 `invalid_api_key`, 402 `insufficient_credits` | no |
-| error500, upstream_error, model_unavailable, html | 500, 502, 503, 502 with a page of HTML | no |
-| error408, error504 | 408, 504: the work may have been done | one in two |
-| reset_before | the connection is reset before any byte of the answer | one in two |
+| error400, error403, error413, error422 | 400, 403, 413, 422 | no |
+| html413 | 413 from a proxy, as bare HTML | no |
+| missing_key, invalid_key | 401 `missing_api_key`, 401 `invalid_api_key` | no |
+| no_credits | 402 `insufficient_credits` | no |
+| unknown_model | 404 `model_not_found` | no |
+| gpu_limit, agent_limit | 429 `gpu_limit_exceeded`, 403 `agent_limit_reached` | no |
+| **failed at work** | | |
+| error409, error500 | 409, 500 | no |
+| upstream_error, model_unavailable | 502 `upstream_error`, 503 `model_unavailable` | no |
+| html, html503 | 502, 503 from a proxy, as bare HTML | no |
+| error408, error504, html504 | 408, 504, 504 as bare HTML: the work may have been done | one in two |
+| **no answer** | | |
 | silent | nothing, ever, until one side hangs up | one in two |
+| reset_before | the connection is reset before any byte of the answer | one in two |
+| closed_before | the request is read, and the connection closed in order without a byte | one in two |
+| **half an answer** | | |
 | reset_headers, reset_body | the connection is reset within the head, within the body | yes |
 | truncated | half of the body that `content-length` promised, then an orderly end | yes |
-| garbage, empty | 200 with a body that is no JSON, with none | yes |
+| long_length | all of the body, though `content-length` promised more, then nothing | yes |
+| short_length | all of the body, though `content-length` promised half: the rest stands in the next answer's place | yes |
+| **an answer without end** | | |
+| endless, endless_length | a body in chunks as fast as it is read; one that `content-length` calls a terabyte | yes |
+| endless_drip | a body in chunks of a byte every second | yes |
+| oversize, oversize_chunked | the answer, and blanks up to one byte more than 64 MiB: with a length, in chunks | yes |
+| **no sense** | | |
+| garbage, empty, html200 | 200 with a body that is no JSON, with none, with a page of HTML | yes |
+| gzip | 200 with a body that was not to be compressed: a megabyte that unpacks to a gigabyte | yes |
+| garbage_headers | a status line, then headers that are none | yes |
+| **a connection that does not last** | | |
+| closes_idle | the answer; then the connection is closed, though it was to be kept | yes |
+| stale | the answer; the connection is reset at the first byte of the next request, which is not read | yes |
 
-The first group of errors meets a request at the door (`at_door`): at once, and no window counts it. All others take the
-usual time, and count as accepted.
+What is refused at the door comes at once, and no window counts it. All others take the usual time, and count as accepted.
 """
 
 from __future__ import annotations
 
 import enum
-from typing import Protocol
 
 import msgspec
-
-from batchrunner.simulator.asks import Ask
-from batchrunner.simulator.draws import Draws
-from batchrunner.simulator.settings import Rule, Settings
-
-# What the numbers that are drawn for an arrival are used for; see `draws`.
-_CHOICE, _BILL, LATENCY = range(3)
 
 
 class Delivery(enum.Enum):
     """How an answer leaves the server."""
 
     WHOLE = enum.auto()
+    DRIP = enum.auto()
+    CLOSES_IDLE = enum.auto()
+    STALE = enum.auto()
+    OVERSIZE = enum.auto()
+    OVERSIZE_CHUNKED = enum.auto()
+    SILENT = enum.auto()
     RESET_BEFORE = enum.auto()
     RESET_HEADERS = enum.auto()
     RESET_BODY = enum.auto()
+    CLOSED_BEFORE = enum.auto()
     TRUNCATED = enum.auto()
-    SILENT = enum.auto()
+    LONG_LENGTH = enum.auto()
+    SHORT_LENGTH = enum.auto()
+    ENDLESS = enum.auto()
+    ENDLESS_DRIP = enum.auto()
+    ENDLESS_LENGTH = enum.auto()
+    GARBAGE_HEADERS = enum.auto()
+
+
+#: ways in which all of an answer comes
+WHOLE = frozenset(
+    {Delivery.WHOLE, Delivery.DRIP, Delivery.CLOSES_IDLE, Delivery.STALE, Delivery.OVERSIZE, Delivery.OVERSIZE_CHUNKED}
+)
 
 
 class Content(enum.Enum):
@@ -53,6 +86,7 @@ class Content(enum.Enum):
     GARBAGE = enum.auto()
     EMPTY = enum.auto()
     HTML = enum.auto()
+    GZIP = enum.auto()
 
 
 class Bill(enum.Enum):
@@ -77,99 +111,78 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     latency_factor: float = 1.0
 
 
-def _error(kind: str, status: int, code: str, message: str, *, at_door: bool = False, bill: Bill = Bill.NEVER) -> Fault:
-    return Fault(kind=kind, bill=bill, content=Content.ERROR, status=status, code=code, message=message, at_door=at_door)
+def _refused(kind: str, status: int, code: str, message: str) -> Fault:
+    return Fault(kind=kind, content=Content.ERROR, status=status, code=code, message=message, at_door=True)
 
 
-OK = Fault(kind="ok", bill=Bill.ALWAYS)
+def _failed(kind: str, status: int, code: str, message: str, bill: Bill = Bill.NEVER) -> Fault:
+    return Fault(kind=kind, content=Content.ERROR, status=status, code=code, message=message, bill=bill)
+
+
+def _html(kind: str, status: int, *, at_door: bool = False, bill: Bill = Bill.NEVER) -> Fault:
+    return Fault(kind=kind, content=Content.HTML, status=status, at_door=at_door, bill=bill)
+
+
+def _paid(kind: str, delivery: Delivery = Delivery.WHOLE, content: Content = Content.COMPLETION) -> Fault:
+    return Fault(kind=kind, content=content, delivery=delivery, bill=Bill.ALWAYS)
+
+
+def _unanswered(kind: str, delivery: Delivery) -> Fault:
+    return Fault(kind=kind, delivery=delivery, bill=Bill.HALF)
+
+
+OK = _paid("ok")
 
 _ALL = (
     OK,
     Fault(kind="slow", bill=Bill.ALWAYS, latency_factor=10.0),
-    _error("rate_limited", 429, "rate_limit_exceeded", "Rate limit exceeded. Try again later.", at_door=True),
-    _error("overloaded", 529, "overloaded", "Overloaded. Try again later.", at_door=True),
-    _error("error400", 400, "invalid_request", "The request is not valid.", at_door=True),
-    _error("invalid_key", 401, "invalid_api_key", "The API key is not valid.", at_door=True),
-    _error("no_credits", 402, "insufficient_credits", "The account needs credits.", at_door=True),
-    _error("error500", 500, "internal_error", "Something went wrong."),
-    _error("upstream_error", 502, "upstream_error", "The model's provider failed."),
-    _error("model_unavailable", 503, "model_unavailable", "The model is offline. Try again shortly."),
-    Fault(kind="html", content=Content.HTML, status=502),
-    _error("error408", 408, "request_timeout", "The request took too long.", bill=Bill.HALF),
-    _error("error504", 504, "gateway_timeout", "The model took too long.", bill=Bill.HALF),
-    Fault(kind="reset_before", bill=Bill.HALF, delivery=Delivery.RESET_BEFORE),
-    Fault(kind="silent", bill=Bill.HALF, delivery=Delivery.SILENT),
-    Fault(kind="reset_headers", bill=Bill.ALWAYS, delivery=Delivery.RESET_HEADERS),
-    Fault(kind="reset_body", bill=Bill.ALWAYS, delivery=Delivery.RESET_BODY),
-    Fault(kind="truncated", bill=Bill.ALWAYS, delivery=Delivery.TRUNCATED),
-    Fault(kind="garbage", bill=Bill.ALWAYS, content=Content.GARBAGE),
-    Fault(kind="empty", bill=Bill.ALWAYS, content=Content.EMPTY),
+    _paid("drip", Delivery.DRIP),
+    _refused("rate_limited", 429, "rate_limit_exceeded", "Rate limit exceeded. Try again later."),
+    _html("html429", 429, at_door=True),
+    _refused("overloaded", 529, "overloaded", "Overloaded. Try again later."),
+    _refused("error400", 400, "invalid_request", "The request is not valid."),
+    _refused("error403", 403, "permission_denied", "This key must not do that."),
+    _refused("error413", 413, "request_too_large", "The request is too large."),
+    _refused("error422", 422, "unprocessable", "The request cannot be processed."),
+    _html("html413", 413, at_door=True),
+    _refused("missing_key", 401, "missing_api_key", "Send the API key as a bearer token or as x-api-key."),
+    _refused("invalid_key", 401, "invalid_api_key", "The API key is not valid."),
+    _refused("no_credits", 402, "insufficient_credits", "The account needs credits."),
+    _refused("unknown_model", 404, "model_not_found", "The model does not exist or is not available."),
+    _refused("gpu_limit", 429, "gpu_limit_exceeded", "All GPUs of the account are in use."),
+    _refused("agent_limit", 403, "agent_limit_reached", "The account has all the agents that it may have."),
+    _failed("error409", 409, "conflict", "Another request is in the way. Try again."),
+    _failed("error500", 500, "internal_error", "Something went wrong."),
+    _failed("upstream_error", 502, "upstream_error", "The model's provider failed."),
+    _failed("model_unavailable", 503, "model_unavailable", "The model is offline. Try again shortly."),
+    _html("html", 502),
+    _html("html503", 503),
+    _failed("error408", 408, "request_timeout", "The request took too long.", Bill.HALF),
+    _failed("error504", 504, "gateway_timeout", "The model took too long.", Bill.HALF),
+    _html("html504", 504, bill=Bill.HALF),
+    _unanswered("silent", Delivery.SILENT),
+    _unanswered("reset_before", Delivery.RESET_BEFORE),
+    _unanswered("closed_before", Delivery.CLOSED_BEFORE),
+    _paid("reset_headers", Delivery.RESET_HEADERS),
+    _paid("reset_body", Delivery.RESET_BODY),
+    _paid("truncated", Delivery.TRUNCATED),
+    _paid("long_length", Delivery.LONG_LENGTH),
+    _paid("short_length", Delivery.SHORT_LENGTH),
+    _paid("endless", Delivery.ENDLESS),
+    _paid("endless_length", Delivery.ENDLESS_LENGTH),
+    _paid("endless_drip", Delivery.ENDLESS_DRIP),
+    _paid("oversize", Delivery.OVERSIZE),
+    _paid("oversize_chunked", Delivery.OVERSIZE_CHUNKED),
+    _paid("garbage", content=Content.GARBAGE),
+    _paid("empty", content=Content.EMPTY),
+    _paid("html200", content=Content.HTML),
+    _paid("gzip", content=Content.GZIP),
+    _paid("garbage_headers", Delivery.GARBAGE_HEADERS),
+    _paid("closes_idle", Delivery.CLOSES_IDLE),
+    _paid("stale", Delivery.STALE),
 )
 
 KINDS: dict[str, Fault] = {fault.kind: fault for fault in _ALL}
-
-
-class Plan(Protocol):
-    """Decides how each request ends."""
-
-    def choose(self, arrival: int, ask: Ask) -> Fault:
-        """`arrival` counts all requests to a model from 0, those included that were refused before a plan was asked."""
-        ...
-
-
-class SeededPlan:
-    """The script first, then the rules in their order, then chance. Raises ValueError on settings that make no sense."""
-
-    def __init__(self, settings: Settings) -> None:
-        check_rates(settings.faults)
-        self._seed = settings.seed
-        self._script = [kind_named(kind) for kind in settings.script]
-        self._rules = [_Armed(rule) for rule in settings.rules]
-        self._rates = [(KINDS[kind], rate) for kind, rate in settings.faults.items()]
-
-    def choose(self, arrival: int, ask: Ask) -> Fault:
-        if arrival < len(self._script):
-            return self._script[arrival]
-        for rule in self._rules:
-            if rule.meets(ask):
-                return rule.fault
-        if self._rates:
-            point = draws_of(self._seed, arrival).uniform(_CHOICE)
-            for fault, rate in self._rates:
-                point -= rate
-                if point < 0:
-                    return fault
-        return OK
-
-
-class _Armed:
-    """A rule, and how many more requests will meet it."""
-
-    def __init__(self, rule: Rule) -> None:
-        self.fault = kind_named(rule.kind)
-        self._rule = rule
-        self._left = rule.times or -1
-
-    def meets(self, ask: Ask) -> bool:
-        rule = self._rule
-        if not self._left or (rule.tag is not None and rule.tag != ask.tag):
-            return False
-        if rule.model is not None and rule.model != ask.model.id:
-            return False
-        self._left -= 1
-        return True
-
-
-def is_billed(fault: Fault, seed: int, arrival: int) -> bool:
-    """Whether the platform charges for this request; the same in every run with the same seed and order."""
-    if fault.bill is Bill.HALF:
-        return draws_of(seed, arrival).uniform(_BILL) < 0.5
-    return fault.bill is Bill.ALWAYS
-
-
-def draws_of(seed: int, arrival: int) -> Draws:
-    """Chance by order of arrival and not by body: the same body sent again must be able to fare better."""
-    return Draws(seed, b"arrival", arrival.to_bytes(8, "big"))
 
 
 def kind_named(kind: str) -> Fault:

@@ -11,37 +11,27 @@ import trio
 
 from batchrunner.simulator import replies
 from batchrunner.simulator.accounts import Accounts, digest
+from batchrunner.simulator.answers import Answer, failure, refusal
 from batchrunner.simulator.asks import Ask, Dialect, Refusal, read
 from batchrunner.simulator.catalog import Catalog, entry
 from batchrunner.simulator.counters import Counters
 from batchrunner.simulator.draws import Draws
-from batchrunner.simulator.faults import LATENCY, Bill, Content, Delivery, Fault, Plan, SeededPlan, draws_of, is_billed
+from batchrunner.simulator.faults import WHOLE, Bill, Content, Delivery, Fault
 from batchrunner.simulator.idempotency import Key, Replays
 from batchrunner.simulator.ledger import Cost, Entry, Ledger, MemoryLedger, Tokens, exact_number
 from batchrunner.simulator.limits import Accepted, Refused
+from batchrunner.simulator.plan import LATENCY, Plan, SeededPlan, draws_of, is_billed
 from batchrunner.simulator.rate_headers import rate_headers, retry_after
 from batchrunner.simulator.settings import RateHeaders, Settings
 from batchrunner.simulator.usage import NS_PER_SECOND, Account
 
 _DIALECTS = {dialect.value: dialect for dialect in Dialect}
 _READ_ONLY = {"/v1/models", "/v1/account/usage", "/simulator/statistics"}
-_GARBAGE = b'{"id": "cut off by a broken prox'
-_HTML = b"<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>\n"
+# To name a member of an enum costs something, and each request comes this way.
+_WHOLE, _COMPLETION = Delivery.WHOLE, Content.COMPLETION
 #: from this status on an answer is an error
 FIRST_ERROR_STATUS = 400
 _NOTHING = Tokens(0, 0, 0, 0)
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """What the server is to send, and how."""
-
-    status: int
-    body: bytes
-    request_id: str
-    content_type: str = "application/json"
-    #: besides content-type, content-length and x-request-id
-    headers: tuple[tuple[str, str], ...] = ()
-    delivery: Delivery = Delivery.WHOLE
 
 
 class _Asked(msgspec.Struct, frozen=True, gc=False):
@@ -114,9 +104,9 @@ class Platform:
                 raise Refusal(405, "method_not_allowed", "Use POST.")
             else:
                 answer = await self._model(dialect, headers, body, request_id)
-        except Refusal as refusal:
-            answer = _error(dialect, refusal.status, refusal.code, refusal.message, request_id)
-        if answer.delivery is Delivery.WHOLE:
+        except Refusal as error:
+            answer = refusal(dialect, error.status, error.code, error.message, request_id)
+        if answer.delivery is _WHOLE or answer.delivery in WHOLE:
             self.counters.statuses[str(answer.status)] += 1
         return answer
 
@@ -156,7 +146,7 @@ class Platform:
         if fault.kind != "ok":
             self.counters.faults[fault.kind] += 1
         if fault.at_door:
-            raise Refusal(fault.status, fault.code, fault.message)
+            return failure(fault, dialect, request_id)
         admitted = account.limits.admit(now_ns, asked.ask.estimate_tokens)
         if isinstance(admitted, Refused):
             return self._reject(asked, admitted, now_ns)
@@ -193,7 +183,7 @@ class Platform:
     def _reject(self, asked: _Asked, refused: Refused, now_ns: int) -> Answer:
         asked.account.counts.rejected_by[refused.resource] += 1
         message = f"Rate limit of {refused.resource} exceeded."
-        answer = _error(asked.ask.dialect, 429, "rate_limit_exceeded", message, asked.request_id)
+        answer = refusal(asked.ask.dialect, 429, "rate_limit_exceeded", message, asked.request_id)
         settings = self.settings
         again = retry_after(settings.retry_after, settings.rate_headers, now_ns, refused.retry_after_ns)
         return self._with_rates(asked, msgspec.structs.replace(answer, headers=again), asked.ask.estimate_tokens, now_ns)
@@ -208,9 +198,9 @@ class Platform:
     async def _work(self, work: _Work, body: bytes) -> Answer:
         settings, fault = self.settings, work.fault
         completion = replies.complete(work.ask, Draws(settings.seed, b"reply", body), settings)
-        chance = draws_of(settings.seed, work.arrival)
-        latency = chance.lognormal(LATENCY, settings.latency_median_seconds, settings.latency_sigma)
-        await trio.sleep((latency + settings.latency_per_token_seconds * completion.output_tokens) * fault.latency_factor)
+        seconds = self._latency_seconds(work.arrival) + settings.latency_per_token_seconds * completion.output_tokens
+        if seconds:
+            await trio.sleep(seconds * fault.latency_factor)
         now_ns = self._time_ns()
         billed = is_billed(fault, settings.seed, work.arrival)
         if billed:
@@ -222,29 +212,26 @@ class Platform:
         answer = self._answer(work, completion, now_ns)
         return self._with_rates(work, answer, completion.total_tokens, now_ns)
 
+    def _latency_seconds(self, arrival: int) -> float:
+        median = self.settings.latency_median_seconds
+        if not median or not self.settings.latency_sigma:
+            return median
+        return draws_of(self.settings.seed, arrival).lognormal(LATENCY, median, self.settings.latency_sigma)
+
     def _answer(self, work: _Work, completion: replies.Completion, now_ns: int) -> Answer:
-        fault = work.fault
-        match fault.content:
-            case Content.ERROR:
-                return _error(work.ask.dialect, fault.status, fault.code, fault.message, work.request_id)
-            case Content.HTML:
-                return Answer(fault.status, _HTML, work.request_id, content_type="text/html")
-            case Content.GARBAGE:
-                return Answer(fault.status, _GARBAGE, work.request_id)
-            case Content.EMPTY:
-                return Answer(fault.status, b"", work.request_id)
-            case Content.COMPLETION:
-                return self._written(work, completion, now_ns, fault.delivery)
+        if work.fault.content is not _COMPLETION:
+            return failure(work.fault, work.ask.dialect, work.request_id)
+        return self._written(work, completion, now_ns, work.fault.delivery)
 
     def _written(self, work: _Work, completion: replies.Completion, now_ns: int, delivery: Delivery) -> Answer:
         reply_id = f"{self.settings.seed:x}{work.arrival:012d}"
-        reply = replies.body(work.ask.dialect, completion, reply_id, now_ns // NS_PER_SECOND)
-        return Answer(200, reply, work.request_id, delivery=delivery)
+        stamp = replies.Stamp(self.settings.seed, reply_id, work.request_id, now_ns // NS_PER_SECOND)
+        return Answer(200, replies.body(work.ask, completion, stamp), work.request_id, delivery=delivery)
 
     def _keep(self, work: _Work, repeat: Key, completion: replies.Completion, now_ns: int, *, billed: bool) -> None:
         """Keep what the platform has made of a request: what a proxy or the network did to it on the way is not its affair."""
         if billed:
-            self._stored.keep(repeat, _Stored(self._written(work, completion, now_ns, Delivery.WHOLE), _tokens(completion)))
+            self._stored.keep(repeat, _Stored(self._written(work, completion, now_ns, _WHOLE), _tokens(completion)))
         elif work.fault.content is Content.ERROR and work.fault.bill is Bill.NEVER:
             self._stored.keep(repeat, _Stored(self._answer(work, completion, now_ns), _NOTHING))
 
@@ -255,7 +242,7 @@ class Platform:
         self.counters.spend(now_ns, account.counts, tokens.total)
         cost_usd = model.cost(tokens.input, tokens.cached, tokens.output)
         account.counts.bill(work.ask.custom_id or work.ask.tag or body, cost_usd)
-        account.record(now_ns, model.id, work.ask.dialect.value, tokens, cost_usd, 200)
+        account.record(now_ns, model.id, str(work.ask.dialect), tokens, cost_usd, 200)
         self._record(work, now_ns, tokens, cost_usd, work.fault.status, work.fault.kind)
 
     def _let_off(self, work: _Work, now_ns: int) -> None:
@@ -263,7 +250,7 @@ class Platform:
         account, fault = work.account, work.fault
         account.limits.spend(now_ns, work.accepted, 0, succeeded=fault.status < FIRST_ERROR_STATUS)
         if fault.content in (Content.ERROR, Content.HTML):
-            path, code = work.ask.dialect.value, fault.code or "upstream_error"
+            path, code = str(work.ask.dialect), fault.code or "upstream_error"
             account.record(now_ns, work.ask.model.id, path, _NOTHING, Decimal(0), fault.status, code)
 
     def _record(
@@ -274,7 +261,7 @@ class Platform:
             Entry(
                 seq=self.counters.entries,
                 at_ns=now_ns,
-                path=asked.ask.dialect.value,
+                path=str(asked.ask.dialect),
                 model=asked.ask.model.id,
                 account=asked.account.name,
                 key_fingerprint=asked.key.hex()[:8],
@@ -311,10 +298,6 @@ class Platform:
 def trio_now_ns() -> int:
     """Nanoseconds of trio's clock, whose zero is arbitrary in real time and the test's start in virtual time."""
     return round(trio.current_time() * NS_PER_SECOND)
-
-
-def _error(dialect: Dialect | None, status: int, code: str, message: str, request_id: str) -> Answer:
-    return Answer(status, replies.error(dialect, status, code, message, request_id), request_id)
 
 
 def _tokens(completion: replies.Completion) -> Tokens:

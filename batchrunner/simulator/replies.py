@@ -1,4 +1,4 @@
-"""The bodies that come back: completions in the words of each dialect, and errors in the shape that goes with it."""
+"""The bodies that come back: what a model wrote, in the shape of each dialect, and errors in the shape that goes with it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 
-from batchrunner.simulator.asks import BYTES_PER_TOKEN, Ask, Dialect
+from batchrunner.simulator import hosted, vectors
+from batchrunner.simulator.asks import BYTES_PER_TOKEN, WRITERS, Ask, Dialect
 from batchrunner.simulator.draws import Draws
 from batchrunner.simulator.settings import Settings
 
@@ -31,11 +32,11 @@ def _make_corpus(size_bytes: int) -> str:
 _CORPUS = _make_corpus(1 << 15)
 
 
-class Completion(msgspec.Struct, frozen=True):
+class Completion(msgspec.Struct, frozen=True, gc=False):
     """What a model wrote, before any dialect puts it into words."""
 
     model: str
-    #: one for each choice
+    #: one for each choice; none of what writes no text
     texts: tuple[str, ...]
     #: cached included
     input_tokens: int
@@ -52,7 +53,9 @@ class Completion(msgspec.Struct, frozen=True):
 
 
 def complete(ask: Ask, draws: Draws, settings: Settings) -> Completion:
-    """The answer to a request: always the same one for the same body and seed."""
+    """The answer to a request: always the same one for the same body and seed. Only what writes text has a cached prompt."""
+    if ask.dialect not in WRITERS:
+        return Completion(ask.model.id, (), ask.input_tokens, 0, 0, 0, capped=False)
     wanted = max(1, round(draws.lognormal(_LENGTH, settings.output_median_tokens, settings.output_sigma)))
     length = min(wanted, ask.limit_tokens)
     reasoning = int(length * (0.2 + 0.6 * draws.uniform(_REASONING_PART))) if ask.model.reasoning else 0
@@ -62,7 +65,7 @@ def complete(ask: Ask, draws: Draws, settings: Settings) -> Completion:
     start = int(draws.uniform(_TEXT) * len(_CORPUS))
     return Completion(
         model=ask.model.id,
-        texts=tuple(_text(start + 97 * choice, length - reasoning) for choice in range(ask.choices)),
+        texts=tuple([_text(start + 97 * choice, length - reasoning) for choice in range(ask.choices)]),
         input_tokens=ask.input_tokens,
         cached_tokens=cached,
         output_tokens=length * ask.choices,
@@ -71,9 +74,29 @@ def complete(ask: Ask, draws: Draws, settings: Settings) -> Completion:
     )
 
 
-def body(dialect: Dialect, completion: Completion, reply_id: str, created_seconds: int) -> bytes:
-    """A completion as JSON; `reply_id` is unique, and gets the prefix that its dialect uses."""
-    return msgspec.json.encode(_SHAPES[dialect](completion, reply_id, created_seconds))
+class Stamp(msgspec.Struct, frozen=True, gc=False):
+    """What marks one answer among all."""
+
+    seed: int
+    #: unique, and gets the prefix that its dialect uses
+    reply_id: str
+    request_id: str
+    #: Unix time
+    created_seconds: int
+
+
+def body(ask: Ask, completion: Completion, stamp: Stamp) -> bytes:
+    """An answer as JSON, in the shape of its dialect."""
+    written = _WRITTEN.get(ask.dialect)
+    if written is not None:
+        shape = written(completion, stamp.reply_id, stamp.created_seconds)
+    elif ask.dialect is Dialect.EMBEDDINGS:
+        shape = vectors.embeddings(ask, stamp.seed)
+    elif ask.dialect is Dialect.RERANKS:
+        shape = vectors.rerank(ask, stamp.seed, stamp.request_id)
+    else:
+        shape = hosted.reply(ask, stamp.seed, stamp.reply_id, stamp.created_seconds)
+    return msgspec.json.encode(shape)
 
 
 def error(dialect: Dialect | None, status: int, code: str, message: str, request_id: str) -> bytes:
@@ -113,13 +136,17 @@ def _chat_completion(done: Completion, reply_id: str, created_seconds: int) -> d
             }
             for index, text in enumerate(done.texts)
         ],
-        "usage": {
-            "prompt_tokens": done.input_tokens,
-            "completion_tokens": done.output_tokens,
-            "total_tokens": done.total_tokens,
-            "prompt_tokens_details": {"cached_tokens": done.cached_tokens},
-            "completion_tokens_details": {"reasoning_tokens": done.reasoning_tokens},
-        },
+        "usage": _openai_usage(done),
+    }
+
+
+def _openai_usage(done: Completion) -> dict[str, Any]:
+    return {
+        "prompt_tokens": done.input_tokens,
+        "completion_tokens": done.output_tokens,
+        "total_tokens": done.total_tokens,
+        "prompt_tokens_details": {"cached_tokens": done.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": done.reasoning_tokens},
     }
 
 
@@ -171,15 +198,31 @@ def _message(done: Completion, reply_id: str, _created_seconds: int) -> dict[str
     }
 
 
-_SHAPES: dict[Dialect, Callable[[Completion, str, int], dict[str, Any]]] = {
+def _completion(done: Completion, reply_id: str, created_seconds: int) -> dict[str, Any]:
+    finish = "length" if done.capped else "stop"
+    return {
+        "id": f"cmpl-{reply_id}",
+        "object": "text_completion",
+        "created": created_seconds,
+        "model": done.model,
+        "choices": [
+            {"index": index, "text": text, "logprobs": None, "finish_reason": finish} for index, text in enumerate(done.texts)
+        ],
+        "usage": _openai_usage(done),
+    }
+
+
+_WRITTEN: dict[Dialect, Callable[[Completion, str, int], dict[str, Any]]] = {
     Dialect.CHAT_COMPLETIONS: _chat_completion,
+    Dialect.COMPLETIONS: _completion,
     Dialect.RESPONSES: _response,
     Dialect.MESSAGES: _message,
 }
 
 
 def _text(start: int, tokens: int) -> str:
-    length = tokens * BYTES_PER_TOKEN
     start %= len(_CORPUS)
-    rounds = -(-(start + length) // len(_CORPUS))
-    return (_CORPUS * rounds if rounds > 1 else _CORPUS)[start : start + length]
+    end = start + tokens * BYTES_PER_TOKEN
+    if end <= len(_CORPUS):
+        return _CORPUS[start:end]
+    return (_CORPUS * -(-end // len(_CORPUS)))[start:end]

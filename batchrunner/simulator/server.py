@@ -1,29 +1,26 @@
-"""HTTP/1.1 with keep-alive over any trio stream, and the ways of answering badly that a client must survive."""
+"""HTTP/1.1 with keep-alive over any trio stream."""
 
 from __future__ import annotations
 
-import socket
-import struct
+import functools
 from collections import deque
-from http import HTTPStatus
 
 import httptools
 import msgspec
 import trio
 
-from batchrunner.simulator.faults import Delivery
-from batchrunner.simulator.platform import Answer, Platform
-from batchrunner.simulator.replies import error
+from batchrunner.simulator.answers import refusal
+from batchrunner.simulator.connection import READ_BYTES, Connection
+from batchrunner.simulator.delivery import deliver
+from batchrunner.simulator.platform import Platform
 
 BACKLOG = 4096
-READ_BYTES = 1 << 16
 MAX_HEAD_BYTES = 1 << 16
 MAX_BODY_BYTES = 1 << 26
-_RESET = struct.pack("ii", 1, 0)
-_REASONS = {status.value: status.phrase for status in HTTPStatus} | {529: "Overloaded"}
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class Incoming(msgspec.Struct, frozen=True):
+class Incoming(msgspec.Struct, frozen=True, gc=False):
     """A whole request. Header names are lower case; of a header that comes twice the last one counts."""
 
     method: str
@@ -62,14 +59,18 @@ class Inbox:
 
     def on_url(self, url: bytes) -> None:
         self._target.append(url)
-        self._count_head(len(url))
+        self._head_bytes += len(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
-        self._count_head(len(name) + len(value))
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self.refusal = self.refusal or (431, f"More than {MAX_HEAD_BYTES} bytes of headers.")
+            return
+        self._head_bytes += len(name) + len(value)
+        self._headers[_lower(name)] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
-        self.wants_continue = self._headers.get("expect", "").lower() == "100-continue"
+        if "expect" in self._headers:
+            self.wants_continue = self._headers["expect"].lower() == "100-continue"
 
     def on_body(self, part: bytes) -> None:
         self._body_bytes += len(part)
@@ -85,10 +86,10 @@ class Inbox:
         keep_alive = self._parser.should_keep_alive()
         self.requests.append(Incoming(method, target, self._headers, b"".join(self._body), keep_alive))
 
-    def _count_head(self, size_bytes: int) -> None:
-        self._head_bytes += size_bytes
-        if self._head_bytes > MAX_HEAD_BYTES:
-            self.refusal = self.refusal or (431, f"More than {MAX_HEAD_BYTES} bytes of headers.")
+
+@functools.lru_cache(1024)
+def _lower(name: bytes) -> str:
+    return name.decode("latin-1").lower()
 
 
 async def serve_stream(platform: Platform, stream: trio.abc.Stream) -> None:
@@ -109,7 +110,7 @@ async def serve_tcp(platform: Platform, listeners: list[trio.SocketListener]) ->
     """Serve all that connect, until cancelled."""
 
     async def handle(stream: trio.SocketStream) -> None:
-        await serve_stream(platform, stream)
+        await serve_stream(platform, Connection(stream))
 
     await trio.serve_listeners(handle, listeners)
 
@@ -120,12 +121,11 @@ async def _serve(platform: Platform, stream: trio.abc.Stream) -> None:
         while inbox.requests:
             request = inbox.requests.popleft()
             answer = await platform.answer(request.method, request.target, request.headers, request.body)
-            if not await _deliver(stream, answer, keep_alive=request.keep_alive):
+            if not await deliver(stream, answer, keep_alive=request.keep_alive):
                 return
         if inbox.refusal is not None:
             status, message = inbox.refusal
-            body = error(None, status, "invalid_request", message, "")
-            await _deliver(stream, Answer(status, body, "none"), keep_alive=False)
+            await deliver(stream, refusal(None, status, "invalid_request", message, "none"), keep_alive=False)
             return
         data = await stream.receive_some(READ_BYTES)
         if not data:
@@ -133,47 +133,4 @@ async def _serve(platform: Platform, stream: trio.abc.Stream) -> None:
         inbox.feed(data)
         if inbox.wants_continue:
             inbox.wants_continue = False
-            await stream.send_all(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-
-async def _deliver(stream: trio.abc.Stream, answer: Answer, *, keep_alive: bool) -> bool:
-    """Send an answer in the way that it asks for. True where the connection can be used again."""
-    head = _head(answer, keep_alive=keep_alive)
-    half = answer.body[: len(answer.body) // 2]
-    match answer.delivery:
-        case Delivery.WHOLE:
-            await stream.send_all(head + answer.body)
-            return keep_alive
-        case Delivery.TRUNCATED:
-            await stream.send_all(head + half)
-        case Delivery.SILENT:
-            while await stream.receive_some(READ_BYTES):
-                pass
-        case Delivery.RESET_BEFORE:
-            _prepare_reset(stream)
-        case Delivery.RESET_HEADERS:
-            await stream.send_all(head[: len(head) // 2])
-            _prepare_reset(stream)
-        case Delivery.RESET_BODY:
-            await stream.send_all(head + half)
-            _prepare_reset(stream)
-    return False
-
-
-def _head(answer: Answer, *, keep_alive: bool) -> bytes:
-    lines = [
-        f"HTTP/1.1 {answer.status} {_REASONS.get(answer.status, 'Unknown')}",
-        f"content-type: {answer.content_type}",
-        f"content-length: {len(answer.body)}",
-        f"x-request-id: {answer.request_id}",
-    ]
-    lines += [f"{name}: {value}" for name, value in answer.headers]
-    if not keep_alive:
-        lines.append("connection: close")
-    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
-
-
-def _prepare_reset(stream: trio.abc.Stream) -> None:
-    """Make closing a socket send a reset. In-memory streams know no reset: there the client sees an early end."""
-    if isinstance(stream, trio.SocketStream):
-        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            await stream.send_all(_CONTINUE)

@@ -24,7 +24,7 @@ _ID_PREFIX = "ue_"
 _MAX_DIGITS = 15
 
 
-class UsageEvent(msgspec.Struct, frozen=True):
+class UsageEvent(msgspec.Struct, frozen=True, gc=False):
     """One request that the platform worked on: billed, or failed and free."""
 
     number: int

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import trio
 
+from batchrunner.simulator.answers import Answer
 from batchrunner.simulator.main import HOST
-from batchrunner.simulator.platform import Answer, Platform
+from batchrunner.simulator.platform import Platform
 from batchrunner.simulator.server import BACKLOG, serve_tcp
 from batchrunner.simulator.settings import Settings
 from tests.e2e.harness import Submit, write_jobs

@@ -6,36 +6,13 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from batchrunner.simulator.settings import TEST_KEY
-
-PAYLOAD = b'{"model":"simulated-small","messages":[{"role":"user","content":"How high is the moon?"}]}'
-REQUEST = b"POST /v1/chat/completions HTTP/1.1\r\nhost: loopback\r\nauthorization: Bearer %b\r\ncontent-length: %d\r\n\r\n%b" % (
-    TEST_KEY.encode(),
-    len(PAYLOAD),
-    PAYLOAD,
-)
-
-
-@contextmanager
-def simulator(*options: str) -> Iterator[tuple[subprocess.Popen[bytes], tuple[str, int]]]:
-    """The process and its address, once it says that it is ready."""
-    command = [sys.executable, "-m", "batchrunner.simulator", "--latency", "0", *options]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        try:
-            assert process.stdout is not None
-            ready = msgspec.json.decode(process.stdout.readline())
-            assert ready["pid"] == process.pid
-            host, _, port = ready["url"].removeprefix("http://").partition(":")
-            yield process, (host, int(port))
-        finally:
-            process.kill()
+from tests.e2e.raw_clients import REQUEST, read_to_end, simulator
 
 
 def ending(process: subprocess.Popen[bytes]) -> tuple[int, bytes]:
@@ -43,11 +20,6 @@ def ending(process: subprocess.Popen[bytes]) -> tuple[int, bytes]:
     code = process.wait(timeout=30)
     assert process.stderr is not None
     return code, process.stderr.read()
-
-
-def read_to_end(client: socket.socket, data: bytearray) -> None:
-    while more := client.recv(1 << 16):
-        data += more
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -37,10 +37,11 @@ from batchrunner.parts import Parts
 from batchrunner.pricing import PriceTable
 from batchrunner.runner import Run
 from batchrunner.secret import Secret
+from batchrunner.simulator.answers import Answer
 from batchrunner.simulator.catalog import Catalog
-from batchrunner.simulator.faults import Plan
 from batchrunner.simulator.ledger import Entry, MemoryLedger
-from batchrunner.simulator.platform import Answer, Platform
+from batchrunner.simulator.plan import Plan
+from batchrunner.simulator.platform import Platform
 from batchrunner.simulator.server import serve_stream
 from batchrunner.simulator.settings import TEST_KEY, Rule, Settings
 from batchrunner.sources import opened

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import trio
 
-from batchrunner.simulator.platform import Answer
+from batchrunner.simulator.answers import Answer
 from batchrunner.simulator.settings import Settings
 from tests.sim.nights import MODEL, Asked, Night, WatchedPlatform, job
 

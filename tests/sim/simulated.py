@@ -18,6 +18,18 @@ from batchrunner.simulator.settings import TEST_KEY, Settings
 CHAT = "/v1/chat/completions"
 RESPONSES = "/v1/responses"
 MESSAGES = "/v1/messages"
+#: kinds of fault whose answer has no end for a client that goes by content-length, as `Client.receive` does
+WITHOUT_END = {
+    "silent",
+    "long_length",
+    "short_length",
+    "endless",
+    "endless_length",
+    "endless_drip",
+    "oversize",
+    "oversize_chunked",
+    "garbage_headers",
+}
 
 
 def body(dialect: str = CHAT, *, text: str = "How high is the moon?", cap: int = 50, model: str = "simulated-small") -> bytes:

@@ -17,8 +17,8 @@ from batchrunner.cli.output import exit_code
 from batchrunner.events import AttemptResult, Billing
 from batchrunner.journal.files import ERRORS, RESULTS
 from batchrunner.runner import Run
+from batchrunner.simulator.answers import Answer
 from batchrunner.simulator.faults import Delivery
-from batchrunner.simulator.platform import Answer
 from batchrunner.status import Status
 from tests.sim.nights import MODEL, PRICES, MakeNight, Night, assert_once, assert_whole, jobs
 from tests.sim.scripts import REQUEST_ID, WORDS, Script, only, openai_error
@@ -203,15 +203,26 @@ async def test_row_connect_failure(autojump_clock: MockClock, night: MakeNight) 
 
 
 async def test_row_5xx_backs_off_and_is_bounded(autojump_clock: MockClock, night: MakeNight) -> None:
-    """Up to 1, 2, 4 and 8 seconds lie between five attempts; the job then fails with the server's last answer."""
+    """Up to 1, 2 and 4 seconds lie between four attempts; the job then fails with the server's last answer."""
     begun = night(only("job-1", openai_error(500, "some_trouble")))
-    status = await begun.run()
+    status = await begun.run(max_attempts=4)
     assert_whole(begun, status)
     assert (begun.failures(), exits(status)) == ({"job-1": "some_trouble"}, 1)
     times = [asked.at_seconds for asked in begun.platform.asked if asked.custom_id == "job-1"]
     pauses = [later - earlier - 1 for earlier, later in pairwise(times)]  # the answer itself takes a second
-    assert len(pauses) == 4
+    assert len(pauses) == 3
     assert all(-0.01 <= pause <= 2**number + 0.01 for number, pause in enumerate(pauses))
+
+
+async def test_row_5xx_of_one_job_alone_looks_like_an_outage(autojump_clock: MockClock, night: MakeNight) -> None:
+    """Five failures in a row, with nothing else left: the circuit opens and gives them back; as probes they count, and end it."""
+    begun = night(only("job-1", openai_error(500, "some_trouble")))
+    status = await begun.run(max_attempts=5)
+    assert_whole(begun, status)
+    assert begun.failures() == {"job-1": "some_trouble"}
+    times = [asked.at_seconds for asked in begun.platform.asked if asked.custom_id == "job-1"]
+    pauses = [later - earlier - 1 for earlier, later in pairwise(times)]
+    assert pauses[4:] == pytest.approx([5, 10, 20, 40, 80])
 
 
 # --- the server was never reached

@@ -14,7 +14,7 @@ from trio.testing import MockClock
 
 from batchrunner.events import Billing
 from batchrunner.runner import Run
-from batchrunner.simulator.platform import Answer
+from batchrunner.simulator.answers import Answer
 from batchrunner.simulator.settings import Charging, Rule
 from tests.sim.nights import (
     MakeNight,

@@ -189,13 +189,12 @@ async def test_an_offline_model_is_waited_for_while_there_is_other_work(
 async def test_row_401_the_only_key_is_suspended_and_comes_back(autojump_clock: MockClock, make_night: MakeNight) -> None:
     """A key that had worked is refused for a minute: the run waits, asks three times at most, and goes on. No job is hurt."""
     night = make_night(jobs(120), latency_median_seconds=1.0)
-    keys = set(night.platform._keys)
 
     async def gone_for_a_minute(_: Run) -> None:
         await trio.sleep(30)
         night.platform.delete_key(TEST_KEY)
         await trio.sleep(60)
-        night.platform._keys |= keys
+        night.platform.accounts.restore_key(TEST_KEY)
 
     status = await night.run(gone_for_a_minute, rpm=60, max_attempts=1, max_in_flight=5)
     assert_whole(night, status)

@@ -17,7 +17,7 @@ from batchrunner.journal.files import COSTS, JOURNAL, RESULTS
 from batchrunner.journal.records import Sent, decode
 from batchrunner.pricing import PriceTable
 from batchrunner.runner import Run
-from batchrunner.simulator.platform import Answer
+from batchrunner.simulator.answers import Answer
 from batchrunner.simulator.settings import Settings
 from tests.sim import nights
 from tests.sim.nights import Night, WatchedPlatform

@@ -12,7 +12,7 @@ import trio
 from trio.testing import MockClock
 
 from batchrunner.events import Billing
-from batchrunner.simulator.platform import Answer
+from batchrunner.simulator.answers import Answer
 from batchrunner.simulator.settings import Settings
 from tests.sim.nights import Night, WatchedPlatform, assert_bill, assert_whole, job
 

@@ -34,7 +34,7 @@ def test_a_url_has_its_dialect(url: str, name: str) -> None:
     "url",
     [
         *URLS,
-        *ASYNCHRONOUS_URLS,
+        *sorted(ASYNCHRONOUS_URLS),
         "/v1/x",
         "/v1/...",
         "/v1/.well-known/x",
