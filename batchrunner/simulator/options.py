@@ -90,7 +90,8 @@ def _add_limit_options(of: argparse.ArgumentParser) -> None:
         type=WindowShape,
         choices=list(WindowShape),
         default=_DEFAULTS.window,
-        help="what a minute is (default %(default)s)",
+        metavar="KIND",
+        help=f"what a minute is: {', '.join(WindowShape)} (default %(default)s)",
     )
     limits.add_argument("--burst", type=_count, default=_DEFAULTS.burst, metavar="N", help="a bucket's size in requests")
     limits.add_argument(
@@ -117,7 +118,8 @@ def _add_limit_options(of: argparse.ArgumentParser) -> None:
         type=RateHeaders,
         choices=list(RateHeaders),
         default=_DEFAULTS.rate_headers,
-        help="say what is left as this provider does (default %(default)s)",
+        metavar="PROVIDER",
+        help=f"say what is left as it does: {', '.join(RateHeaders)} (default %(default)s)",
     )
     limits.add_argument(
         "--retry-after",
@@ -126,7 +128,8 @@ def _add_limit_options(of: argparse.ArgumentParser) -> None:
         nargs="?",
         const=RetryAfter.SECONDS,
         default=_DEFAULTS.retry_after,
-        help="with a 429 (default as the provider of --rate-headers does; without a word after it seconds)",
+        metavar="FORM",
+        help=f"with a 429: {', '.join(RetryAfter)} (default %(default)s: that of --rate-headers; without a form: seconds)",
     )
     limits.add_argument(
         "--jitter",

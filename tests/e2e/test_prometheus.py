@@ -171,7 +171,7 @@ def test_labels_are_those_that_are_known(watched: Watched) -> None:
         "type": {"input", "cached", "output", "reasoning"},
         "billing": {"billed", "maybe_billed"},
         "state": {"pending", "in_flight", "backing_off", "succeeded", "failed", "idle", "active", "connecting"},
-        "cause": {"requests", "tokens", "in_flight", "rate_limited", "work", "server", "none"},
+        "cause": {"requests", "tokens", "in_flight", "rate_limited", "work", "server", "keys", "none"},
         "account": {"night"},
         "kind": {"requests_per_minute", "tokens_per_minute"},
         "simulated": {"true"},
