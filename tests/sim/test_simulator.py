@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -12,99 +9,12 @@ from typing import Any
 import msgspec
 import pytest
 import trio
-from trio.testing import MockClock, memory_stream_pair
+from trio.testing import MockClock
 
-from batchrunner.simulator.faults import KINDS, Bill
-from batchrunner.simulator.ledger import Entry, FileLedger, MemoryLedger
+from batchrunner.simulator.ledger import FileLedger
 from batchrunner.simulator.platform import Platform
-from batchrunner.simulator.server import serve_stream
-from batchrunner.simulator.settings import TEST_KEY, Charging, Rule, Settings
-
-CHAT = "/v1/chat/completions"
-RESPONSES = "/v1/responses"
-MESSAGES = "/v1/messages"
-
-
-def body(dialect: str = CHAT, *, text: str = "How high is the moon?", cap: int = 50, model: str = "simulated-small") -> bytes:
-    if dialect == RESPONSES:
-        return msgspec.json.encode({"model": model, "input": text, "max_output_tokens": cap})
-    return msgspec.json.encode({"model": model, "messages": [{"role": "user", "content": text}], "max_tokens": cap})
-
-
-def tagged(tag: str) -> bytes:
-    return msgspec.json.encode(msgspec.json.decode(body()) | {"metadata": {"tag": tag}})
-
-
-def request(path: str = CHAT, payload: bytes | None = None, *, method: str = "POST", **headers: str) -> bytes:
-    """A request's bytes; `headers` with underscores for dashes, a bearer key where they name no other credentials."""
-    payload = body(path) if payload is None and method == "POST" else payload or b""
-    fields = {"authorization": f"Bearer {TEST_KEY}"} | {name.replace("_", "-"): value for name, value in headers.items()}
-    head = [f"{method} {path} HTTP/1.1", "host: loopback", f"content-length: {len(payload)}"]
-    head += [f"{name}: {value}" for name, value in fields.items() if value]
-    return "\r\n".join(head).encode() + b"\r\n\r\n" + payload
-
-
-class Got(msgspec.Struct):
-    """What came back: as much of it as did. `ended`: the server closed the connection."""
-
-    status: int | None
-    headers: dict[str, str]
-    body: bytes
-    ended: bool
-
-    def json(self) -> Any:
-        return msgspec.json.decode(self.body)
-
-
-class Client:
-    def __init__(self, stream: trio.abc.Stream) -> None:
-        self.stream = stream
-
-    async def send(self, data: bytes) -> Got:
-        await self.stream.send_all(data)
-        return await self.receive()
-
-    async def receive(self) -> Got:
-        data = b""
-        while True:
-            head, found, rest = data.partition(b"\r\n\r\n")
-            if found:
-                first, *lines = head.decode().split("\r\n")
-                headers = dict(line.split(": ", 1) for line in lines)
-                if len(rest) >= int(headers["content-length"]):
-                    return Got(int(first.split()[1]), headers, rest, ended=False)
-            more = await self.stream.receive_some(1 << 16)
-            if not more:
-                status = int(first.split()[1]) if found else None
-                return Got(status, headers if found else {}, rest if found else data, ended=True)
-            data += more
-
-
-@asynccontextmanager
-async def connected(platform: Platform) -> AsyncIterator[Client]:
-    ours, theirs = memory_stream_pair()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(serve_stream, platform, theirs)
-        yield Client(ours)
-        nursery.cancel_scope.cancel()
-
-
-async def ask(platform: Platform, data: bytes) -> Got:
-    """One request on a connection of its own."""
-    async with connected(platform) as client:
-        return await client.send(data)
-
-
-async def entries_of(platform: Platform, count: int, data: bytes) -> list[Entry]:
-    """What was billed after `count` requests, one after the other."""
-    for _ in range(count):
-        await ask(platform, data)
-    assert isinstance(platform.ledger, MemoryLedger)
-    return platform.ledger.entries
-
-
-def platform_of(**settings: Any) -> Platform:
-    return Platform(Settings(**settings))
+from batchrunner.simulator.settings import TEST_KEY, Charging, Settings
+from tests.sim.asking import CHAT, MESSAGES, RESPONSES, ask, body, connected, entries_of, platform_of, request, tagged
 
 
 async def test_chat_completions_answer_in_their_shape(autojump_clock: MockClock) -> None:
@@ -200,93 +110,6 @@ async def test_an_empty_balance_refuses(autojump_clock: MockClock) -> None:
     platform = platform_of(balance_usd=Decimal("0.000001"))
     statuses = [(await ask(platform, request())).status for _ in range(2)]
     assert statuses == [200, 402]
-
-
-#: kind: (status that arrives, whether the connection ends, how much of the body arrives: all of it, none, or a part)
-SEEN = {
-    "ok": (200, False, "all"),
-    "slow": (200, False, "all"),
-    "rate_limited": (429, False, "all"),
-    "overloaded": (529, False, "all"),
-    "error400": (400, False, "all"),
-    "invalid_key": (401, False, "all"),
-    "no_credits": (402, False, "all"),
-    "error500": (500, False, "all"),
-    "upstream_error": (502, False, "all"),
-    "model_unavailable": (503, False, "all"),
-    "html": (502, False, "all"),
-    "error408": (408, False, "all"),
-    "error504": (504, False, "all"),
-    "garbage": (200, False, "all"),
-    "empty": (200, False, "none"),
-    "reset_before": (None, True, "none"),
-    "reset_headers": (None, True, "part"),
-    "reset_body": (200, True, "part"),
-    "truncated": (200, True, "part"),
-}
-
-
-@pytest.mark.parametrize("kind", sorted(KINDS.keys() - {"silent"}))
-async def test_a_fault_shows_as_its_table_says_and_is_billed_by_its_rule(kind: str, autojump_clock: MockClock) -> None:
-    """Every kind: what arrives, and that the ledger has each such request, none, or about every second one."""
-    platform = platform_of(faults={kind: 1.0})
-    got = await ask(platform, request())
-    status, ended, part = SEEN[kind]
-    assert (got.status, got.ended) == (status, ended)
-    assert (len(got.body) > 0) == (part != "none")
-    if part == "part" and got.headers:
-        assert len(got.body) < int(got.headers["content-length"])
-    billed = len(await entries_of(platform, 39, request()))
-    low, high = {Bill.NEVER: (0, 0), Bill.HALF: (8, 32), Bill.ALWAYS: (40, 40)}[KINDS[kind].bill]
-    assert low <= billed <= high
-
-
-async def test_silence_lasts_until_the_client_hangs_up(autojump_clock: MockClock) -> None:
-    """A silent request is never answered, and its connection is given up when the client goes."""
-    platform = platform_of(script=("silent",))
-    async with trio.open_nursery() as nursery:
-        ours, theirs = memory_stream_pair()
-        nursery.start_soon(serve_stream, platform, theirs)
-        with trio.move_on_after(86_400) as scope:
-            await Client(ours).send(request())
-        assert scope.cancelled_caught
-        await ours.aclose()
-    assert platform.counters.connections_open == 0
-
-
-async def test_a_client_that_hangs_up_pays_for_what_it_asked(autojump_clock: MockClock) -> None:
-    """Work that was begun is finished and billed, whether or not anybody is there to take the answer."""
-    platform = platform_of()
-    async with trio.open_nursery() as nursery:
-        ours, theirs = memory_stream_pair()
-        nursery.start_soon(serve_stream, platform, theirs)
-        await ours.send_all(request())
-        await trio.testing.wait_all_tasks_blocked()
-        await ours.aclose()
-    assert (platform.counters.billed, platform.counters.connections_open) == (1, 0)
-
-
-async def test_script_then_rules_then_chance(autojump_clock: MockClock) -> None:
-    """The script goes by order of arrival, rules by tag and only so many times, chance takes the rest."""
-    platform = platform_of(
-        script=("error500",), rules=(Rule(kind="error504", tag="t", times=2),), faults={"model_unavailable": 1.0}
-    )
-    statuses = [(await ask(platform, request(payload=tagged(tag)))).status for tag in "ttutt"]
-    assert statuses == [500, 504, 503, 504, 503]
-
-
-async def test_faults_come_as_often_as_asked_for_and_the_same_in_each_run(autojump_clock: MockClock) -> None:
-    """Random faults follow seed and order of arrival."""
-
-    async def faults(seed: int) -> Counter[str]:
-        platform = platform_of(seed=seed, faults={"error500": 0.3, "garbage": 0.2})
-        await entries_of(platform, 200, request())
-        return platform.counters.faults
-
-    first = await faults(1)
-    assert first == await faults(1) != await faults(2)
-    assert 35 <= first["error500"] <= 85
-    assert 20 <= first["garbage"] <= 60
 
 
 async def test_over_the_limit_is_a_429_that_says_when_only_if_asked_to(autojump_clock: MockClock) -> None:
