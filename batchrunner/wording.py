@@ -14,7 +14,7 @@ BINDING_TEXT: dict[Binding, str] = {
     "rate_limited": "waiting after a 429",
     "server": "waiting for the server to come back",
     "keys": "waiting to try a refused key again",
-    "models": "waiting for models that are offline",
+    "models": "waiting for offline models",
     "retries": "waiting to try jobs again",
     "work": "no more work to start",
     "none": "",

@@ -154,7 +154,7 @@ class TestTerminal:
         progress = Progress(lambda: status, mode="tty", stream=terminal, environ=TERMINAL)
         seen = await self._seen_after(1, progress, terminal)
         assert r"12 held back offline: 'a\x1b[2J', 'b' and 7 more 2 keys suspended" in seen
-        assert "waiting for models that are offline" in seen
+        assert "waiting for offline models" in seen
         assert "\x1b[2J" not in terminal.getvalue()
         status = make_status()
         assert "held back" not in await self._seen_after(1, progress, Terminal())

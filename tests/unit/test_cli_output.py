@@ -78,7 +78,7 @@ def test_exit_codes(make_status: MakeStatus, fields: dict[str, Any], terminated:
         ({"binding": "none"}, "2 in flight."),
         (
             {"binding": "models", "held": 3, "eta_seconds": 90.0},
-            "3 held back, about 1:30 to go, waiting for models that are offline.",
+            "3 held back, about 1:30 to go, waiting for offline models.",
         ),
         ({"binding": "server"}, "2 in flight, waiting for the server to come back."),
         ({"binding": "keys"}, "2 in flight, waiting to try a refused key again."),
