@@ -69,7 +69,9 @@ class Resilience:
         """
         now_ns = self._parts.clock.monotonic_ns()
         request = _request(ticket)
-        noted = self._health.failed(request, now_ns, verdict.blames, refundable=verdict.refundable)
+        # What costs no attempt has none to be given back.
+        refundable = verdict.refundable and verdict.spends
+        noted = self._health.failed(request, now_ns, verdict.blames, refundable=refundable)
         if noted.tripped:
             self._tell_of_trip(verdict, request.model)
         self._refund(noted.refunds)

@@ -1,0 +1,88 @@
+"""What failures mean for everybody else: attempts given back, jobs let go, jobs that end."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from batchrunner.admission import Candidate, Ticket
+from batchrunner.breaker import FIRST_PROBE_NS, TRIPS_AFTER
+from batchrunner.events import AttemptResult, Billing
+from batchrunner.job import Job, RequestSize, Usage
+from batchrunner.journal import History
+from batchrunner.keyring import KeyRing
+from batchrunner.outcome import Again, Blame, Failed, Tries
+from batchrunner.resilience import Resilience
+
+SERVER = Again(0, "http_500", "words", AttemptResult.SERVER_ERROR, Billing.NOT, Blame.SERVER)
+MODEL = Again(0, "model_unavailable", "words", AttemptResult.SERVER_ERROR, Billing.NOT, Blame.MODEL)
+NOT_SENT = Again(0, "connect", "words", AttemptResult.NETWORK, Billing.NOT, Blame.SERVER, spends=False, repeats=False)
+
+
+class Scene:
+    """A resilience between doubles: a clock that is set, a queue and a journal that note what they are told."""
+
+    def __init__(self) -> None:
+        self.now_ns = 0
+        self.entry = 0
+        self.histories: dict[int, History] = {}
+        self.said: list[str] = []
+        #: (custom_id, attempts)
+        self.refunded: list[tuple[str, int]] = []
+        self.released: list[str | None] = []
+        parts: Any = SimpleNamespace(
+            clock=SimpleNamespace(monotonic_ns=lambda: self.now_ns),
+            heads=SimpleNamespace(keys=KeyRing(1)),
+            histories=self.histories,
+            index=SimpleNamespace(fingerprints=range(1000)),
+            journal=SimpleNamespace(refunded=lambda custom_id, _, attempts: self.refunded.append((custom_id, attempts))),
+            say=self.said.append,
+        )
+        self.admission: Any = SimpleNamespace(retime=lambda *_: None, release=self.released.append)
+        self.resilience = Resilience(parts)
+
+    def send(self, number: int, model: str = "m") -> Ticket:
+        """A request goes out."""
+        self.entry += 1
+        job = Job(number, number + 1, f"job-{number}", "/v1/chat/completions", b"{}", number)
+        ticket = Ticket(Candidate(job, RequestSize(model, 1, None), Usage(1, 0)), self.entry, self.now_ns, 0.0, alone=False)
+        self.histories.setdefault(number, History()).sends += 1
+        self.resilience.sent(ticket)
+        return ticket
+
+    def fail(self, number: int, verdict: Again, *, max_attempts: int = 5, ticket: Ticket | None = None) -> Again | Failed:
+        """A request goes out and fails, and its attempt is counted as the run counts it."""
+        history = self.histories.setdefault(number, History())
+        ticket = ticket or self.send(number)
+        what = self.resilience.failed(ticket, verdict, Tries(history.spent + 1, max_attempts), self.admission)
+        if isinstance(what, Again):
+            history.spent += what.spends
+        return what
+
+    def trip(self) -> None:
+        """The server's circuit opens, with failures of jobs from 100 on; its first probe is due."""
+        for number in range(TRIPS_AFTER):
+            self.fail(100 + number, SERVER)
+        assert self.resilience.due(self.now_ns).at_ns == self.now_ns + FIRST_PROBE_NS
+        self.now_ns += FIRST_PROBE_NS
+
+
+def test_what_cost_no_attempt_is_not_given_back() -> None:
+    """Connections that cannot be opened trip the server's circuit; they cost no attempts, and give none back."""
+    scene = Scene()
+    for _ in range(TRIPS_AFTER):
+        scene.fail(1, NOT_SENT)
+    assert scene.resilience.due(0).at_ns == FIRST_PROBE_NS
+    assert scene.histories[1].spent == 0
+    assert scene.refunded == []
+
+
+def test_a_job_gets_back_what_the_streak_took() -> None:
+    """In memory and in the journal."""
+    scene = Scene()
+    for _ in range(3):
+        scene.fail(1, SERVER)
+    for _ in range(2):
+        scene.fail(2, SERVER)
+    assert (scene.histories[1].spent, scene.histories[2].spent) == (0, 0)
+    assert scene.refunded == [("job-1", 3), ("job-2", 1)]
