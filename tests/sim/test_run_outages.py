@@ -183,6 +183,22 @@ async def test_an_offline_model_is_waited_for_while_there_is_other_work(
     assert status.failed == 0
 
 
+async def test_an_offline_model_with_more_jobs_than_can_be_held(
+    autojump_clock: MockClock, make_outage: MakeOutage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the queue can look no further, and sees nothing else, the model is given up as where the file has ended."""
+    monkeypatch.setattr("batchrunner.fair.MOST_HELD", 10)
+    lines = [job(f"job-{number}", model=OTHER if number < 30 else "simulated-small") for number in range(40)]
+    outage = Outage("model_unavailable", 0.0, float("inf"), lambda ask: ask.model.id == OTHER)
+    night = make_outage(lines, outage)
+    began = trio.current_time()
+    status = await night.run(rpm=120)
+    assert 30 * 60 <= trio.current_time() - began < 36 * 60
+    assert_whole(night, status)
+    assert night.failures() == {f"job-{number}": "model_unavailable" for number in range(30)}
+    assert outage.met < 40
+
+
 # --- a key
 
 
