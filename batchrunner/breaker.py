@@ -89,6 +89,8 @@ class Noted(msgspec.Struct, frozen=True):
     spends: bool
     #: the circuit has tripped with it
     tripped: bool = False
+    #: the server's circuit has closed with it: it answers, if only to say that a model is away
+    server_is_back: bool = False
     #: attempts of other jobs that do not count any more
     refunds: Refunds = {}
 

@@ -97,12 +97,12 @@ class Health:
         if blames is Blame.NOBODY:
             self.ended(request, now_ns)
             return Noted(spends=True)
-        _, refunds = _close(self._server, now_ns)
+        server, refunds = _close(self._server, now_ns)
         if request.model not in self._models and len(self._models) >= MOST_MODELS:
-            return Noted(spends=True, refunds=refunds)
+            return Noted(spends=True, server_is_back=server, refunds=refunds)
         breaker = self._models.setdefault(request.model, Breaker(probes_spend=False))
         noted = breaker.failed(now_ns, request.id, request.sent_ns, request.job, refundable=refundable)
-        return msgspec.structs.replace(noted, refunds=_sum(refunds, noted.refunds))
+        return msgspec.structs.replace(noted, server_is_back=server, refunds=_sum(refunds, noted.refunds))
 
     def is_suspicious(self, request: Request, blames: Blame) -> bool:
         """Whether the failure of this request, just noted, may be the beginning of an outage."""

@@ -75,6 +75,8 @@ class Resilience:
         if noted.tripped:
             self._tell_of_trip(verdict, request.model)
         self._refund(noted.refunds)
+        if noted.server_is_back:
+            self._server_is_back(admission)
         admission.retime(request.model, self._health.model_due_ns(request.model, now_ns))
         verdict = msgspec.structs.replace(verdict, spends=verdict.spends and noted.spends)
         if not verdict.spends or (verdict.refundable and self._health.is_suspicious(request, verdict.blames)):
@@ -106,8 +108,7 @@ class Resilience:
                 return
         self._refund(recovery.refunds)
         if recovery.server:
-            self._parts.say("the server answers again")
-            admission.release(None)
+            self._server_is_back(admission)
         if recovery.model:
             self._parts.say(f"model {request.model!r} answers again")
             admission.release(request.model)
@@ -129,6 +130,10 @@ class Resilience:
             case _:
                 self._keys.ended(key)
         return self._keys.any_left
+
+    def _server_is_back(self, admission: Admission) -> None:
+        self._parts.say("the server answers again")
+        admission.release(None)
 
     def _refund(self, refunds: Refunds) -> None:
         """Give jobs their attempts back that an outage took; those that have ended meanwhile need none."""

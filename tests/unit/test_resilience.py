@@ -86,3 +86,19 @@ def test_a_job_gets_back_what_the_streak_took() -> None:
         scene.fail(2, SERVER)
     assert (scene.histories[1].spent, scene.histories[2].spent) == (0, 0)
     assert scene.refunded == [("job-1", 3), ("job-2", 1)]
+
+
+def test_a_server_that_says_that_a_model_is_away_is_back() -> None:
+    """`model_unavailable` ends the server's outage: what waited for the server is let go, what its probes took is given back."""
+    scene = Scene()
+    scene.trip()
+    scene.fail(1, SERVER)
+    assert scene.histories[1].spent == 1
+    at_ns = scene.resilience.due(scene.now_ns).at_ns
+    assert at_ns is not None
+    scene.now_ns = at_ns
+    scene.fail(2, MODEL)
+    assert scene.resilience.due(scene.now_ns).at_ns == scene.now_ns
+    assert scene.released == [None]
+    assert scene.said[-1] == "the server answers again"
+    assert scene.histories[1].spent == 0
