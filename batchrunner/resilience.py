@@ -78,6 +78,8 @@ class Resilience:
         if noted.server_is_back:
             self._server_is_back(admission)
         admission.retime(request.model, self._health.model_due_ns(request.model, now_ns))
+        # The job itself may have got some back.
+        attempts = msgspec.structs.replace(attempts, spent=self._parts.histories[request.job[0]].spent + 1)
         verdict = msgspec.structs.replace(verdict, spends=verdict.spends and noted.spends)
         if not verdict.spends or (verdict.refundable and self._health.is_suspicious(request, verdict.blames)):
             return verdict

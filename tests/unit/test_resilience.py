@@ -102,3 +102,15 @@ def test_a_server_that_says_that_a_model_is_away_is_back() -> None:
     assert scene.released == [None]
     assert scene.said[-1] == "the server answers again"
     assert scene.histories[1].spent == 0
+
+
+def test_a_job_does_not_end_by_attempts_that_it_has_just_got_back() -> None:
+    """The answer that ends the outage also fails the job that had probed it: only this attempt counts."""
+    scene = Scene()
+    scene.trip()
+    scene.fail(1, SERVER, max_attempts=2)
+    at_ns = scene.resilience.due(scene.now_ns).at_ns
+    assert at_ns is not None
+    scene.now_ns = at_ns
+    assert isinstance(scene.fail(1, MODEL, max_attempts=2), Again)
+    assert scene.histories[1].spent == 1
