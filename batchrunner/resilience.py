@@ -9,7 +9,7 @@ import msgspec
 
 from batchrunner import outcome
 from batchrunner.admission import Admission, Backoff, Due, Held, Ticket
-from batchrunner.breaker import NS, Refunds
+from batchrunner.breaker import NS, TRIPS_AFTER, Refunds
 from batchrunner.health import OFFLINE_NS, Health, Request
 from batchrunner.keyring import Use
 from batchrunner.outcome import Again, Blame, Done, Failed, Outcome, SuspendKey, Tries
@@ -65,7 +65,8 @@ class Resilience:
     def failed(self, ticket: Ticket, verdict: Again, attempts: Tries, admission: Admission) -> Again | Failed:
         """Note a failure that another attempt may mend; what it comes to, with circuits and attempts considered.
 
-        A job whose attempts are spent ends here, but not while an outage may just be beginning: the circuit will tell.
+        A job whose attempts are spent ends here, but not while an outage may just be beginning: the circuit will tell, before
+        the job alone has failed as often again as opens one.
         """
         now_ns = self._parts.clock.monotonic_ns()
         request = _request(ticket)
@@ -81,7 +82,8 @@ class Resilience:
         # The job itself may have got some back.
         attempts = msgspec.structs.replace(attempts, spent=self._parts.histories[request.job[0]].spent + 1)
         verdict = msgspec.structs.replace(verdict, spends=verdict.spends and noted.spends)
-        if not verdict.spends or (verdict.refundable and self._health.is_suspicious(request, verdict.blames)):
+        suspicious = verdict.refundable and self._health.is_suspicious(request, verdict.blames)
+        if not verdict.spends or (suspicious and attempts.spent < attempts.max + TRIPS_AFTER):
             return verdict
         return outcome.exhausted(verdict, attempts) or verdict
 

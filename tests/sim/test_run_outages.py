@@ -9,6 +9,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 from trio.testing import MockClock
@@ -116,6 +117,26 @@ async def test_a_job_that_is_paid_for_each_time_is_not_refunded(autojump_clock: 
     status = await night.run(timeout_seconds=10.0, max_attempts=3)
     assert_whole(night, status)
     assert night.asked() == Counter({f"job-{number}": 3 for number in range(8)})
+
+
+@pytest.mark.parametrize("poisoned", [1, 3, 5])
+async def test_a_job_that_breaks_its_connection_each_time_is_not_paid_for_without_end(
+    autojump_clock: MockClock, make_night: MakeNight, poisoned: int
+) -> None:
+    """Where answers are slow, a few jobs that fail at once look like one outage after another: not for the whole night."""
+    night = make_night(jobs(300), latency_median_seconds=60.0, latency_sigma=0.0)
+    breaks_at_once = msgspec.structs.replace(kind_named("reset_body"), latency_factor=0.01)
+    poison = {f"job-{number}" for number in range(poisoned)}
+
+    class Poison:
+        def choose(self, _arrival: int, ask: Ask) -> Fault:
+            return breaks_at_once if ask.custom_id in poison else OK
+
+    night.platform._plan = Poison()
+    status = await night.run(max_in_flight=6)
+    assert_whole(night, status)
+    assert set(night.failures()) == poison
+    assert max(night.asked().values()) <= 5 + 2 * TRIPS_AFTER
 
 
 async def test_row_retry_budget_delays_and_never_fails(autojump_clock: MockClock, make_night: MakeNight) -> None:

@@ -6,16 +6,18 @@ from types import SimpleNamespace
 from typing import Any
 
 from batchrunner.admission import Candidate, Ticket
-from batchrunner.breaker import FIRST_PROBE_NS, TRIPS_AFTER
+from batchrunner.breaker import FIRST_PROBE_NS, NS, TRIPS_AFTER
+from batchrunner.dialect import Finish, ReplyFacts
 from batchrunner.events import AttemptResult, Billing
 from batchrunner.job import Job, RequestSize, Usage
 from batchrunner.journal import History
 from batchrunner.keyring import KeyRing
-from batchrunner.outcome import Again, Blame, Failed, Tries
+from batchrunner.outcome import Again, Blame, Done, Failed, Tries
 from batchrunner.resilience import Resilience
 
 SERVER = Again(0, "http_500", "words", AttemptResult.SERVER_ERROR, Billing.NOT, Blame.SERVER)
 MODEL = Again(0, "model_unavailable", "words", AttemptResult.SERVER_ERROR, Billing.NOT, Blame.MODEL)
+DONE = Done(ReplyFacts(None, Finish.STOP))
 NOT_SENT = Again(0, "connect", "words", AttemptResult.NETWORK, Billing.NOT, Blame.SERVER, spends=False, repeats=False)
 
 
@@ -114,3 +116,15 @@ def test_a_job_does_not_end_by_attempts_that_it_has_just_got_back() -> None:
     scene.now_ns = at_ns
     assert isinstance(scene.fail(1, MODEL, max_attempts=2), Again)
     assert scene.histories[1].spent == 1
+
+
+def test_a_suspected_outage_keeps_a_job_for_five_attempts_at_most() -> None:
+    """Among failures of others, shortly after each success, it is never known whether it is an outage: the job ends all the same."""
+    scene = Scene()
+    ends = []
+    for _ in range(2 * TRIPS_AFTER):
+        scene.resilience.ended(scene.send(1), DONE, scene.admission)
+        scene.fail(2, SERVER, max_attempts=100)
+        ends.append(isinstance(scene.fail(3, SERVER, max_attempts=2), Failed))
+        scene.now_ns += NS
+    assert ends == [False] * (1 + TRIPS_AFTER) + [True] * (TRIPS_AFTER - 1)
