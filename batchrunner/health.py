@@ -115,7 +115,12 @@ class Health:
             breaker.ended(now_ns, request.id)
 
     def is_offline(self, model: str, now_ns: int) -> bool:
-        """Whether a model has been away for so long that its jobs need not wait, where there is nothing else to do."""
+        """Whether a model has been away for so long that its jobs need not wait, where there is nothing else to do.
+
+        While the server itself is away, nobody knows.
+        """
+        if self._server.circuit is not Circuit.CLOSED:
+            return False
         breaker = self._models.get(model)
         if breaker is None or breaker.circuit is Circuit.CLOSED or breaker.tripped_ns is None:
             return False

@@ -9,6 +9,7 @@ from batchrunner.admission import Candidate, Ticket
 from batchrunner.breaker import FIRST_PROBE_NS, NS, TRIPS_AFTER
 from batchrunner.dialect import Finish, ReplyFacts
 from batchrunner.events import AttemptResult, Billing
+from batchrunner.health import OFFLINE_NS
 from batchrunner.job import Job, RequestSize, Usage
 from batchrunner.journal import History
 from batchrunner.keyring import KeyRing
@@ -119,7 +120,7 @@ def test_a_job_does_not_end_by_attempts_that_it_has_just_got_back() -> None:
 
 
 def test_a_suspected_outage_keeps_a_job_for_five_attempts_at_most() -> None:
-    """Among failures of others, shortly after each success, it is never known whether it is an outage: the job ends all the same."""
+    """Among failures of others, and shortly after successes, nobody knows whether it is an outage: the job ends all the same."""
     scene = Scene()
     ends = []
     for _ in range(2 * TRIPS_AFTER):
@@ -128,3 +129,18 @@ def test_a_suspected_outage_keeps_a_job_for_five_attempts_at_most() -> None:
         ends.append(isinstance(scene.fail(3, SERVER, max_attempts=2), Failed))
         scene.now_ns += NS
     assert ends == [False] * (1 + TRIPS_AFTER) + [True] * (TRIPS_AFTER - 1)
+
+
+def test_a_model_is_not_given_up_while_the_server_is_away() -> None:
+    """Nobody can tell then whether it is offline still: its jobs wait with all others."""
+    scene = Scene()
+    for number in range(TRIPS_AFTER):
+        scene.fail(number, MODEL)
+    scene.now_ns = OFFLINE_NS - FIRST_PROBE_NS
+    assert not scene.resilience.hopeless("m", scene.now_ns)
+    scene.trip()
+    assert scene.now_ns == OFFLINE_NS
+    assert not scene.resilience.hopeless("m", scene.now_ns)
+    scene.resilience.ended(scene.send(8, "other"), DONE, scene.admission)
+    assert scene.resilience.hopeless("m", scene.now_ns)
+    assert scene.resilience.given_up("m")
