@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from batchrunner import outcome
@@ -14,6 +16,11 @@ from batchrunner.health import OFFLINE_NS, Health, Request
 from batchrunner.keyring import Use
 from batchrunner.outcome import Again, Blame, Done, Failed, Outcome, SuspendKey, Tries
 from batchrunner.parts import Parts
+
+#: So many of a job's attempts are put down to outages. Who is found in more of them is what they are made of: at a slow pace,
+#: or among answers that come slowly, a single job that always fails looks like an outage again and again, and what it does
+#: may be paid for each time.
+MOST_EXCUSED: Final = 2 * TRIPS_AFTER
 
 
 class Resilience:
@@ -70,8 +77,9 @@ class Resilience:
         """
         now_ns = self._parts.clock.monotonic_ns()
         request = _request(ticket)
+        history = self._parts.histories[ticket.job.number]
         # What costs no attempt has none to be given back.
-        refundable = verdict.refundable and verdict.spends
+        refundable = verdict.refundable and verdict.spends and history.excused < MOST_EXCUSED
         noted = self._health.failed(request, now_ns, verdict.blames, refundable=refundable)
         if noted.tripped:
             self._tell_of_trip(verdict, request.model)
@@ -79,10 +87,12 @@ class Resilience:
         if noted.server_is_back:
             self._server_is_back(admission)
         admission.retime(request.model, self._health.model_due_ns(request.model, now_ns))
+        if verdict.spends and not noted.spends and verdict.blames is Blame.SERVER:
+            history.excused += 1  # a model's probes are free, however many: somebody else bounds them
         # The job itself may have got some back.
-        attempts = msgspec.structs.replace(attempts, spent=self._parts.histories[request.job[0]].spent + 1)
+        attempts = msgspec.structs.replace(attempts, spent=history.spent + 1)
         verdict = msgspec.structs.replace(verdict, spends=verdict.spends and noted.spends)
-        suspicious = verdict.refundable and self._health.is_suspicious(request, verdict.blames)
+        suspicious = refundable and self._health.is_suspicious(request, verdict.blames)
         if not verdict.spends or (suspicious and attempts.spent < attempts.max + TRIPS_AFTER):
             return verdict
         return outcome.exhausted(verdict, attempts) or verdict
@@ -144,7 +154,7 @@ class Resilience:
         for (number, custom_id), attempts in refunds.items():
             history = self._parts.histories.get(number)
             if history is not None:
-                history.spent -= attempts
+                history.refund(attempts)
                 self._parts.journal.refunded(custom_id, self._parts.index.fingerprints[number], attempts)
 
     def _tell_of_trip(self, verdict: Again, model: str) -> None:

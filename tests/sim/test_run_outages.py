@@ -16,6 +16,7 @@ from trio.testing import MockClock
 
 from batchrunner.breaker import FIRST_PROBE_NS, TRIPS_AFTER
 from batchrunner.events import AttemptResult
+from batchrunner.resilience import MOST_EXCUSED
 from batchrunner.runner import Run
 from batchrunner.simulator.asks import Ask
 from batchrunner.simulator.faults import OK, Fault, kind_named
@@ -136,7 +137,21 @@ async def test_a_job_that_breaks_its_connection_each_time_is_not_paid_for_withou
     status = await night.run(max_in_flight=6)
     assert_whole(night, status)
     assert set(night.failures()) == poison
-    assert max(night.asked().values()) <= 5 + 2 * TRIPS_AFTER
+    assert max(night.asked().values()) <= 5 + MOST_EXCUSED + TRIPS_AFTER
+
+
+@pytest.mark.parametrize(("poisoned", "rpm"), [(1, 6), (3, 12), (8, 50)])
+async def test_a_job_that_breaks_off_each_time_at_a_slow_pace_is_not_paid_for_without_end(
+    autojump_clock: MockClock, make_night: MakeNight, poisoned: int, rpm: int
+) -> None:
+    """Where its repeats are most of what is sent, a job opens the circuit alone, time and again: it is excused ten times."""
+    night = make_night(jobs(200))
+    poison = {f"job-{number}" for number in range(poisoned)}
+    night.platform._plan = Outage("truncated", 0, float("inf"), lambda ask: ask.custom_id in poison)
+    status = await night.run(rpm=rpm)
+    assert_whole(night, status)
+    assert set(night.failures()) == poison
+    assert max(night.asked().values()) <= 5 + MOST_EXCUSED + TRIPS_AFTER
 
 
 async def test_row_retry_budget_delays_and_never_fails(autojump_clock: MockClock, make_night: MakeNight) -> None:

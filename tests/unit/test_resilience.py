@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from batchrunner.admission import Candidate, Ticket
-from batchrunner.breaker import FIRST_PROBE_NS, NS, TRIPS_AFTER
+from batchrunner.breaker import FIRST_PROBE_NS, NS, QUIET_NS, TRIPS_AFTER
 from batchrunner.dialect import Finish, ReplyFacts
 from batchrunner.events import AttemptResult, Billing
 from batchrunner.health import OFFLINE_NS
@@ -14,7 +14,7 @@ from batchrunner.job import Job, RequestSize, Usage
 from batchrunner.journal import History
 from batchrunner.keyring import KeyRing
 from batchrunner.outcome import Again, Blame, Done, Failed, Tries
-from batchrunner.resilience import Resilience
+from batchrunner.resilience import MOST_EXCUSED, Resilience
 
 SERVER = Again(0, "http_500", "words", AttemptResult.SERVER_ERROR, Billing.NOT, Blame.SERVER)
 MODEL = Again(0, "model_unavailable", "words", AttemptResult.SERVER_ERROR, Billing.NOT, Blame.MODEL)
@@ -144,3 +144,18 @@ def test_a_model_is_not_given_up_while_the_server_is_away() -> None:
     scene.resilience.ended(scene.send(8, "other"), DONE, scene.admission)
     assert scene.resilience.hopeless("m", scene.now_ns)
     assert scene.resilience.given_up("m")
+
+
+def test_a_job_is_excused_so_often_and_no_more() -> None:
+    """One that fails whenever others succeed ends, however many outages it looks like; a resume knows how many there were."""
+    scene = Scene()
+    sends = 0
+    while not isinstance(scene.fail(1, SERVER), Failed):
+        sends += 1
+        assert sends < 100
+        if scene.resilience.due(scene.now_ns).at_ns != scene.now_ns:
+            scene.now_ns += FIRST_PROBE_NS
+            scene.resilience.ended(scene.send(2), DONE, scene.admission)
+            scene.now_ns += QUIET_NS
+    assert MOST_EXCUSED <= scene.histories[1].excused < MOST_EXCUSED + TRIPS_AFTER
+    assert sends + 1 <= 5 + MOST_EXCUSED + TRIPS_AFTER
