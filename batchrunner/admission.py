@@ -189,19 +189,11 @@ class Admission:
                 await self._wait(changed, "requests", slot.at_ns)
                 continue
             number = self._queue.peek(now_ns)
-            assert number is not None
+            if number is None:  # it is held aside by now, its model having failed while the store was asked
+                continue
             candidate = self._load(number)
-            if candidate is NotNow.WAIT:
-                await self._wait(changed, "work", None)
-                continue
-            if isinstance(candidate, Held) and self._queue.full:
-                await self._wait(changed, "models", self._queue.held_due_ns())
-                continue
             if not isinstance(candidate, Candidate):
-                repeat = self._queue.remove(number, now_ns, sent=False)
-                if isinstance(candidate, Held):
-                    self._queue.hold(number, candidate.name, candidate.due_ns, repeat=repeat)
-                await trio.lowlevel.checkpoint()  # a whole file of them must not keep signals and the writer waiting
+                await self._pass_over(number, candidate, now_ns, changed)
                 continue
             wants_alone = self._refused.alone(number, candidate.tokens, self._tpm)
             decision = await self._store.step(now_ns, budget.Take(slot.slot, candidate.tokens, alone=wants_alone))
@@ -264,8 +256,21 @@ class Admission:
         await self._give_back(budget.Refuse(ticket.entry, retry_after_ns, self._rng.random()))
         return yields_ns is not None
 
+    async def _pass_over(self, number: int, why: Held | NotNow, now_ns: int, changed: trio.Event) -> None:
+        """Take a job that is not sent out of the others' way, or wait where that cannot be."""
+        if why is NotNow.WAIT:
+            await self._wait(changed, "work", None)
+        elif isinstance(why, Held) and not self._queue.has_room_for(number):
+            if not self._release_the_hopeless(now_ns):
+                await self._wait(changed, "models", self._queue.next_due_ns(now_ns))
+        else:
+            repeat = self._queue.remove(number, now_ns, sent=False)
+            if isinstance(why, Held):
+                self._queue.hold(number, why.name, why.due_ns, repeat=repeat)
+            await trio.lowlevel.checkpoint()  # a whole file of them must not keep signals and the writer waiting
+
     def _release_the_hopeless(self, now_ns: int) -> bool:
-        """Where nothing is left but what is held: let go what need not wait. Whether there was any."""
+        """Where nothing is left, as far as can be seen, but what is held: let go what need not wait. Whether there was any."""
         if self._in_flight or not self._queue.only_held():
             return False
         names = [name for name in self._queue.held_names() if self._hopeless(name, now_ns)]

@@ -10,8 +10,8 @@ through, the probe, after 5, 10, 20 ... 300 s. Any success closes it, also one o
 An outage is nobody's fault: the failures that led to a trip, and those of requests that were in flight then, are refunded to
 their jobs. Those of probes are not while nobody can tell whether it is the job that the server never takes, unless somebody
 else sees to it that they end (`probes_spend`); once a success has proved the outage, they are refunded too. Not refunded is
-what a caller does not put forward for it: a timeout may have been billed, and a job that always times out would be paid for
-without end.
+what a caller does not put forward for it (`refundable`): a timeout, which may have been billed; what cost no attempt; the
+attempts of a job that has been excused too often. Else a job that always fails could be paid for without end.
 """
 
 from __future__ import annotations
@@ -89,6 +89,8 @@ class Noted(msgspec.Struct, frozen=True):
     spends: bool
     #: the circuit has tripped with it
     tripped: bool = False
+    #: the server's circuit has closed with it: it answers, if only to say that a model is away
+    server_is_back: bool = False
     #: attempts of other jobs that do not count any more
     refunds: Refunds = {}
 
@@ -105,6 +107,8 @@ class Breaker:
         #: when it last tripped; kept once it is closed, for what was in flight then
         self.tripped_ns: int | None = None
         self._failures = 0
+        #: the jobs that they were of
+        self._failing: set[JobKey] = set()
         self._success_ns: int | None = None
         self._streak: Refunds = {}
         self._probe: int | None = None
@@ -129,6 +133,7 @@ class Breaker:
         self._move(Sign.SUCCEED)
         self._success_ns = now_ns
         self._failures = 0
+        self._failing.clear()
         self._failed_probes = 0
         self._streak = {}
         self._probe = None
@@ -145,6 +150,7 @@ class Breaker:
         if self.tripped_ns is not None and sent_ns <= self.tripped_ns:
             return Noted(spends=not refundable)  # in flight when it tripped
         self._failures += 1
+        self._failing.add(job)
         quiet = self._success_ns is None or now_ns - self._success_ns >= QUIET_NS
         if self.circuit is not Circuit.CLOSED or self._failures < TRIPS_AFTER or not quiet:
             self._move(Sign.FAIL)
@@ -164,8 +170,8 @@ class Breaker:
             self._probe_due_ns = now_ns
 
     def is_suspicious(self, job: JobKey) -> bool:
-        """Whether an outage may just have begun, or be going on: others have failed with this job, and nobody has succeeded."""
-        return self.circuit is Circuit.CLOSED and self._failures > self._streak.get(job, 0)
+        """Whether an outage may just have begun: others have failed beside this job since the last success."""
+        return self.circuit is Circuit.CLOSED and len(self._failing) > (job in self._failing)
 
     def _probe_failed(self, now_ns: int) -> None:
         self._move(Sign.PROBE_FAILED)

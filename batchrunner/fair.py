@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Iterator
-from typing import Any
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -26,6 +26,12 @@ class Statistics(msgspec.Struct, frozen=True):
     held: int
 
 
+#: jobs by the time from which they may go
+_Heap: TypeAlias = list[tuple[int, int]]
+#: of those that need not wait
+_AT_ONCE: Final = 0
+
+
 class _Aside(msgspec.Struct):
     """Jobs held aside together, each with whether it is a repeat; one may go at `due_ns`, none where that is None."""
 
@@ -41,14 +47,16 @@ class FairQueue:
     """
 
     def __init__(self, pending: Iterator[int], retries: RetryBudget | None = None) -> None:
-        #: what is drawn from, the first one first
-        self._sources = deque([pending])
-        self._retries = retries or RetryBudget()
+        self._pending: Iterator[int] | None = pending
         self._drawn: int | None = None
-        self._refused: list[int] = []
-        #: (when it is over, job), for repeats and for those that were sent back through no fault of theirs
-        self._repeats: list[tuple[int, int]] = []
-        self._backoffs: list[tuple[int, int]] = []
+        self._retries = retries or RetryBudget()
+        self._refused: _Heap = []
+        #: sent back through no fault of their own
+        self._backoffs: _Heap = []
+        #: of what failed
+        self._repeats: _Heap = []
+        #: were held aside, and never sent
+        self._released: _Heap = []
         #: by name; None for what waits for the server itself
         self._held: dict[str | None, _Aside] = {}
         self._held_count = 0
@@ -56,7 +64,7 @@ class FairQueue:
     def peek(self, now_ns: int) -> int | None:
         """The job whose turn it is, or None where nothing can be sent now."""
         if self._refused:
-            return self._refused[0]
+            return self._refused[0][1]
         for aside in self._held.values():
             if aside.due_ns is not None and aside.due_ns <= now_ns:
                 return aside.jobs[0][0]
@@ -64,32 +72,21 @@ class FairQueue:
             return self._backoffs[0][1]
         if self._repeats and self._repeats[0][0] <= now_ns and self._retries.due_ns(now_ns) <= now_ns:
             return self._repeats[0][1]
-        return self._draw()
+        return self._released[0][1] if self._released else self._draw()
 
     def remove(self, number: int, now_ns: int, *, sent: bool = True) -> bool:
         """Take out a job that `peek` has shown; others may have come before it since. Whether it is a repeat.
 
         `sent`: it goes out now. Raises: LookupError where it is not in the queue.
         """
-        repeat = False
-        if number == self._drawn:
-            self._drawn = None
-        elif number in self._refused:
-            _remove(self._refused, self._refused.index(number))
-        elif (place := _place(self._backoffs, number)) is not None:
-            _remove(self._backoffs, place)
-        elif (place := _place(self._repeats, number)) is not None:
-            _remove(self._repeats, place)
-            repeat = True
-        else:
-            repeat = self._take_from_aside(number)
+        repeat = self._take_out(number)
         if repeat and sent:
             self._retries.retried(now_ns)
         return repeat
 
     def refused(self, number: int) -> None:
         """Back to its place before all that was not sent: the wait after a 429 is the account's, not the job's."""
-        heapq.heappush(self._refused, number)
+        heapq.heappush(self._refused, (_AT_ONCE, number))
 
     def again(self, number: int, due_ns: int, *, repeat: bool = False) -> None:
         """Back once `due_ns` has come; a `repeat` of what failed also waits for the retry budget."""
@@ -101,8 +98,12 @@ class FairQueue:
 
     @property
     def full(self) -> bool:
-        """Whether no more jobs can be held aside."""
+        """Whether so many jobs are held aside that the file is not looked at any further."""
         return self._held_count >= MOST_HELD
+
+    def has_room_for(self, number: int) -> bool:
+        """Whether a job that `peek` has shown may be held aside. Only new ones may not: all others are few, or were held."""
+        return number != self._drawn or not self.full
 
     def hold(self, number: int, name: str | None, due_ns: int | None, *, repeat: bool = False) -> None:
         """Keep a job aside, behind the others of this name.
@@ -125,25 +126,15 @@ class FairQueue:
         if aside is None:
             return
         self._held_count -= len(aside.jobs)
-        for number in (number for number, repeat in aside.jobs if repeat):
-            heapq.heappush(self._repeats, (0, number))
-        new = [number for number, repeat in aside.jobs if not repeat]
-        if self._drawn is not None:
-            new.append(self._drawn)
-            self._drawn = None
-        self._sources.appendleft(iter(new))
-
-    def held_due_ns(self) -> int | None:
-        """When the next of the jobs held aside may go; None where none may."""
-        return min((aside.due_ns for aside in self._held.values() if aside.due_ns is not None), default=None)
+        for number, repeat in aside.jobs:
+            heapq.heappush(self._repeats if repeat else self._released, (_AT_ONCE, number))
 
     def held_names(self) -> list[str | None]:
         return list(self._held)
 
     def next_due_ns(self, now_ns: int) -> int | None:
         """When the next job is due of those that wait for a time; None where none does."""
-        held_due_ns = self.held_due_ns()
-        due = [] if held_due_ns is None else [held_due_ns]
+        due = [aside.due_ns for aside in self._held.values() if aside.due_ns is not None]
         if self._backoffs:
             due.append(self._backoffs[0][0])
         if self._repeats:
@@ -155,43 +146,48 @@ class FairQueue:
         return not self._held and self.only_held()
 
     def only_held(self) -> bool:
-        """Nothing waits but what is held aside."""
-        return not self._refused and not self._backoffs and not self._repeats and self._draw() is None
+        """Nothing waits but what is held aside, as far as the file is looked at."""
+        waiting = self._refused or self._backoffs or self._repeats or self._released
+        return not waiting and (self.full or self._draw() is None)
 
     def statistics(self) -> Statistics:
         backing_off = len(self._backoffs) + len(self._repeats)
         return Statistics(backing_off=backing_off, refused=len(self._refused), held=self._held_count)
 
-    def _take_from_aside(self, number: int) -> bool:
+    def _take_out(self, number: int) -> bool:
+        """Find a job where `peek` has seen it, else where it has gone since. Whether it is a repeat."""
+        if number == self._drawn:
+            self._drawn = None
+            return False
+        heaps = (self._refused, self._backoffs, self._repeats, self._released)
+        for heap in heaps:
+            if heap and heap[0][1] == number:
+                heapq.heappop(heap)
+                return heap is self._repeats
         for name, aside in self._held.items():
             if aside.jobs[0][0] == number:
-                _, repeat = aside.jobs.popleft()
-                self._held_count -= 1
-                if not aside.jobs:
-                    del self._held[name]
-                return repeat
+                return self._take_from_aside(name, aside)
+        for heap in heaps:
+            for place, (_, job) in enumerate(heap):
+                if job == number:
+                    del heap[place]
+                    heapq.heapify(heap)
+                    return heap is self._repeats
         raise LookupError(f"job {number} is not in the queue")
 
+    def _take_from_aside(self, name: str | None, aside: _Aside) -> bool:
+        _, repeat = aside.jobs.popleft()
+        self._held_count -= 1
+        if not aside.jobs:
+            del self._held[name]
+        return repeat
+
     def _draw(self) -> int | None:
-        while self._drawn is None and self._sources:
-            self._drawn = next(self._sources[0], None)
+        if self._drawn is None and self._pending is not None:
+            self._drawn = next(self._pending, None)
             if self._drawn is None:
-                self._sources.popleft()
+                self._pending = None
         return self._drawn
-
-
-def _place(waiting: list[tuple[int, int]], number: int) -> int | None:
-    """Where a job stands among those that wait for a time."""
-    return next((place for place, (_, job) in enumerate(waiting) if job == number), None)
-
-
-def _remove(heap: list[Any], place: int) -> None:
-    """Take one entry out of a heap: its first, as a rule."""
-    if place == 0:
-        heapq.heappop(heap)
-    else:
-        del heap[place]
-        heapq.heapify(heap)
 
 
 #: A job that was refused this often lets others pass, and if it is large it is sent with no other tokens in the window.

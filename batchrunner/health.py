@@ -103,12 +103,12 @@ class Health:
         if blames is Blame.NOBODY:
             self.ended(request, now_ns)
             return Noted(spends=True)
-        _, refunds = _close(self._server, now_ns)
+        server, refunds = _close(self._server, now_ns)
         if request.model not in self._models and len(self._models) >= MOST_MODELS:
-            return Noted(spends=True, refunds=refunds)
+            return Noted(spends=True, server_is_back=server, refunds=refunds)
         breaker = self._models.setdefault(request.model, Breaker(probes_spend=False))
         noted = breaker.failed(now_ns, request.id, request.sent_ns, request.job, refundable=refundable)
-        return msgspec.structs.replace(noted, refunds=_sum(refunds, noted.refunds))
+        return msgspec.structs.replace(noted, server_is_back=server, refunds=_sum(refunds, noted.refunds))
 
     def is_suspicious(self, request: Request, blames: Blame) -> bool:
         """Whether the failure of this request, just noted, may be the beginning of an outage."""
@@ -121,7 +121,12 @@ class Health:
             breaker.ended(now_ns, request.id)
 
     def is_offline(self, model: str, now_ns: int) -> bool:
-        """Whether a model has been away for so long that its jobs need not wait, where there is nothing else to do."""
+        """Whether a model has been away for so long that its jobs need not wait, where there is nothing else to do.
+
+        While the server itself is away, nobody knows.
+        """
+        if self._server.circuit is not Circuit.CLOSED:
+            return False
         breaker = self._models.get(model)
         if breaker is None or breaker.circuit is Circuit.CLOSED or breaker.tripped_ns is None:
             return False

@@ -14,6 +14,8 @@ import msgspec
 NS: Final = 1_000_000_000
 #: when a suspended key is probed, counted from its suspension
 PROBES_NS: Final = (30 * NS, 120 * NS, 300 * NS)
+#: between its probes lies at least so much: where nothing could be sent for a while, they do not come all at once
+PROBES_APART_NS: Final = 30 * NS
 
 News = Literal["retired", "suspended", "known"]
 
@@ -38,6 +40,8 @@ class _Key(msgspec.Struct):
     worked: bool = False
     retired: bool = False
     suspended_ns: int | None = None
+    #: while it is suspended: when it may be probed next
+    due_ns: int = 0
     #: probes that were refused
     refused: int = 0
     #: a probe of it is out
@@ -51,7 +55,7 @@ class _Key(msgspec.Struct):
         """When it may be probed; None where it is not to be, or one is out."""
         if self.retired or self.suspended_ns is None or self.probing:
             return None
-        return self.suspended_ns + PROBES_NS[self.refused]
+        return self.due_ns
 
 
 class KeyRing:
@@ -115,8 +119,11 @@ class KeyRing:
             key.probing = False
             key.refused += 1
             key.retired = key.refused >= len(PROBES_NS)
+            if not key.retired:
+                key.due_ns = max(key.suspended_ns + PROBES_NS[key.refused], now_ns + PROBES_APART_NS)
         elif key.worked:
             key.suspended_ns = now_ns
+            key.due_ns = now_ns + PROBES_NS[0]
             return "suspended"
         else:
             key.retired = True

@@ -5,15 +5,22 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from batchrunner import health, keyring, outcome
 from batchrunner.admission import Admission, Backoff, Due, Held, Ticket
-from batchrunner.breaker import NS, Refunds
+from batchrunner.breaker import NS, TRIPS_AFTER, Refunds
 from batchrunner.health import OFFLINE_NS, Health, Request
 from batchrunner.keyring import Use
 from batchrunner.outcome import Again, Blame, Done, Failed, Outcome, SuspendKey, Tries
 from batchrunner.parts import Parts
+
+#: So many of a job's attempts are put down to outages. Who is found in more of them is what they are made of: at a slow pace,
+#: or among answers that come slowly, a single job that always fails looks like an outage again and again, and what it does
+#: may be paid for each time.
+MOST_EXCUSED: Final = 2 * TRIPS_AFTER
 
 
 class Statistics(msgspec.Struct, frozen=True):
@@ -78,18 +85,29 @@ class Resilience:
     def failed(self, ticket: Ticket, verdict: Again, attempts: Tries, admission: Admission) -> Again | Failed:
         """Note a failure that another attempt may mend; what it comes to, with circuits and attempts considered.
 
-        A job whose attempts are spent ends here, but not while an outage may just be beginning: the circuit will tell.
+        A job whose attempts are spent ends here, but not while an outage may just be beginning: the circuit will tell, before
+        the job alone has failed as often again as opens one.
         """
         now_ns = self._parts.clock.monotonic_ns()
         request = _request(ticket)
-        noted = self._health.failed(request, now_ns, verdict.blames, refundable=verdict.refundable)
+        history = self._parts.histories[ticket.job.number]
+        # What costs no attempt has none to be given back.
+        refundable = verdict.refundable and verdict.spends and history.excused < MOST_EXCUSED
+        noted = self._health.failed(request, now_ns, verdict.blames, refundable=refundable)
         if noted.tripped:
             self._tell_of_trip(verdict, request.model)
         self._refund(noted.refunds)
+        if noted.server_is_back:
+            self._server_is_back(admission)
         admission.retime(request.model, self._health.model_due_ns(request.model, now_ns))
         self._refunded += verdict.spends and not noted.spends
+        if verdict.spends and not noted.spends and verdict.blames is Blame.SERVER:
+            history.excused += 1  # a model's probes are free, however many: somebody else bounds them
+        # The job itself may have got some back.
+        attempts = msgspec.structs.replace(attempts, spent=history.spent + 1)
         verdict = msgspec.structs.replace(verdict, spends=verdict.spends and noted.spends)
-        if not verdict.spends or (verdict.refundable and self._health.is_suspicious(request, verdict.blames)):
+        suspicious = refundable and self._health.is_suspicious(request, verdict.blames)
+        if not verdict.spends or (suspicious and attempts.spent < attempts.max + TRIPS_AFTER):
             return verdict
         return outcome.exhausted(verdict, attempts) or verdict
 
@@ -118,8 +136,7 @@ class Resilience:
                 return
         self._refund(recovery.refunds)
         if recovery.server:
-            self._parts.say("the server answers again")
-            admission.release(None)
+            self._server_is_back(admission)
         if recovery.model:
             self._parts.say(f"model {request.model!r} answers again")
             admission.release(request.model)
@@ -142,12 +159,16 @@ class Resilience:
                 self._keys.ended(key)
         return self._keys.any_left
 
+    def _server_is_back(self, admission: Admission) -> None:
+        self._parts.say("the server answers again")
+        admission.release(None)
+
     def _refund(self, refunds: Refunds) -> None:
         """Give jobs their attempts back that an outage took; those that have ended meanwhile need none."""
         for (number, custom_id), attempts in refunds.items():
             history = self._parts.histories.get(number)
             if history is not None:
-                history.spent -= attempts
+                history.refund(attempts)
                 self._refunded += attempts
                 self._parts.journal.refunded(custom_id, self._parts.index.fingerprints[number], attempts)
 

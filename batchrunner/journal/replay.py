@@ -38,12 +38,19 @@ class History(msgspec.Struct):
     sends: int = 0
     #: of these, how many count toward max_attempts
     spent: int = 0
-    #: of these, how many are known to have come to nothing: a repeat of one that is not known goes under the same name
+    #: how many do not, because outages took them
+    excused: int = 0
+    #: of all sends, how many are known to have come to nothing: a repeat of one that is not known goes under the same name
     known: int = 0
     #: sends before it was last reopened, or -1: final lines of these do not count any more
     reopened: int = -1
     #: what attempts were charged that were counted as lost, by their ordinals: a line of theirs may turn up yet
     lost: dict[int, Charge] = {}
+
+    def refund(self, attempts: int) -> None:
+        """So many attempts do not count any more."""
+        self.spent -= attempts
+        self.excused += attempts
 
 
 #: A job's number, or the custom_id of one that the input does not hold any more.
@@ -207,7 +214,7 @@ class Replay:
     def _refunded(self, refunded: Refunded) -> None:
         history = self.histories.get(self._key(refunded.id, refunded.fp))
         if history is not None:
-            history.spent -= refunded.attempts
+            history.refund(refunded.attempts)
 
     def _synced(self, synced: Synced) -> None:
         while self.unsynced and self.unsynced[0][0] < synced.journal:

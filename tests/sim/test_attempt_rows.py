@@ -217,11 +217,11 @@ async def test_row_5xx_backs_off_and_is_bounded(autojump_clock: MockClock, night
 
 async def test_row_5xx_of_one_job_alone_looks_like_an_outage(autojump_clock: MockClock, night: MakeNight) -> None:
     """Five failures in a row, with nothing else left: the circuit opens and gives them back; as probes they count, and end it."""
-    begun = night(only("job-1", openai_error(500, "some_trouble")))
+    begun = night(only("job-0", openai_error(500, "some_trouble")), 1)
     status = await begun.run(max_attempts=5)
     assert_whole(begun, status)
-    assert begun.failures() == {"job-1": "some_trouble"}
-    times = [asked.at_seconds for asked in begun.platform.asked if asked.custom_id == "job-1"]
+    assert begun.failures() == {"job-0": "some_trouble"}
+    times = [asked.at_seconds for asked in begun.platform.asked]
     pauses = [later - earlier - 1 for earlier, later in pairwise(times)]
     assert pauses[4:] == pytest.approx([5, 10, 20, 40, 80])
 

@@ -9,12 +9,14 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 from trio.testing import MockClock
 
 from batchrunner.breaker import FIRST_PROBE_NS, TRIPS_AFTER
 from batchrunner.events import AttemptResult
+from batchrunner.resilience import MOST_EXCUSED
 from batchrunner.runner import Run
 from batchrunner.simulator.asks import Ask
 from batchrunner.simulator.faults import OK, Fault, kind_named
@@ -118,6 +120,40 @@ async def test_a_job_that_is_paid_for_each_time_is_not_refunded(autojump_clock: 
     assert night.asked() == Counter({f"job-{number}": 3 for number in range(8)})
 
 
+@pytest.mark.parametrize("poisoned", [1, 3, 5])
+async def test_a_job_that_breaks_its_connection_each_time_is_not_paid_for_without_end(
+    autojump_clock: MockClock, make_night: MakeNight, poisoned: int
+) -> None:
+    """Where answers are slow, a few jobs that fail at once look like one outage after another: not for the whole night."""
+    night = make_night(jobs(300), latency_median_seconds=60.0, latency_sigma=0.0)
+    breaks_at_once = msgspec.structs.replace(kind_named("reset_body"), latency_factor=0.01)
+    poison = {f"job-{number}" for number in range(poisoned)}
+
+    class Poison:
+        def choose(self, _arrival: int, ask: Ask) -> Fault:
+            return breaks_at_once if ask.custom_id in poison else OK
+
+    night.platform._plan = Poison()
+    status = await night.run(max_in_flight=6)
+    assert_whole(night, status)
+    assert set(night.failures()) == poison
+    assert max(night.asked().values()) <= 5 + MOST_EXCUSED + TRIPS_AFTER
+
+
+@pytest.mark.parametrize(("poisoned", "rpm"), [(1, 6), (3, 12), (8, 50)])
+async def test_a_job_that_breaks_off_each_time_at_a_slow_pace_is_not_paid_for_without_end(
+    autojump_clock: MockClock, make_night: MakeNight, poisoned: int, rpm: int
+) -> None:
+    """Where its repeats are most of what is sent, a job opens the circuit alone, time and again: it is excused ten times."""
+    night = make_night(jobs(200))
+    poison = {f"job-{number}" for number in range(poisoned)}
+    night.platform._plan = Outage("truncated", 0, float("inf"), lambda ask: ask.custom_id in poison)
+    status = await night.run(rpm=rpm)
+    assert_whole(night, status)
+    assert set(night.failures()) == poison
+    assert max(night.asked().values()) <= 5 + MOST_EXCUSED + TRIPS_AFTER
+
+
 async def test_row_retry_budget_delays_and_never_fails(autojump_clock: MockClock, make_night: MakeNight) -> None:
     """Half of all requests fail: in no minute are there more repeats than ten and a fifth of the successes. All jobs end well."""
     night = make_night(jobs(300), faults={"error500": 0.5}, latency_median_seconds=0.5)
@@ -181,6 +217,22 @@ async def test_an_offline_model_is_waited_for_while_there_is_other_work(
     status = await night.run(rpm=2)
     assert_whole(night, status)
     assert status.failed == 0
+
+
+async def test_an_offline_model_with_more_jobs_than_can_be_held(
+    autojump_clock: MockClock, make_outage: MakeOutage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the queue can look no further, and sees nothing else, the model is given up as where the file has ended."""
+    monkeypatch.setattr("batchrunner.fair.MOST_HELD", 10)
+    lines = [job(f"job-{number}", model=OTHER if number < 30 else "simulated-small") for number in range(40)]
+    outage = Outage("model_unavailable", 0.0, float("inf"), lambda ask: ask.model.id == OTHER)
+    night = make_outage(lines, outage)
+    began = trio.current_time()
+    status = await night.run(rpm=120)
+    assert 30 * 60 <= trio.current_time() - began < 36 * 60
+    assert_whole(night, status)
+    assert night.failures() == {f"job-{number}": "model_unavailable" for number in range(30)}
+    assert outage.met < 40
 
 
 # --- a key

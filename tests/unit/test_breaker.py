@@ -149,6 +149,15 @@ def test_an_outage_is_suspected_where_others_fail_too() -> None:
     assert not breaker.is_suspicious(B)
 
 
+def test_a_job_that_fails_alone_in_two_ways_suspects_nobody() -> None:
+    """Its own timeouts, which are not refundable, are no failures of others."""
+    breaker = Breaker(probes_spend=True)
+    breaker.failed(0, 0, 0, A, refundable=False)
+    breaker.failed(0, 0, 0, A, refundable=True)
+    assert not breaker.is_suspicious(A)
+    assert breaker.is_suspicious(B)
+
+
 def test_probes_may_be_free() -> None:
     """Where somebody else bounds an outage, its probes cost nothing; what is not refundable does all the same."""
     breaker = Breaker(probes_spend=False)

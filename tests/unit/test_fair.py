@@ -173,10 +173,10 @@ def test_held_jobs_let_others_pass_until_one_of_them_is_due() -> None:
     assert drain(queue, 99) == [7, 8]
     assert not queue.empty()
     assert queue.only_held()
-    assert (queue.held_due_ns(), queue.next_due_ns(99)) == (100, 100)
+    assert queue.next_due_ns(99) == 100
     assert take(queue, 100) == 1
     queue.hold(1, "m", None)
-    assert (queue.peek(100), queue.held_due_ns()) == (None, None)
+    assert (queue.peek(100), queue.next_due_ns(100)) == (None, None)
     queue.retime("m", 200)
     assert drain(queue, 200) == [2, 3, 1]
     assert queue.empty()
@@ -224,13 +224,45 @@ def test_names_are_held_apart() -> None:
     assert queue.held_names() == ["b"]
 
 
+@pytest.mark.parametrize("repeat", [False, True])
+def test_what_was_shown_can_be_removed_though_it_was_released_since(repeat: bool) -> None:
+    """Between look and removal the name of a probe, or of others, may have been let go: no job is lost by it."""
+    queue = FairQueue(iter([7]))
+    queue.hold(1, "m", None, repeat=repeat)
+    queue.hold(2, "m", 0, repeat=repeat)
+    assert queue.peek(0) == 1
+    queue.release("m")
+    queue.again(0, 0, repeat=repeat)
+    assert queue.remove(1, 0) is repeat
+    assert drain(queue, 0) == [0, 2, 7]
+    assert queue.empty()
+
+
+def test_a_drawn_job_is_not_lost_by_a_release() -> None:
+    """The file's next job was shown; others are let go before it; it is removed all the same."""
+    queue = FairQueue(iter([7, 8]))
+    queue.hold(1, "m", None)
+    assert queue.peek(0) == 7
+    queue.release("m")
+    queue.remove(7, 0)
+    assert drain(queue, 0) == [1, 8]
+
+
 def test_only_so_many_are_held() -> None:
-    """The queue looks so far past what is held, and no further: memory is bounded."""
-    queue = FairQueue(iter(()))
+    """The queue looks so far past what is held, and no further: memory is bounded. What was sent once is always held."""
+    queue = FairQueue(iter([MOST_HELD]))
     for number in range(MOST_HELD):
         assert not queue.full
         queue.hold(number, "m", None)
+    queue.refused(MOST_HELD + 1)
     assert queue.full
+    assert queue.has_room_for(MOST_HELD + 1)
+    assert not queue.only_held()
+    take(queue, 0)
+    assert queue.peek(0) == MOST_HELD
+    assert not queue.has_room_for(MOST_HELD)
+    assert queue.only_held()
+    assert not queue.empty()
 
 
 # --- refused jobs

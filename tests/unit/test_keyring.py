@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batchrunner.keyring import NS, PROBES_NS, KeyRing, Use
+from batchrunner.keyring import NS, PROBES_APART_NS, PROBES_NS, KeyRing, Use
 
 
 def suspended(count: int = 1) -> KeyRing:
@@ -75,3 +75,14 @@ def test_answers_to_what_was_in_flight_decide_nothing() -> None:
     assert not ring.accepted(Use(0))
     assert ring.refused(Use(0), 1) == "known"
     assert ring.due_ns(1) == PROBES_NS[0]
+
+
+def test_probes_that_come_late_do_not_come_all_at_once() -> None:
+    """A key that nothing could be sent with for an hour, the server being away, has its three chances half a minute apart."""
+    ring = suspended()
+    now_ns = 3600 * NS
+    for news in ("known", "known", "retired"):
+        assert ring.due_ns(now_ns) == now_ns
+        assert ring.refused(ring.choose(now_ns), now_ns) == news
+        assert ring.due_ns(now_ns) == (None if news == "retired" else now_ns + PROBES_APART_NS)
+        now_ns += PROBES_APART_NS
