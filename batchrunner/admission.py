@@ -21,8 +21,10 @@ from batchrunner.clock import NS_PER_SECOND, Clock
 from batchrunner.fair import FairQueue, RefusedJobs
 from batchrunner.job import Job, RequestSize, Usage
 
-#: What the dispatcher can wait for. `rate_limited`: the account is closed after a 429.
-Cause = Literal["requests", "tokens", "in_flight", "rate_limited", "server", "keys", "work"]
+#: What the dispatcher can wait for. `rate_limited`: the account is closed after a 429; `retries`: all that could be sent is
+#: waiting out a backoff, or for the retry budget; `models`: the models of all that could be sent are offline; `work`: there is
+#: nothing that could be.
+Cause = Literal["requests", "tokens", "in_flight", "rate_limited", "server", "keys", "models", "retries", "work"]
 #: No sleep is shorter: a nanosecond lost in a float must not make a loop spin.
 SHORTEST_SLEEP_NS = 1_000
 
@@ -94,7 +96,7 @@ class Statistics(msgspec.Struct, frozen=True):
 
     in_flight: int
     backing_off: int
-    #: jobs kept aside while their model is offline
+    #: jobs kept aside while their model, or the server, is away
     held: int
     #: what the dispatcher waits for; None while it waits for nothing
     waits_for: Cause | None
@@ -193,7 +195,7 @@ class Admission:
                 await self._wait(changed, "work", None)
                 continue
             if isinstance(candidate, Held) and self._queue.full:
-                await self._wait(changed, "server", self._queue.held_due_ns())
+                await self._wait(changed, "models", self._queue.held_due_ns())
                 continue
             if not isinstance(candidate, Candidate):
                 repeat = self._queue.remove(number, now_ns, sent=False)
@@ -272,7 +274,11 @@ class Admission:
         return bool(names)
 
     def _idle_reason(self) -> Cause:
-        return "server" if self._in_flight == 0 and self._queue.only_held() else "work"
+        """What is waited for where nothing of the queue can be sent now."""
+        queue = self._queue.statistics()
+        if queue.backing_off:
+            return "retries"
+        return "models" if queue.held else "work"
 
     def statistics(self) -> Statistics:
         waits, queue = self._waits, self._queue.statistics()

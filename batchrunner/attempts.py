@@ -24,6 +24,7 @@ from batchrunner.keyring import Use
 from batchrunner.lifecycle import Happening, State
 from batchrunner.parts import Parts
 from batchrunner.resilience import Resilience
+from batchrunner.resilience import Statistics as ResilienceStatistics
 from batchrunner.status import StoppedBy
 from batchrunner.transport import Connection, Timeouts, TransportError
 from batchrunner.wording import counted
@@ -61,6 +62,9 @@ class Attempts:
         #: counted as soon as written, as the spend cap counts; earlier processes' and bad lines included
         self._failures = parts.tally.failed
         self._resilience = Resilience(parts)
+
+    def statistics(self) -> ResilienceStatistics:
+        return self._resilience.statistics()
 
     def due(self, now_ns: int) -> Due:
         """When anything may be sent at all: not while the server is away, or every key that is left is suspended."""

@@ -6,6 +6,7 @@ on the way speaks against the server. An open circuit of a model holds its own j
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -44,8 +45,13 @@ class Statistics(msgspec.Struct, frozen=True):
     """The circuits as they stand."""
 
     server: Circuit
-    #: models whose circuit is not closed
-    models_open: tuple[str, ...]
+    #: of each model that has failed, in the order in which they first did
+    models: Mapping[str, Circuit]
+
+    @property
+    def models_offline(self) -> tuple[str, ...]:
+        """Models whose circuit is not closed."""
+        return tuple(model for model, circuit in self.models.items() if circuit is not Circuit.CLOSED)
 
 
 class Health:
@@ -129,8 +135,8 @@ class Health:
         return model in self._given_up
 
     def statistics(self) -> Statistics:
-        models = tuple(model for model, breaker in self._models.items() if breaker.circuit is not Circuit.CLOSED)
-        return Statistics(self._server.circuit, models)
+        models = self._models.copy()  # other threads look on, and a dict that grows must not be gone through
+        return Statistics(self._server.circuit, {model: breaker.circuit for model, breaker in models.items()})
 
     def _breakers(self, model: str) -> list[Breaker]:
         breaker = self._models.get(model)

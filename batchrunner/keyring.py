@@ -26,6 +26,14 @@ class Use(msgspec.Struct, frozen=True):
     probe: bool = False
 
 
+class Statistics(msgspec.Struct, frozen=True):
+    """How many keys there are of each kind."""
+
+    live: int
+    suspended: int
+    retired: int
+
+
 class _Key(msgspec.Struct):
     worked: bool = False
     retired: bool = False
@@ -60,6 +68,11 @@ class KeyRing:
     @property
     def suspended(self) -> int:
         return sum(key.suspended_ns is not None and not key.retired for key in self._keys)
+
+    def statistics(self) -> Statistics:
+        return Statistics(
+            live=sum(key.live for key in self._keys), suspended=self.suspended, retired=sum(key.retired for key in self._keys)
+        )
 
     def due_ns(self, now_ns: int) -> int | None:
         """When the next request may go: now with a live key, else when a probe is due; None while all that is left is out."""

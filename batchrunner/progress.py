@@ -25,7 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from batchrunner.status import Status
-from batchrunner.wording import BINDING_TEXT, duration, escape_terminal, money_text
+from batchrunner.wording import BINDING_TEXT, counted, duration, escape_terminal, money_text, offline_text
 
 Mode = Literal["auto", "tty", "json", "none"]
 MODES: tuple[str, ...] = get_args(Mode)
@@ -279,7 +279,12 @@ def live_figures(status: Status) -> Group:
         f"{status.failed:,} failed",
         f"{status.rate_limited:,} x 429",
     ]
-    return Group(head, _row(speed), _row(price))
+    trouble = [
+        *([f"{status.held:,} held back"] if status.held else []),
+        *([f"offline: {offline_text(status)}"] if status.models_offline else []),
+        *([f"{counted(status.keys_suspended, 'key')} suspended"] if status.keys_suspended else []),
+    ]
+    return Group(head, _row(speed), _row(price), *([_row(trouble)] if trouble else []))
 
 
 def json_line(status: Status) -> str:

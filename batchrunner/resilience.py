@@ -7,13 +7,22 @@ from __future__ import annotations
 
 import msgspec
 
-from batchrunner import outcome
+from batchrunner import health, keyring, outcome
 from batchrunner.admission import Admission, Backoff, Due, Held, Ticket
 from batchrunner.breaker import NS, Refunds
 from batchrunner.health import OFFLINE_NS, Health, Request
 from batchrunner.keyring import Use
 from batchrunner.outcome import Again, Blame, Done, Failed, Outcome, SuspendKey, Tries
 from batchrunner.parts import Parts
+
+
+class Statistics(msgspec.Struct, frozen=True):
+    """Circuits and keys as they stand, and what outages have cost nobody."""
+
+    health: health.Statistics
+    keys: keyring.Statistics
+    #: attempts of this process that an outage took, and that do not count toward their jobs' --max-attempts
+    refunded: int
 
 
 class Resilience:
@@ -23,6 +32,10 @@ class Resilience:
         self._parts = parts
         self._health = Health()
         self._keys = parts.heads.keys
+        self._refunded = 0
+
+    def statistics(self) -> Statistics:
+        return Statistics(self._health.statistics(), self._keys.statistics(), self._refunded)
 
     # What may be sent -----------------------------------------------------------------------------------------------
 
@@ -74,6 +87,7 @@ class Resilience:
             self._tell_of_trip(verdict, request.model)
         self._refund(noted.refunds)
         admission.retime(request.model, self._health.model_due_ns(request.model, now_ns))
+        self._refunded += verdict.spends and not noted.spends
         verdict = msgspec.structs.replace(verdict, spends=verdict.spends and noted.spends)
         if not verdict.spends or (verdict.refundable and self._health.is_suspicious(request, verdict.blames)):
             return verdict
@@ -134,6 +148,7 @@ class Resilience:
             history = self._parts.histories.get(number)
             if history is not None:
                 history.spent -= attempts
+                self._refunded += attempts
                 self._parts.journal.refunded(custom_id, self._parts.index.fingerprints[number], attempts)
 
     def _tell_of_trip(self, verdict: Again, model: str) -> None:

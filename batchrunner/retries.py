@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
+import msgspec
+
 NS: Final = 1_000_000_000
 WINDOW_NS: Final = 60 * NS
 #: repeats a minute that need no success
@@ -16,6 +18,13 @@ FLOOR: Final = 10
 SUCCESSES_PER_RETRY: Final = 5
 #: successes and repeats within so much of each other share an entry, so that a fast run's minute stays small
 CELL_NS: Final = NS // 4
+
+
+class Statistics(msgspec.Struct, frozen=True):
+    """The retry budget as it stands."""
+
+    #: repeats that may go at once
+    left: int
 
 
 class _Minute:
@@ -37,6 +46,10 @@ class _Minute:
         while self._cells and self._cells[0][0] + WINDOW_NS <= now_ns:
             self.count -= self._cells.popleft()[1]
 
+    def count_at(self, now_ns: int) -> int:
+        """How many there are, without expiring any: for whoever looks on from another thread."""
+        return sum(count for first_ns, count in tuple(self._cells) if first_ns + WINDOW_NS > now_ns)
+
     def first_expires_ns(self) -> int:
         return self._cells[0][0] + WINDOW_NS
 
@@ -56,10 +69,17 @@ class RetryBudget:
         """How many repeats may go at once; less than nothing where successes have left the minute since."""
         self._retries.expire(now_ns)
         self._successes.expire(now_ns)
-        return FLOOR + self._successes.count // SUCCESSES_PER_RETRY - self._retries.count
+        return _left(self._successes.count, self._retries.count)
+
+    def statistics(self, now_ns: int) -> Statistics:
+        return Statistics(max(0, _left(self._successes.count_at(now_ns), self._retries.count_at(now_ns))))
 
     def retried(self, now_ns: int) -> None:
         self._retries.add(now_ns)
 
     def succeeded(self, now_ns: int) -> None:
         self._successes.add(now_ns)
+
+
+def _left(successes: int, retries: int) -> int:
+    return FLOOR + successes // SUCCESSES_PER_RETRY - retries

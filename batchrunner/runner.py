@@ -25,7 +25,10 @@ from batchrunner.fair import FairQueue
 from batchrunner.index import Index
 from batchrunner.lifecycle import State
 from batchrunner.parts import Parts
-from batchrunner.status import Binding, RunState, Status, StoppedBy, encode
+from batchrunner.resilience import Statistics as ResilienceStatistics
+from batchrunner.retries import RetryBudget
+from batchrunner.retries import Statistics as RetriesStatistics
+from batchrunner.status import Binding, RunState, Status, StoppedBy, encode, named
 from batchrunner.transport import Connection, TransportError
 
 STATUS_FILE = "status.json"
@@ -51,9 +54,10 @@ class Run:
         self._clock = parts.clock
         self._began_ns = parts.clock.monotonic_ns()
         self._attempts = Attempts(parts, self._stop)
+        self._retries = RetryBudget()
         self._admission = Admission(
             parts.store,
-            FairQueue(_pending(parts.index)),
+            FairQueue(_pending(parts.index), self._retries),
             parts.clock,
             load=self._attempts.load,
             due=self._attempts.due,
@@ -123,6 +127,8 @@ class Run:
         parts, tally = self._parts, msgspec.structs.replace(self._parts.tally)
         admission = self._admission.statistics()
         used = parts.store.statistics(now_ns)
+        resilience = self._attempts.statistics()
+        models_offline = resilience.health.models_offline
         elapsed_seconds = (now_ns - self._began_ns) / NS_PER_SECOND
         done = tally.completed + tally.failed
         return Status(
@@ -136,9 +142,10 @@ class Run:
             total=self._total,
             completed=tally.completed,
             failed=tally.failed,
-            # What was cut off is nowhere any more, and what backed off will be due when the run goes on.
+            # What was cut off is nowhere any more, and what waited will be due when the run goes on.
             in_flight=0 if self._over else admission.in_flight,
             backing_off=0 if self._over else admission.backing_off,
+            held=0 if self._over else admission.held,
             attempts=tally.attempts,
             rate_limited=tally.rate_limited,
             finish_length=tally.finish_length,
@@ -153,6 +160,9 @@ class Run:
             requests_last_minute=used.requests,
             tokens_last_minute=used.tokens,
             binding=self._binding(),
+            models_offline=named(models_offline),
+            models_offline_total=len(models_offline),
+            keys_suspended=resilience.keys.suspended,
             elapsed_seconds=elapsed_seconds,
             requests_per_minute=self._per_minute(tally.attempts - self._attempts_before, elapsed_seconds),
             tokens_per_minute=self._per_minute(tally.usage.total_tokens - self._tokens_before, elapsed_seconds),
@@ -165,6 +175,12 @@ class Run:
 
     def admission_statistics(self) -> AdmissionStatistics:
         return self._admission.statistics()
+
+    def resilience_statistics(self) -> ResilienceStatistics:
+        return self._attempts.statistics()
+
+    def retries_statistics(self) -> RetriesStatistics:
+        return self._retries.statistics(self._clock.monotonic_ns())
 
     # ---------------------------------------------------------------------------------------------------- dispatching
 

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Decimal
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
 from batchrunner.job import Usage
 
 #: What holds the run's speed down at the moment.
-Binding = Literal["requests", "tokens", "in_flight", "rate_limited", "server", "keys", "work", "none"]
+Binding = Literal["requests", "tokens", "in_flight", "rate_limited", "server", "keys", "models", "retries", "work", "none"]
 RunState = Literal["running", "draining", "completed", "stopped"]
 #: Why a run stopped before its end, in the contract's words; `input`: the job file changed under it.
 StoppedBy = Literal["signal", "credits", "keys", "max_cost", "failures", "unreachable", "disk", "input"]
 
 
-class Status(msgspec.Struct, frozen=True):
-    """A run as it stands. Jobs and money count only what is on disk."""
+#: How many offline models a status names, and how much of each name: a job file can hold any number, of any length.
+MODELS_NAMED: Final = 5
+MODEL_CHARACTERS: Final = 64
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """A run as it stands. Jobs and money count only what is on disk. What has a default was missing from earlier ones."""
 
     run_dir: str
     run_id: str
@@ -34,6 +40,8 @@ class Status(msgspec.Struct, frozen=True):
     in_flight: int
     #: waiting out a backoff
     backing_off: int
+    #: kept aside while their model, or the server, is away
+    held: int = 0
     attempts: int
     rate_limited: int
     #: succeeded, but cut at the output cap, refused, or without text
@@ -51,6 +59,12 @@ class Status(msgspec.Struct, frozen=True):
     requests_last_minute: int
     tokens_last_minute: int
     binding: Binding
+    #: the first few, shortened; hostile text
+    models_offline: tuple[str, ...] = ()
+    #: with those that are not named
+    models_offline_total: int = 0
+    #: keys that had worked, are refused, and will be tried again
+    keys_suspended: int = 0
     #: of the process that wrote this
     elapsed_seconds: float
     #: its means; None in its first minute, which says nothing about a limit per minute
@@ -64,7 +78,14 @@ class Status(msgspec.Struct, frozen=True):
 
     @property
     def pending(self) -> int:
-        return self.total - self.done - self.in_flight - self.backing_off
+        return self.total - self.done - self.in_flight - self.backing_off - self.held
+
+
+def named(models: Sequence[str]) -> tuple[str, ...]:
+    """As many names as a status takes, none of them longer than it takes."""
+    return tuple(
+        model if len(model) <= MODEL_CHARACTERS else model[: MODEL_CHARACTERS - 1] + "…" for model in models[:MODELS_NAMED]
+    )
 
 
 def encode(status: Status) -> bytes:

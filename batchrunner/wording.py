@@ -12,8 +12,10 @@ BINDING_TEXT: dict[Binding, str] = {
     "tokens": "limited by tokens",
     "in_flight": "limited by --max-in-flight",
     "rate_limited": "waiting after a 429",
-    "server": "waiting for the server",
+    "server": "waiting for the server to come back",
     "keys": "waiting to try a refused key again",
+    "models": "waiting for offline models",
+    "retries": "waiting to try jobs again",
     "work": "no more work to start",
     "none": "",
 }
@@ -71,6 +73,13 @@ def money_text(status: Status) -> str:
     return " + ".join(parts)
 
 
+def offline_text(status: Status) -> str:
+    """The models that are offline, by name, as far as the status names them; empty where none is."""
+    names = [f"'{escape_terminal(model)}'" for model in status.models_offline]
+    unnamed = status.models_offline_total - len(names)
+    return ", ".join(names) + (f" and {unnamed:,} more" if unnamed else "")
+
+
 def usd(amount: Decimal) -> str:
     """The exact amount, never rounded and never with an exponent."""
     text = f"{amount:f}"
@@ -119,7 +128,8 @@ def _headline(status: Status) -> str:
 def _facts(status: Status) -> list[tuple[str, str]]:
     """Rows of the summary as (name, text); a row without text is left out."""
     open_jobs = status.total - status.done
-    jobs = [f"{status.completed:,} succeeded", f"{status.failed:,} failed", *([f"{open_jobs:,} open"] if open_jobs else [])]
+    held = f" ({status.held:,} held back)" if status.held else ""
+    jobs = [f"{status.completed:,} succeeded", f"{status.failed:,} failed", *([f"{open_jobs:,} open{held}"] if open_jobs else [])]
     usage = status.usage
     cached = f" ({usage.cached_tokens:,} cached)" if usage.cached_tokens else ""
     attempts = [f"{status.attempts:,}", *([f"{status.rate_limited:,} refused with 429"] if status.rate_limited else [])]
@@ -129,6 +139,8 @@ def _facts(status: Status) -> list[tuple[str, str]]:
         ("tokens", f"{usage.input_tokens:,} input{cached}, {usage.output_tokens:,} output"),
         ("cost", money_text(status)),
         ("attempts", ", ".join(attempts)),
+        ("offline", offline_text(status)),
+        ("keys", f"{status.keys_suspended:,} suspended" if status.keys_suspended else ""),
         ("rate", _rate(status)),
         ("time", duration(status.elapsed_seconds)),
         ("files", escape_terminal(status.run_dir)),

@@ -37,4 +37,5 @@ def _now(found: Status, *, alive: bool) -> str:
         return f"\nAs of {found.at}. No process is at work on it: {AGAIN}.\n"
     eta = "" if found.eta_seconds is None else f", about {duration(found.eta_seconds)} to go"
     binding = BINDING_TEXT[found.binding]
-    return f"\nAs of {found.at}: {found.in_flight:,} in flight{eta}{binding and ', ' + binding}.\n"
+    held = f", {found.held:,} held back" if found.held else ""
+    return f"\nAs of {found.at}: {found.in_flight:,} in flight{held}{eta}{binding and ', ' + binding}.\n"

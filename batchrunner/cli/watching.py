@@ -17,13 +17,19 @@ LOOK_SECONDS = 0.05
 
 def watch(metrics: Metrics, run: Run, onlookers: Onlookers) -> None:
     """Let each scrape read the run and its parts. A new part is a line here, and a table in `metrics.families`."""
-    parts = run.parts
+    parts, resilience = run.parts, run.resilience_statistics
     account = parts.options.account or "default"
     simulated = str(parts.options.simulate).lower()
     metrics.watch(families.RUN_INFO, lambda: None, run_id=parts.run_id, simulated=simulated)
     metrics.watch(families.RUN, run.status)
     metrics.watch(families.ADMISSION, run.admission_statistics)
     metrics.watch(families.BUDGET, lambda: parts.store.statistics(parts.clock.monotonic_ns()), account=account)
+    metrics.watch(families.CIRCUITS, lambda: [resilience().health.server], target="server")
+    metrics.watch(families.CIRCUITS, lambda: list(resilience().health.models.values()), target="model")
+    metrics.watch(families.MODELS, lambda: resilience().health.models)
+    metrics.watch(families.KEYS, lambda: resilience().keys, account=account)
+    metrics.watch(families.RETRIES, run.retries_statistics)
+    metrics.watch(families.REFUNDS, lambda: resilience().refunded)
     metrics.watch(families.POOL, parts.pool.statistics)
     metrics.watch(families.REPLY_BUDGET, parts.pool.reply_budget.statistics)
     metrics.watch(families.DISK, parts.disk.free_bytes)

@@ -10,17 +10,19 @@ The same table may be watched for several parts that a constant label tells apar
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final, Generic, TypeVar, get_args
 
 import msgspec
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from batchrunner import admission, budget
+from batchrunner import admission, budget, keyring, retries
+from batchrunner.breaker import Circuit
 from batchrunner.events import Billing, OnlookersStatistics
 from batchrunner.journal import JournalStatistics
-from batchrunner.metrics.counting import label_text
+from batchrunner.metrics.counting import MODELS_MAX, label_text
 from batchrunner.status import Binding, Status
 from batchrunner.transport import PoolStatistics, ReplyBudgetStatistics
 
@@ -66,6 +68,7 @@ RUN: Final[Table[Status]] = (
             "pending": run.pending,
             "in_flight": run.in_flight,
             "backing_off": run.backing_off,
+            "held": run.held,
             "succeeded": run.completed,
             "failed": run.failed,
         },
@@ -134,6 +137,48 @@ BUDGET: Final[Table[budget.Statistics]] = (
     ),
 )
 
+#: watched twice: the server's own, and those of models
+CIRCUITS: Final[Table[Collection[Circuit]]] = (
+    _gauge(
+        "circuits",
+        "Circuits by state: 1 for the server's own; a model has one once it has failed.",
+        lambda circuits: {state.value: sum(circuit is state for circuit in circuits) for state in Circuit},
+        "state",
+    ),
+)
+
+#: of those that have failed, in the order in which they first did: it says which of them have a label of their own
+MODELS: Final[Table[Mapping[str, Circuit]]] = (
+    _gauge(
+        "models_offline",
+        "1 for a model whose circuit is not closed, 0 for others that have failed; all after the first 50 are counted as other.",
+        lambda models: _by_label(models, lambda circuit: circuit is not Circuit.CLOSED),
+        "model",
+    ),
+)
+
+KEYS: Final[Table[keyring.Statistics]] = (
+    _gauge(
+        "keys",
+        "The account's keys by state; a suspended one had worked, is refused, and will be tried again.",
+        lambda keys: {"live": keys.live, "suspended": keys.suspended, "retired": keys.retired},
+        "state",
+    ),
+)
+
+RETRIES: Final[Table[retries.Statistics]] = (
+    _gauge("retry_budget_left", "Repeats of failed attempts that may go at once.", lambda budget: budget.left),
+)
+
+#: how many of them
+REFUNDS: Final[Table[int]] = (
+    _counter(
+        "attempts_refunded_total",
+        "Attempts that an outage took, and that do not count against their jobs' limit of attempts.",
+        lambda refunded: refunded,
+    ),
+)
+
 POOL: Final[Table[PoolStatistics]] = (
     _gauge(
         "connections",
@@ -171,6 +216,15 @@ DISK: Final[Table[int | None]] = (
 ONLOOKERS: Final[Table[OnlookersStatistics]] = (
     _counter("sink_errors_total", "Events that a display or a metric could not take in.", lambda onlookers: onlookers.errors),
 )
+
+
+def _by_label(models: Mapping[str, Circuit], counts: Callable[[Circuit], bool]) -> Mapping[str, float]:
+    """How many of the models under each label count. The first 50 have their own; names may look alike as labels."""
+    shown: Counter[str] = Counter()
+    for model, circuit in models.items():
+        label = label_text(model) or "unknown"
+        shown[label if label in shown or len(shown) < MODELS_MAX else "other"] += counts(circuit)
+    return shown
 
 
 # --------------------------------------------------------------------------------------------------------------- reading

@@ -121,7 +121,7 @@ def test_lines_may_ask_for_the_only_account(tmp_path: Path) -> None:
         ended = batchrun(tmp_path, "submit", "jobs.jsonl", env=running.env)
     assert ended.code == 1
     assert finals(tmp_path / "jobs.run") == {"prod": 1, "dev": 1}
-    assert "job dev (line 2) failed: it asks for account 'dev', and this run's is 'prod'" in ended.stderr
+    assert "line 2) failed: it asks for account 'dev', and this run's is 'prod'" in ended.stderr
 
 
 def test_going_on_as_another_account_is_said(tmp_path: Path) -> None:

@@ -6,14 +6,16 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import msgspec
 import pytest
 
+from batchrunner.breaker import Circuit
 from batchrunner.dialect import Finish
 from batchrunner.events import AttemptResult
 from batchrunner.metrics.counting import ENDPOINTS
+from batchrunner.status import Binding
 from tests.e2e.cli_support import Ended, ending, line_with, started, until
 from tests.e2e.prometheus import JOB, Prometheus, prometheus
 
@@ -43,6 +45,9 @@ PANELS = {
     "dollars so far": "sum by (billing) (batchrun_run_cost_dollars)",
     "what holds it up": "sum by (cause) (rate(batchrun_admission_blocked_seconds_total[$i]))",
     "journal sync, 99 %": "histogram_quantile(0.99, sum by (le) (rate(batchrun_journal_fsync_seconds_bucket[$i])))",
+    "circuits": "sum by (target, state) (batchrun_circuits)",
+    "keys": "sum by (state) (batchrun_keys)",
+    "repeats left": "batchrun_retry_budget_left",
     "connections": "sum by (state) (batchrun_connections)",
     "time to the end": "batchrun_eta_seconds",
     "since the last outcome": "time() - (batchrun_last_outcome_timestamp_seconds > 0)",
@@ -110,6 +115,7 @@ def test_the_last_sample_is_the_runs_own_summary(watched: Watched) -> None:
         ("pending",): 0,
         ("in_flight",): 0,
         ("backing_off",): 0,
+        ("held",): 0,
         ("succeeded",): JOBS - 1,
         ("failed",): 1,
     }
@@ -170,8 +176,14 @@ def test_labels_are_those_that_are_known(watched: Watched) -> None:
         "model": set(MODELS),
         "type": {"input", "cached", "output", "reasoning"},
         "billing": {"billed", "maybe_billed"},
-        "state": {"pending", "in_flight", "backing_off", "succeeded", "failed", "idle", "active", "connecting"},
-        "cause": {"requests", "tokens", "in_flight", "rate_limited", "work", "server", "none"},
+        "state": {
+            *("pending", "in_flight", "backing_off", "held", "succeeded", "failed"),
+            *("idle", "active", "connecting"),
+            *("live", "suspended", "retired"),
+            *(circuit.value for circuit in Circuit),
+        },
+        "target": {"server", "model"},
+        "cause": set(get_args(Binding)),
         "account": {"night"},
         "kind": {"requests_per_minute", "tokens_per_minute"},
         "simulated": {"true"},

@@ -143,6 +143,23 @@ class TestTerminal:
         for words in ("7 in flight", "limited by requests", "$1.25 billed + up to $0.5 maybe billed", "unknown for 3 attempts"):
             assert words in seen
 
+    async def test_what_is_away_has_a_line_of_its_own(
+        self, make_status: MakeStatus, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        """What is held back, the offline models' names, escaped, and suspended keys; no such line where nothing is away."""
+        terminal = Terminal()
+        status = make_status(
+            held=12, models_offline=("a\x1b[2J", "b"), models_offline_total=9, keys_suspended=2, binding="models"
+        )
+        progress = Progress(lambda: status, mode="tty", stream=terminal, environ=TERMINAL)
+        seen = await self._seen_after(1, progress, terminal)
+        assert r"12 held back offline: 'a\x1b[2J', 'b' and 7 more 2 keys suspended" in seen
+        assert "waiting for offline models" in seen
+        assert "\x1b[2J" not in terminal.getvalue()
+        status = make_status()
+        assert "held back" not in await self._seen_after(1, progress, Terminal())
+        assert terminal.screen == [""]
+
     async def test_each_drawing_takes_the_place_of_the_last(
         self, make_status: MakeStatus, autojump_clock: trio.testing.MockClock
     ) -> None:

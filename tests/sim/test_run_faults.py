@@ -1,15 +1,15 @@
-"""Whole runs in virtual time: each kind of fault, attempts, timeouts."""
+"""Whole runs in virtual time: faults whose bill is not known, attempts, timeouts.
+
+What each answer comes to, by its status, stands in `test_attempt_rows` and `test_platform_codes`.
+"""
 
 from __future__ import annotations
-
-from collections import Counter
-from itertools import pairwise
 
 import pytest
 import trio
 from trio.testing import MockClock
 
-from batchrunner.events import AttemptResult, Billing
+from batchrunner.events import Billing
 from batchrunner.journal.files import ERRORS
 from batchrunner.runner import Run
 from tests.sim.nights import (
@@ -22,21 +22,7 @@ from tests.sim.nights import (
     jobs,
 )
 
-# --- each kind of fault
-
-
-@pytest.mark.parametrize("kind", ["overloaded", "error500", "upstream_error", "model_unavailable", "html"])
-async def test_a_server_error_is_tried_again(autojump_clock: MockClock, make_night: MakeNight, kind: str) -> None:
-    """5xx and 529: the job gets another attempt after a backoff, and the failed one is not on the bill."""
-    night = make_night(jobs(5), **fault(kind))
-    status = await night.run()
-    assert_whole(night, status)
-    assert (status.completed, status.attempts) == (5, 6)
-    assert not night.maybe_billed()
-    assert night.asked() == night.sends() == Counter({f"job-{number}": 1 + (number == 1) for number in range(5)})
-    assert [result for result in (event.result for event in night.events) if result is not AttemptResult.OK] == [
-        AttemptResult.SERVER_ERROR
-    ]
+# --- faults
 
 
 @pytest.mark.parametrize("kind", ["error408", "error504", "reset_before", "reset_headers", "reset_body", "truncated", "silent"])
@@ -49,37 +35,6 @@ async def test_an_unknown_end_is_tried_again_and_listed(autojump_clock: MockCloc
     assert night.costs()["job-1", 1].state is Billing.MAYBE
     assert night.costs()["job-1", 2].state is Billing.BILLED
     assert night.maybe_billed() == {"job-1"}
-
-
-@pytest.mark.parametrize("kind", ["garbage", "empty"])
-async def test_a_success_that_cannot_be_read_is_not_repeated(autojump_clock: MockClock, make_night: MakeNight, kind: str) -> None:
-    """A whole 2xx that is no JSON fails at once and is listed as maybe billed: repeating it would pay again."""
-    night = make_night(jobs(5), **fault(kind))
-    status = await night.run()
-    assert_whole(night, status)
-    assert night.failures() == {"job-1": "unreadable_reply"}
-    assert night.asked()["job-1"] == 1
-    assert night.maybe_billed() == {"job-1"}
-
-
-async def test_a_refused_request_fails_at_once(autojump_clock: MockClock, make_night: MakeNight) -> None:
-    """400: the job fails with the server's words, unbilled and not repeated; the others go on."""
-    night = make_night(jobs(5), **fault("error400"))
-    status = await night.run()
-    assert_whole(night, status)
-    assert night.failures() == {"job-1": "invalid_request"}
-    (line,) = night.lines(ERRORS)
-    assert line["response"]["status_code"] == 400
-    assert line["error"]["message"] == line["response"]["body"]["error"]["message"] == "The request is not valid."
-    assert not any(custom_id == "job-1" for custom_id, _ in night.costs())
-
-
-async def test_an_unknown_model_fails_at_once(autojump_clock: MockClock, make_night: MakeNight) -> None:
-    """404 `model_not_found`: one request, one failed job."""
-    night = make_night([job("a"), job("b", model="no-such-model")])
-    assert_whole(night, await night.run())
-    assert night.failures() == {"b": "model_not_found"}
-    assert night.asked()["b"] == 1
 
 
 async def test_a_slow_answer_is_waited_for(autojump_clock: MockClock, make_night: MakeNight) -> None:
@@ -114,17 +69,6 @@ async def test_attempts_are_bounded(autojump_clock: MockClock, make_night: MakeN
     (line,) = night.lines(ERRORS)
     assert line["response"]["status_code"] == 500
     assert "attempt 3 of 3" in line["error"]["message"]
-
-
-async def test_attempts_back_off(autojump_clock: MockClock, make_night: MakeNight) -> None:
-    """Between attempts lies up to 1, 2, 4 ... seconds, while other jobs pass."""
-    night = make_night(jobs(3), **fault("overloaded", times=0))
-    await night.run(max_attempts=6)
-    times = [asked.at_seconds for asked in night.platform.asked if asked.custom_id == "job-1"]
-    pauses = [later - earlier for earlier, later in pairwise(times)]
-    assert len(pauses) == 5
-    assert all(0 <= pause <= 2**number + 0.01 for number, pause in enumerate(pauses))
-    assert sum(pauses) > 2
 
 
 async def test_a_job_may_bound_its_own_attempts(autojump_clock: MockClock, make_night: MakeNight) -> None:
@@ -201,17 +145,6 @@ async def test_waiting_for_a_slot_counts_toward_no_timeout(autojump_clock: MockC
     status = await night.run(rpm=1, timeout_seconds=5.0, max_attempts=1)
     assert_whole(night, status)
     assert status.failed == 0
-
-
-async def test_a_429_with_a_hint_is_waited_out(autojump_clock: MockClock, make_night: MakeNight) -> None:
-    """`Retry-After` is a lower bound: nothing is sent before its time."""
-    night = make_night(jobs(12), rpm=10, retry_after="seconds", latency_median_seconds=0.1)
-    status = await night.run()
-    assert_whole(night, status)
-    first, *_, last = sorted(asked.at_seconds for asked in night.platform.asked)
-    assert last - first >= 60
-    between = [asked.at_seconds for asked in night.platform.asked if first + 1 < asked.at_seconds < first + 59]
-    assert between == []
 
 
 async def test_an_outage_costs_no_job_its_attempts(autojump_clock: MockClock, make_night: MakeNight) -> None:

@@ -16,7 +16,6 @@ from batchrunner.errors import ChangedLines
 from batchrunner.events import AttemptResult
 from batchrunner.journal.files import COSTS, ERRORS, JOURNAL, RESULTS
 from batchrunner.runner import Run
-from batchrunner.simulator.settings import TEST_KEY
 from tests.sim.nights import (
     PRICES,
     MakeNight,
@@ -29,7 +28,6 @@ from tests.sim.nights import (
     jobs,
 )
 
-DEAD_KEY = "sk-empiriolabs-test-dead"
 #: the most that a job of `jobs()` can cost: 50 tokens of output, and fewer than 60 of input
 JOB_CEILING_USD = PRICES.ceiling("simulated-small", 60, 50) or Decimal(0)
 
@@ -205,31 +203,6 @@ async def test_a_job_without_a_price_is_not_sent_under_a_cap(autojump_clock: Moc
 # --- the account
 
 
-async def test_no_credits_keeps_every_job(autojump_clock: MockClock, make_night: MakeNight) -> None:
-    """402 stops the run with no job failed; once the account is topped up, it goes on."""
-    night = make_night(jobs(60), balance_usd=10 * JOB_CEILING_USD)
-    first = await night.run(max_in_flight=4)
-    assert (first.state, first.stopped_by, first.failed) == ("stopped", "credits", 0)
-    assert 0 < first.completed < 60
-    assert first.maybe_billed_usd == 0
-    night.platform.account.balance_usd += 1
-    status = await night.run(max_attempts=1)
-    assert_whole(night, status)
-    assert status.completed == 60
-
-
-async def test_a_dead_key_is_replaced_by_the_next(autojump_clock: MockClock, make_night: MakeNight) -> None:
-    """401 retires the key, and its jobs go out again with the account's next one, at no attempt's cost."""
-    night = make_night(jobs(20))
-    night.keys = (DEAD_KEY, TEST_KEY)
-    status = await night.run(max_in_flight=3, max_attempts=1)
-    assert_whole(night, status)
-    assert status.completed == 20
-    used = [asked.key for asked in night.platform.asked]
-    assert used.count(f"Bearer {DEAD_KEY}") <= 3
-    assert used.index(f"Bearer {TEST_KEY}") <= 3
-
-
 async def test_a_key_that_dies_in_mid_run_is_replaced(autojump_clock: MockClock, make_night: MakeNight) -> None:
     """A key that has worked is retired when the server refuses it; the jobs in flight with it are not lost."""
     night = make_night(jobs(40), keys=("sk-empiriolabs-test-1", "sk-empiriolabs-test-2"))
@@ -237,29 +210,6 @@ async def test_a_key_that_dies_in_mid_run_is_replaced(autojump_clock: MockClock,
     status = await night.run(after(2, lambda _: night.platform.delete_key(night.keys[0])), max_in_flight=4, max_attempts=1)
     assert_whole(night, status)
     assert status.completed == 40
-
-
-async def test_no_key_left_stops_the_run(autojump_clock: MockClock, make_night: MakeNight) -> None:
-    """When every key is refused the run stops with no job failed, and goes on with a good one."""
-    night = make_night(jobs(20))
-    night.keys = (DEAD_KEY, DEAD_KEY + "-too")
-    first = await night.run(max_in_flight=3)
-    assert (first.stopped_by, first.completed, first.failed) == ("keys", 0, 0)
-    assert night.asked().total() <= 6
-    night.keys = (TEST_KEY,)
-    status = await night.run(max_attempts=1)
-    assert_whole(night, status)
-    assert status.completed == 20
-
-
-async def test_the_same_error_every_time_stops_the_run(autojump_clock: MockClock, make_night: MakeNight) -> None:
-    """A model that does not exist: stopped after twenty answers and what was in flight; the other jobs are not touched."""
-    night = make_night(jobs(1_000, model="nobody-knows"))
-    status = await night.run(max_in_flight=5)
-    assert status.stopped_by == "failures"
-    assert 20 <= status.failed <= 25
-    assert any("same error, model_not_found" in line for line in night.said)
-    assert set(night.failures().values()) == {"model_not_found"}
 
 
 async def test_jobs_that_are_not_sent_hold_up_nobody(autojump_clock: MockClock, make_night: MakeNight) -> None:

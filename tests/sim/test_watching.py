@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 from collections.abc import Callable
+from typing import ClassVar, get_args
 
 import pytest
 import trio
@@ -15,13 +16,16 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from trio.testing import MockClock
 
+from batchrunner.admission import Cause
 from batchrunner.cli.watching import last_scrape, watch
 from batchrunner.clock import NS_PER_SECOND, VirtualClock
 from batchrunner.events import Onlookers
 from batchrunner.metrics import Metrics, Scrapes
-from batchrunner.runner import Run
-from batchrunner.simulator.settings import Rule
-from tests.sim.nights import MakeNight, jobs
+from batchrunner.runner import STATUS_FILE, Run
+from batchrunner.simulator.settings import TEST_KEY, Rule
+from batchrunner.status import Status, decode
+from tests.sim.nights import MODEL, MakeNight, after, assert_whole, job, jobs
+from tests.sim.test_run_outages import HOUR, OTHER, Outage
 
 Scraped = dict[str, dict[tuple[str, ...], float]]
 
@@ -72,6 +76,18 @@ async def a_run(make_night: MakeNight) -> Scraper:
     return scraper
 
 
+def faults_found(exposition: str) -> tuple[int, bytes]:
+    """What Prometheus' own linter says."""
+    checked = subprocess.run(
+        ["promtool", "check", "metrics"],
+        input=exposition.encode(),
+        capture_output=True,
+        check=False,
+        env={"PATH": os.environ["PATH"]},
+    )
+    return checked.returncode, checked.stderr + checked.stdout
+
+
 async def test_a_whole_run_feeds_every_metric(autojump_clock: MockClock, make_night: MakeNight) -> None:
     """Each family shows what became of the run, and the same figure wherever it stands twice."""
     shown = (await a_run(make_night)).scrape()
@@ -79,6 +95,7 @@ async def test_a_whole_run_feeds_every_metric(autojump_clock: MockClock, make_ni
         ("pending",): 0,
         ("in_flight",): 0,
         ("backing_off",): 0,
+        ("held",): 0,
         ("succeeded",): 199,
         ("failed",): 1,
     }
@@ -109,7 +126,7 @@ async def test_a_limit_shows_as_time_in_which_nothing_could_be_sent(autojump_clo
     """At 60 a minute nearly all of a run's time is spent in waiting for requests, and what a 429 cost stands by itself."""
     shown = (await a_run(make_night)).scrape()
     blocked = {cause: seconds for (cause,), seconds in shown["batchrun_admission_blocked_seconds_total"].items()}
-    assert set(blocked) == {"requests", "tokens", "in_flight", "rate_limited", "server", "keys", "work"}
+    assert set(blocked) == set(get_args(Cause))
     assert blocked["requests"] > 100
     assert blocked["rate_limited"] > 0.5
     assert blocked["tokens"] == blocked["in_flight"] == 0
@@ -128,14 +145,110 @@ async def test_promtool_finds_no_fault_with_a_whole_run(autojump_clock: MockCloc
     """Prometheus' own linter accepts names, types, units and help of all that a run exposes."""
     scraper = await a_run(make_night)
     scraper.scrape()
-    checked = subprocess.run(  # noqa: ASYNC221 - the run is over
-        ["promtool", "check", "metrics"],
-        input=scraper.texts[-1].encode(),
-        capture_output=True,
-        check=False,
-        env={"PATH": os.environ["PATH"]},
-    )
-    assert (checked.returncode, checked.stderr + checked.stdout) == (0, b"")
+    assert faults_found(scraper.texts[-1]) == (0, b"")
+
+
+class Look(Scraper):
+    """Watches a run, and keeps what it says of itself at one second of it, in a scrape and in its status."""
+
+    status: Status
+    shown: Scraped
+
+    async def meanwhile(self, run: Run) -> None:
+        await super().meanwhile(run)
+        self.status = run.status()
+        self.shown = self.scrape()
+
+    @property
+    def binding(self) -> str:
+        (cause,) = [cause for (cause,), value in self.shown["batchrun_binding"].items() if value]
+        assert cause == self.status.binding
+        return cause
+
+
+class TestOutages:
+    """What people see of a run that waits for something that is away."""
+
+    QUICK: ClassVar[dict[str, float]] = {"latency_median_seconds": 1.0, "latency_sigma": 0.0}
+
+    async def test_a_model_that_is_offline(self, autojump_clock: MockClock, make_night: MakeNight) -> None:
+        """With nothing else to do: its circuit is open, its jobs are held and its name is there. Afterwards nothing is."""
+        lines = [job(f"job-{number}", model=OTHER if number % 2 else MODEL) for number in range(60)]
+        night = make_night(lines, **self.QUICK)
+        night.platform._plan = outage = Outage("model_unavailable", 0, 600, lambda ask: ask.model.id == OTHER)
+        look = Look(200)
+        ended = await night.run(look.meanwhile, rpm=60)
+        assert_whole(night, ended)
+        assert (look.binding, look.status.held, look.status.pending) == ("models", 30, 0)
+        assert (look.status.models_offline, look.status.models_offline_total) == ((OTHER,), 1)
+        assert look.shown["batchrun_jobs"]["held",] == 30
+        assert sum(look.shown["batchrun_jobs"].values()) == 60
+        assert look.shown["batchrun_models_offline"] == {(OTHER,): 1}
+        assert look.shown["batchrun_circuits"]["open", "model"] == look.shown["batchrun_circuits"]["closed", "server"] == 1
+        assert look.shown["batchrun_admission_blocked_seconds_total"]["models",] > 100
+        over = look.scrape()
+        assert over["batchrun_models_offline"] == {(OTHER,): 0}
+        assert over["batchrun_circuits"]["closed", "model"] == 1
+        assert over["batchrun_attempts_refunded_total"][()] == outage.met
+        assert (ended.held, ended.models_offline, ended.failed) == (0, (), 0)
+
+    async def test_a_run_that_is_stopped_leaves_the_name_of_what_it_waited_for(
+        self, autojump_clock: MockClock, make_night: MakeNight
+    ) -> None:
+        """`status` of the stopped run says why so many jobs are open; none of them is held by anybody any more."""
+        night = make_night(jobs(30), **self.QUICK)
+        night.platform._plan = Outage("model_unavailable", 0, HOUR)
+        await night.run(after(100, Run.drain))
+        left = decode(bytes(night.disk.files[STATUS_FILE]))
+        assert (left.state, left.models_offline, left.held, left.pending) == ("stopped", (MODEL,), 0, 30)
+
+    async def test_a_server_that_is_away(self, autojump_clock: MockClock, make_night: MakeNight) -> None:
+        """Its circuit is open, and everything waits for it."""
+        night = make_night(jobs(60), **self.QUICK)
+        night.platform._plan = Outage("error500", 0, 600)
+        look = Look(60)
+        assert_whole(night, await night.run(look.meanwhile, rpm=60))
+        assert look.binding == "server"
+        assert look.shown["batchrun_circuits"]["open", "server"] == 1
+        assert "batchrun_models_offline" not in look.shown
+        assert look.scrape()["batchrun_circuits"]["closed", "server"] == 1
+
+    async def test_a_key_that_is_suspended(self, autojump_clock: MockClock, make_night: MakeNight) -> None:
+        """The only one is refused after it had worked: no key is live, and the run waits to try it again."""
+        night = make_night(jobs(400), **self.QUICK)
+        look = Look(50)
+
+        async def meanwhile(run: Run) -> None:
+            await trio.sleep(30)
+            night.platform.delete_key(TEST_KEY)
+            await look.meanwhile(run)
+
+        stopped = await night.run(meanwhile, rpm=60)
+        assert (look.binding, look.status.keys_suspended) == ("keys", 1)
+        keys = {state: count for (_, state), count in look.shown["batchrun_keys"].items()}
+        assert keys == {"live": 0, "suspended": 1, "retired": 0}
+        assert (stopped.stopped_by, stopped.keys_suspended) == ("keys", 0)
+        assert look.scrape()["batchrun_keys"]["default", "retired"] == 1
+
+    async def test_repeats_that_wait_for_the_retry_budget(self, autojump_clock: MockClock, make_night: MakeNight) -> None:
+        """All has been tried, half of it failed: what is left goes at the budget's pace, and that is what is said."""
+        rules = tuple(Rule(kind="error500", tag=f"job-{number}") for number in range(0, 100, 2))
+        night = make_night(jobs(100), rules=rules, **self.QUICK)
+        look = Look(30)
+        assert_whole(night, await night.run(look.meanwhile, rpm=600))
+        assert look.binding == "retries"
+        assert look.shown["batchrun_retry_budget_left"][()] == 0
+        assert look.shown["batchrun_jobs"]["backing_off",] > 0
+
+    @pytest.mark.needs_promtool
+    async def test_promtool_finds_no_fault_in_an_outage(self, autojump_clock: MockClock, make_night: MakeNight) -> None:
+        """Series that only an outage brings are linted too."""
+        night = make_night(jobs(30), **self.QUICK)
+        night.platform._plan = Outage("model_unavailable", 0, 600)
+        look = Look(60)
+        await night.run(look.meanwhile)
+        assert "batchrun_models_offline{" in look.texts[-1]
+        assert faults_found(look.texts[-1]) == (0, b"")
 
 
 class TestLastScrape:

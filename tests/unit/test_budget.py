@@ -11,39 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchrunner import budget
-from batchrunner.budget.gate import CANARY_GRACE_NS, CLOSED_AFTER, CLOSED_BACKOFF_MAX_NS, LONGEST_HINT_NS
 from batchrunner.budget.pacer import JITTER_NS, LATENESS_NS, NS, SAFE_WINDOW_NS, WINDOW_NS, interval_ns
 from batchrunner.budget.steps import SLOT_LIFE_NS
 from batchrunner.budget.window import CELL_NS, CELL_THRESHOLD
-
-
-def opened(rpm: int = 50, tpm: int = 0, *, jobs: int = 1_000_000) -> budget.State:
-    state = budget.State(budget.Limits(rpm, tpm))
-    budget.step(state, 0, budget.Open(past=(), jobs=jobs))
-    return state
-
-
-def slot_of(state: budget.State, now_ns: int) -> budget.Slot:
-    decision = budget.step(state, now_ns, budget.Reserve())
-    assert isinstance(decision, budget.Slot)
-    return decision
-
-
-def send(state: budget.State, now_ns: int, tokens: int = 0) -> tuple[int, int]:
-    """Reserve and take at the first time that the budget allows: (send time, entry)."""
-    slot = slot_of(state, now_ns)
-    at_ns = max(now_ns, slot.at_ns)
-    for _ in range(100):
-        match budget.step(state, at_ns, budget.Take(slot.slot, tokens)):
-            case budget.Taken(entry):
-                return at_ns, entry
-            case budget.Later(later_ns):
-                assert later_ns > at_ns
-                at_ns = later_ns
-            case _:
-                slot = slot_of(state, at_ns)
-                at_ns = max(at_ns, slot.at_ns)
-    raise AssertionError("no send in 100 questions")
+from tests.unit.budgets import opened, send, slot_of
 
 
 def test_paces_evenly() -> None:
@@ -209,99 +180,6 @@ def test_a_smaller_job_may_use_the_slot_of_one_that_waits_for_tokens() -> None:
     assert isinstance(budget.step(state, slot.at_ns, budget.Take(slot.slot, 1)), budget.Taken)
 
 
-def test_one_reaction_to_a_burst() -> None:
-    """Ten 429s to requests that were all sent before the first of them are one rejection."""
-    state = opened(rpm=0)
-    entries = [send(state, 0)[1] for _ in range(10)]
-    for n, entry in enumerate(entries):
-        budget.step(state, NS + n, budget.Refuse(entry, None, 0.5))
-    assert state.gate.consecutive == 1
-
-
-def test_the_gate_holds_everybody_and_lets_one_canary_out() -> None:
-    """After a 429 nothing goes before the backoff is over; then one goes, and the next only when its grace is."""
-    state = opened(rpm=0)
-    _, entry = send(state, 0)
-    waiting = slot_of(state, 0)
-    budget.step(state, NS, budget.Refuse(entry, None, 0.0))
-    assert isinstance(budget.step(state, NS, budget.Take(waiting.slot, 0)), budget.Stale)
-    canary_ns, _ = send(state, NS)
-    assert canary_ns >= 2 * NS
-    behind_ns, _ = send(state, canary_ns)
-    assert behind_ns == canary_ns + CANARY_GRACE_NS
-
-
-def test_an_accepted_canary_opens_the_gate_at_once() -> None:
-    """The grace ends when the canary is answered."""
-    state = opened(rpm=0)
-    _, entry = send(state, 0)
-    budget.step(state, NS, budget.Refuse(entry, None, 0.0))
-    canary_ns, canary = send(state, NS)
-    budget.step(state, canary_ns + 1, budget.Settle(canary, 1))
-    assert send(state, canary_ns + 1)[0] == canary_ns + 1
-    assert state.gate.consecutive == 0
-
-
-def test_an_accepted_canary_lets_those_go_who_waited_for_it() -> None:
-    """A slot given out during the grace is good at its end, however early that comes: a 429 costs a canary's flight."""
-    state = opened(rpm=6_000)
-    _, entry = send(state, 0)
-    budget.step(state, NS, budget.Refuse(entry, None, 0.0))
-    canary_ns, canary = send(state, NS)
-    waiting = slot_of(state, canary_ns)
-    later = budget.step(state, waiting.at_ns, budget.Take(waiting.slot, 0))
-    assert later == budget.Later(canary_ns + CANARY_GRACE_NS, tokens=False)
-    budget.step(state, canary_ns + NS, budget.Settle(canary, 1))
-    assert isinstance(budget.step(state, canary_ns + NS, budget.Take(waiting.slot, 0)), budget.Taken)
-
-
-def test_backoff_doubles_and_jitter_never_shortens_it() -> None:
-    """Each refused canary doubles the wait, up to its cap, whatever the draw."""
-    waits: dict[float, list[int]] = {}
-    for draw in (0.0, 0.999):
-        state = opened(rpm=0)
-        now_ns, entry = send(state, 0)
-        waits[draw] = []
-        for _ in range(CLOSED_AFTER + 8):
-            budget.step(state, now_ns, budget.Refuse(entry, None, draw))
-            waits[draw].append(state.gate.until_ns - now_ns)
-            now_ns, entry = send(state, now_ns)
-    assert waits[0.0][:5] == [NS, 2 * NS, 4 * NS, 8 * NS, 16 * NS]
-    assert waits[0.0][CLOSED_AFTER - 1] == 30 * NS
-    assert waits[0.0][CLOSED_AFTER : CLOSED_AFTER + 5] == [60 * NS * k for k in (1, 2, 4, 8, 15)]
-    assert waits[0.0][-1] == CLOSED_BACKOFF_MAX_NS
-    assert all(low <= high <= low * 3 // 2 for low, high in zip(waits[0.0], waits[0.999], strict=True))
-
-
-def test_a_hint_is_a_lower_bound() -> None:
-    """Retry-After makes the wait longer, never shorter, and an absurd one is not believed for more than 15 minutes."""
-    for hint_ns, least_ns, most_ns in ((0, NS, 2 * NS), (20 * NS, 20 * NS, 21 * NS), (10**16, LONGEST_HINT_NS, 16 * 60 * NS)):
-        state = opened(rpm=0)
-        _, entry = send(state, 0)
-        budget.step(state, 0, budget.Refuse(entry, hint_ns, 0.0))
-        assert least_ns <= state.gate.until_ns <= most_ns
-
-
-def test_a_refused_request_gives_its_tokens_back_and_stays_a_send() -> None:
-    """A 429 took no tokens. It was a send all the same, and is counted as one."""
-    state = opened(rpm=50, tpm=1_000)
-    _, entry = send(state, 0, 400)
-    budget.step(state, NS, budget.Refuse(entry, None, 0.0))
-    assert (state.window.requests, state.window.tokens) == (1, 0)
-
-
-def test_a_rejection_ends_the_fast_start() -> None:
-    """A server that refuses a burst gets the pace from then on."""
-    state = opened(rpm=50, jobs=40)
-    now_ns, entry = send(state, 0)
-    now_ns, _ = send(state, now_ns)
-    budget.step(state, now_ns, budget.Refuse(entry, None, 0.0))
-    canary_ns, canary = send(state, now_ns)
-    budget.step(state, canary_ns, budget.Settle(canary, None))
-    second_ns, _ = send(state, canary_ns)
-    assert second_ns - canary_ns >= interval_ns(50) - LATENESS_NS
-
-
 def test_a_returned_slot_and_an_unknown_one_are_stale() -> None:
     """What was given back, lapsed or never given is not honoured."""
     state = opened(rpm=50)
@@ -329,18 +207,6 @@ def test_a_large_account_groups_its_log() -> None:
         now_ns, _ = send(state, now_ns)
     assert state.window.requests == 20_000
     assert len(state.window.cells) <= CELL_THRESHOLD + now_ns // CELL_NS + 1
-
-
-def test_statistics_show_the_gate() -> None:
-    """The frozen view speaks of the same things as the state."""
-    state = opened(rpm=50, tpm=1_000)
-    _, entry = send(state, 0, 400)
-    before = budget.statistics(state, 0)
-    assert (before.requests, before.tokens, before.in_flight, before.closed_for_seconds) == (1, 400, 1, 0)
-    budget.step(state, 0, budget.Refuse(entry, None, 0.0))
-    after = budget.statistics(state, 0)
-    assert after.consecutive_rejections == 1
-    assert after.closed_for_seconds > 1
 
 
 @given(seed=st.integers(0, 2**32), rpm=st.integers(1, 120), tpm=st.sampled_from([0, 500, 10_000]))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from batchrunner.cli.output import exit_code, summary
+from batchrunner.cli.status import _now
 from batchrunner.job import Usage
 from batchrunner.status import Status
 
@@ -69,3 +70,24 @@ def test_an_unknown_cost_is_null_and_never_zero(make_status: MakeStatus) -> None
 def test_exit_codes(make_status: MakeStatus, fields: dict[str, Any], terminated: bool, code: int) -> None:
     """The contract's table."""
     assert exit_code(make_status(**fields), terminated=terminated) == code
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"binding": "none"}, "2 in flight."),
+        (
+            {"binding": "models", "held": 3, "eta_seconds": 90.0},
+            "3 held back, about 1:30 to go, waiting for offline models.",
+        ),
+        ({"binding": "server"}, "2 in flight, waiting for the server to come back."),
+        ({"binding": "keys"}, "2 in flight, waiting to try a refused key again."),
+        ({"binding": "retries"}, "2 in flight, waiting to try jobs again."),
+    ],
+)
+def test_status_says_what_a_live_run_waits_for(make_status: MakeStatus, fields: dict[str, Any], words: str) -> None:
+    """The last line of `batchrun status`, while somebody is at work on the run."""
+    found = make_status(in_flight=2, **fields)
+    assert words in _now(found, alive=True)
+    assert "No process is at work" in _now(found, alive=False)
+    assert _now(make_status(state="completed", **fields), alive=False) == ""

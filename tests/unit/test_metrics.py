@@ -7,20 +7,22 @@ import os
 import subprocess
 from collections.abc import Callable, Iterable
 from decimal import Decimal
+from typing import get_args
 
 import pytest
 from prometheus_client import generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from batchrunner import budget
+from batchrunner import budget, keyring, retries
+from batchrunner.breaker import Circuit
 from batchrunner.clock import VirtualClock
 from batchrunner.events import AttemptResult, Billing, Event
 from batchrunner.job import Usage
 from batchrunner.journal import JournalStatistics
 from batchrunner.metrics import Metrics, families
 from batchrunner.metrics.counting import DURATION_BUCKETS, ENDPOINTS, MODELS_MAX
-from batchrunner.status import Status
+from batchrunner.status import Binding, Status
 
 MakeStatus = Callable[..., Status]
 BUDGET = budget.Statistics(
@@ -210,12 +212,12 @@ class TestRun:
         metrics.watch(
             families.RUN,
             lambda: make_status(
-                total=100, completed=50, failed=2, in_flight=10, backing_off=3, attempts=70, usage=Usage(9, 8, 7, 6)
+                total=100, completed=50, failed=2, in_flight=10, backing_off=3, held=5, attempts=70, usage=Usage(9, 8, 7, 6)
             ),
         )
         shown = samples(metrics)
         states = {labels[0]: value for (name, labels), value in shown.items() if name == "batchrun_jobs"}
-        assert states == {"pending": 35, "in_flight": 10, "backing_off": 3, "succeeded": 50, "failed": 2}
+        assert states == {"pending": 30, "in_flight": 10, "backing_off": 3, "held": 5, "succeeded": 50, "failed": 2}
         assert shown["batchrun_run_attempts", ()] == 70
         assert [shown["batchrun_run_tokens", (kind,)] for kind in ("input", "output", "cached", "reasoning")] == [9, 8, 7, 6]
 
@@ -243,7 +245,7 @@ class TestRun:
         metrics.watch(families.RUN, lambda: make_status(binding="tokens"))
         causes = {labels[0]: value for (name, labels), value in samples(metrics).items() if name == "batchrun_binding"}
         assert {cause for cause, value in causes.items() if value} == {"tokens"}
-        assert len(causes) == 8
+        assert set(causes) == set(get_args(Binding))
 
 
 class TestWatched:
@@ -278,6 +280,55 @@ class TestWatched:
         shown = samples(Metrics())
         assert [value for (name, _), value in shown.items() if name == "batchrun_build_info"] == [1]
         assert shown["batchrun_jobs_total", ("succeeded",)] == 0
+
+
+class TestOutages:
+    def test_circuits_by_state(self) -> None:
+        """The server's is 1 where it stands; models' are counted, all states from the beginning on."""
+        metrics = Metrics()
+        metrics.watch(families.CIRCUITS, lambda: [Circuit.PROBING], target="server")
+        metrics.watch(families.CIRCUITS, lambda: [Circuit.OPEN, Circuit.CLOSED, Circuit.OPEN], target="model")
+        shown = {labels: value for (name, labels), value in samples(metrics).items() if name == "batchrun_circuits"}
+        assert {state: shown[state, "server"] for state in ("closed", "open", "probing")} == {
+            "closed": 0,
+            "open": 0,
+            "probing": 1,
+        }
+        assert {state: shown[state, "model"] for state in ("closed", "open", "probing")} == {"closed": 1, "open": 2, "probing": 0}
+
+    def test_a_model_keeps_its_series_when_it_is_back(self) -> None:
+        """0 for one that answers again, so that an alert on it ends; 1 while it is asked whether it does."""
+        metrics = Metrics()
+        metrics.watch(families.MODELS, lambda: {"a": Circuit.CLOSED, "b": Circuit.OPEN, "": Circuit.PROBING})
+        shown = samples(metrics)
+        assert [shown["batchrun_models_offline", (model,)] for model in ("a", "b", "unknown")] == [0, 1, 1]
+
+    def test_thousands_of_models_that_fail_add_no_series(self) -> None:
+        """The first fifty to fail have their own, whoever comes after; a hostile name is as harmless as elsewhere."""
+        models = {"\ud800": Circuit.OPEN} | {f"{'x' * 200}-{n}\x1b[2J": Circuit.OPEN for n in range(3)}
+        metrics = Metrics()
+        metrics.watch(families.MODELS, lambda: models)
+        seen: set[tuple[str, ...]] = set()
+        for number in range(3_000):
+            models[f"model-{number}"] = Circuit.CLOSED if number % 2 else Circuit.OPEN
+            if number % 500 == 0 or number == 2_999:
+                shown = {labels: value for (name, labels), value in samples(metrics).items() if name == "batchrun_models_offline"}
+                seen |= set(shown)
+        assert len(seen) == MODELS_MAX + 1
+        assert shown["?",] == 1
+        assert shown["x" * 100,] == 3
+        assert sum(shown.values()) == 1_504
+
+    def test_keys_retries_and_refunds(self) -> None:
+        """Keys by state under the account's alias; what is left of the retry budget; attempts that count against no job."""
+        metrics = Metrics()
+        metrics.watch(families.KEYS, lambda: keyring.Statistics(live=3, suspended=2, retired=1), account="prod")
+        metrics.watch(families.RETRIES, lambda: retries.Statistics(left=7))
+        metrics.watch(families.REFUNDS, lambda: 9)
+        shown = samples(metrics)
+        assert [shown["batchrun_keys", ("prod", state)] for state in ("live", "suspended", "retired")] == [3, 2, 1]
+        assert shown["batchrun_retry_budget_left", ()] == 7
+        assert shown["batchrun_attempts_refunded_total", ()] == 9
 
 
 class TestSyncs:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from batchrunner.job import Usage
-from batchrunner.status import Status, decode, encode
+from batchrunner.status import MODEL_CHARACTERS, MODELS_NAMED, Status, decode, encode, named
 
 MakeStatus = Callable[..., Status]
 
@@ -58,6 +58,22 @@ def test_an_unknown_state_is_refused(make_status: MakeStatus) -> None:
 
 
 def test_done_and_pending(make_status: MakeStatus) -> None:
-    """Every job is done, in flight, backing off or pending."""
-    status = make_status(total=10, completed=3, failed=1, in_flight=2, backing_off=1)
-    assert (status.done, status.pending) == (4, 3)
+    """Every job is done, in flight, backing off, held back or pending."""
+    status = make_status(total=10, completed=3, failed=1, in_flight=2, backing_off=1, held=1)
+    assert (status.done, status.pending) == (4, 2)
+
+
+def test_what_an_earlier_version_left_is_read(make_status: MakeStatus) -> None:
+    """A run that ended before there were circuits and suspended keys still has its status."""
+    document = json.loads(encode(make_status(completed=3)))
+    for later in ("held", "models_offline", "models_offline_total", "keys_suspended"):
+        del document[later]
+    assert decode(json.dumps(document).encode()) == make_status(completed=3)
+
+
+def test_few_models_are_named_and_none_at_length() -> None:
+    """A job file may hold thousands of names of any length; a status is read and written every few seconds."""
+    assert named(["m" * MODEL_CHARACTERS]) == ("m" * MODEL_CHARACTERS,)
+    names = named(["x" * 1_000_000, *(f"model-{number}" for number in range(1_000))])
+    assert len(names) == MODELS_NAMED
+    assert (names[0][-2:], len(names[0]), names[1]) == ("x…", MODEL_CHARACTERS, "model-0")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchrunner.status import Binding, Status
-from batchrunner.wording import BINDING_TEXT, STOPPED, duration, escape_terminal, money_text, summary_text, usd
+from batchrunner.wording import BINDING_TEXT, STOPPED, duration, escape_terminal, money_text, offline_text, summary_text, usd
 
 MakeStatus = Callable[..., Status]
 
@@ -63,6 +63,24 @@ class TestSummary:
         """A success that was cut, refused or empty is not hidden among the others."""
         text = summary_text(make_status(finish_length=1200, finish_refusal=2, finish_empty=0))
         assert "1,200 cut at the output cap, 2 refused by the model\n" in text
+
+    def test_what_is_away_is_named(self, make_status: MakeStatus) -> None:
+        """Offline models by name, those without a place for theirs by number; suspended keys; and what waits for them."""
+        status = make_status(completed=3, held=4, models_offline=("a", "b c"), models_offline_total=1002, keys_suspended=1)
+        text = summary_text(status)
+        assert "7 open (4 held back)\n" in text
+        assert "  offline   'a', 'b c' and 1,000 more\n" in text
+        assert "  keys      1 suspended\n" in text
+
+    def test_where_nothing_is_away_nothing_is_said(self, make_status: MakeStatus) -> None:
+        """A healthy run's summary has no rows about outages."""
+        text = summary_text(make_status(completed=3))
+        assert not any(word in text for word in ("held", "offline", "suspended"))
+
+    def test_hostile_model_names_are_escaped(self, make_status: MakeStatus) -> None:
+        """A model's name comes from the job file: it neither moves the cursor nor adds a line."""
+        text = offline_text(make_status(models_offline=("x\x1b[2J\r\ny", "\u202ez"), models_offline_total=2))
+        assert text == r"'x\x1b[2J\r\ny', '\u202ez'"
 
     def test_a_hostile_path_is_escaped(self, make_status: MakeStatus) -> None:
         """The summary has no power over the terminal."""
