@@ -151,6 +151,8 @@ def read_status(path: Path) -> status.Status:
         return msgspec.structs.replace(status.decode(file.read_bytes()), run_dir=str(path))
     except FileNotFoundError:
         raise InvalidInput(f"{file}: no such file; {path} is no run directory, or its run has not begun.") from None
+    except NotADirectoryError:
+        raise InvalidInput(f"{path}: is a file. Name the run directory: that of jobs.jsonl is jobs.run.") from None
     except OSError as cause:
         raise InvalidInput(f"{file}: cannot be read: {cause.strerror or cause}.") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as cause:

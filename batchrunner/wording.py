@@ -54,7 +54,7 @@ def next_step(status: Status) -> str:
         return ""
     run_dir = escape_terminal(status.run_dir)
     if status.failed:
-        return f"See {run_dir}/errors.jsonl for what failed; the same command with --retry-failed runs those jobs again."
+        return f"See {run_dir}/errors.jsonl for what failed; the same command with --retry-failed runs the failed jobs again."
     if status.maybe_billed_usd or status.unpriced_attempts:
         return (
             f"See {run_dir}/costs.jsonl for each attempt whose cost is not certain; the account's usage page has the final word."

@@ -46,15 +46,16 @@ def config() -> None:
     """Look at the configuration."""
 
 
-@config.command()
-@click.option("--account", metavar="NAME", help="As of `batchrun submit`.")
-@click.option("--config", metavar="FILE", help="As of `batchrun submit`.")
+@config.command(short_help="Show the settings in force, and where they come from.")
+@click.option("--account", metavar="NAME", help="The account that `batchrun submit --account NAME` would use.")
+@click.option("--config", metavar="FILE", help="Read this file alone, as `batchrun submit --config FILE` would.")
 @click.option("--origin", is_flag=True, help="Say where each setting comes from.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def show(account: str | None, config: str | None, origin: bool, as_json: bool) -> None:  # noqa: FBT001 - click's calling convention
     """Show the settings that `batchrun submit` would go by here and now, its account's included.
 
-    Of keys it shows where they are and how many. Exit code 2 where submit would be refused for its configuration.
+    Each is shown by its name in batchrun.toml. Of keys it shows where they are and how many, never one. Exit code 2 where
+    submit would be refused for its configuration.
     """
     given = {"--account": account, "--config": config}
     # As submit reads them: what is shown is what it would go by.

@@ -12,6 +12,7 @@ import click
 
 from batchrunner import __version__
 from batchrunner.cli.config_show import config
+from batchrunner.cli.help_text import InOrder
 from batchrunner.cli.output import say
 from batchrunner.cli.simulate import simulate
 from batchrunner.cli.status import status
@@ -23,11 +24,17 @@ INTERRUPTED = 130
 DEFECT = 70
 
 
-@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=InOrder, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="batchrun")
 @click.pass_context
 def batchrun(context: click.Context) -> None:
-    """Run files of LLM requests to the end: at the whole paid rate, crash-safe, every cent accounted for."""
+    """Run files of LLM requests to the end: at the whole paid rate, crash-safe, every cent accounted for.
+
+    \b
+      batchrun submit jobs.jsonl --simulate  try it: no key, no network, no cost
+      batchrun submit jobs.jsonl             run it; the same again resumes
+      batchrun status jobs.run               how it stands, any time
+    """  # noqa: D301 - click reads the backspace: the lines stay lines
     if context.invoked_subcommand is None:
         for line in context.get_help().splitlines():
             say(line)

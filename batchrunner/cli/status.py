@@ -17,7 +17,11 @@ from batchrunner.wording import AGAIN, BINDING_TEXT, duration, summary_text
 @click.argument("run_dir", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def status(run_dir: Path, as_json: bool) -> None:  # noqa: FBT001 - click's calling convention
-    """Show counts, spend, rate and remaining time of a live or ended run."""
+    """Show counts, spend, rate and remaining time of a live or ended run.
+
+    RUN_DIR is where `batchrun submit` keeps the run: jobs.run beside jobs.jsonl, unless --run-dir says otherwise. Figures
+    are those of the last five seconds. Exit code 0 however the run ended; 65 where there is none.
+    """
     found = read_status(run_dir)
     if as_json:
         print_json(encode(found))

@@ -17,6 +17,7 @@ import msgspec
 
 from batchrunner.account import Account
 from batchrunner.cli.accounts import account_of, simulated_account
+from batchrunner.cli.help_text import Sectioned
 from batchrunner.cli.output import exit_code, print_json, print_text, say, summary
 from batchrunner.cli.price_file import read_prices
 from batchrunner.cli.settings import CONFIG_OPTION, PREFIX
@@ -47,6 +48,16 @@ from batchrunner.wording import next_step, summary_text
 _COUNT = click.IntRange(min=0)
 _AT_LEAST_ONE = click.IntRange(min=1)
 SIMULATED_IDENTITY = "simulated"
+#: headings of `--help`, by the option that comes first under each
+_SECTIONS = {
+    "run_dir": "Files",
+    "base_url": "Server and account",
+    "rpm": "Limits",
+    "max_attempts": "Attempts",
+    "max_cost": "When to stop",
+    "retry_failed": "Jobs that failed, changed, or are none",
+    "metrics": "What is shown",
+}
 
 
 class _Seconds(click.FloatRange):
@@ -89,30 +100,39 @@ class _MaxFailures(click.ParamType):  # type: ignore[type-arg]  # generic in the
 
 
 # Option `--max-cost` is also the variable BATCHRUN_MAX_COST, and the key max_cost of batchrun.toml; see `settings`.
-@click.command(context_settings={"auto_envvar_prefix": PREFIX})
+@click.command(
+    cls=Sectioned,
+    sections=_SECTIONS,
+    short_help="Run job files to the end, or resume.",
+    context_settings={"auto_envvar_prefix": PREFIX},
+)
 @click.argument("jobs", nargs=-1, required=True, type=click.Path())
 @click.option(
     "-o",
     "--run-dir",
     type=click.Path(),
     metavar="DIR",
-    help="Where results, costs and journal go.  [default: beside the first job file]",
+    help="The run directory.  [default: beside the first job file, its name with .run]",
 )
 @click.option("--base-url", default=DEFAULT_BASE_URL, show_default=True, metavar="URL", help="The server; with or without /v1.")
 @click.option("--simulate", is_flag=True, help="Run against the embedded platform: no key, no network, no cost.")
-@click.option("--simulate-options", default="", metavar="OPTIONS", help="Options of `batchrun simulate` for it, in one text.")
-@click.option("--account", metavar="NAME", help="The account of batchrun.toml, or else a name for metrics.")
+@click.option(
+    "--simulate-options", default="", metavar="OPTIONS", help="For --simulate: options of `batchrun simulate`, in one text."
+)
+@click.option("--account", metavar="NAME", help="An account of batchrun.toml; where that has none, no more than a name.")
 @CONFIG_OPTION
 @click.option("--rpm", type=_COUNT, default=DEFAULT_RPM, show_default=True, metavar="N", help="Requests a minute; 0: no limit.")
 @click.option("--tpm", type=_COUNT, default=DEFAULT_TPM, show_default=True, metavar="N", help="Tokens a minute; 0: no limit.")
-@click.option("--max-in-flight", type=_AT_LEAST_ONE, metavar="N", help="Requests in flight.  [default: what descriptors allow]")
+@click.option(
+    "--max-in-flight", type=_AT_LEAST_ONE, metavar="N", help="Requests in flight.  [default: 10,000, or what open files allow]"
+)
 @click.option(
     "--max-attempts",
     type=_AT_LEAST_ONE,
     default=DEFAULT_MAX_ATTEMPTS,
     show_default=True,
     metavar="N",
-    help="Per job; a 429 costs none.",
+    help="Of a job; a 429, a crash of ours and an outage cost none.",
 )
 @click.option(
     "--timeout",
@@ -121,6 +141,12 @@ class _MaxFailures(click.ParamType):  # type: ignore[type-arg]  # generic in the
     show_default=True,
     metavar="SECONDS",
     help="For one attempt.",
+)
+@click.option(
+    "--idempotency-keys/--no-idempotency-keys",
+    default=True,
+    show_default=True,
+    help="Send an Idempotency-Key, the same for a repeat of what may have been done.",
 )
 @click.option("--max-cost", type=_Usd(), metavar="USD", help="Send nothing more once this is spent or predicted to be.")
 @click.option("--prices", type=click.Path(), metavar="FILE", help="Prices of your own, as JSON; the server is asked for none.")
@@ -133,15 +159,9 @@ class _MaxFailures(click.ParamType):  # type: ignore[type-arg]  # generic in the
     default=DEFAULT_DRAIN_SECONDS,
     show_default=True,
     metavar="SECONDS",
-    help="After SIGTERM, what is in flight has this long to end.",
+    help="After a SIGTERM, what is in flight has this long to end.",
 )
-@click.option(
-    "--idempotency-keys/--no-idempotency-keys",
-    default=True,
-    show_default=True,
-    help="Send an Idempotency-Key, the same for a repeat of what may have been done.",
-)
-@click.option("--retry-failed", is_flag=True, help="Run the jobs in errors.jsonl again.")
+@click.option("--retry-failed", is_flag=True, help="Run the jobs of errors.jsonl again.")
 @click.option("--accept-changes", is_flag=True, help="Run changed lines that have not succeeded; without it they stop the run.")
 @click.option("--strict", is_flag=True, help="Send nothing where a line of the input is no job, or repeats an id.")
 @click.option("--metrics", metavar="HOST:PORT", help="Serve Prometheus metrics; a bare port means loopback, 0 a free one.")
@@ -149,15 +169,16 @@ class _MaxFailures(click.ParamType):  # type: ignore[type-arg]  # generic in the
 @click.option("--json", is_flag=True, help="Print one JSON document on stdout at the end.")
 @click.pass_context
 def submit(context: click.Context, /, **given: Any) -> None:
-    """Run the job files JOBS to the end, or resume.
+    """Run the job files JOBS to the end, or resume: the same command again goes on where the run stood.
 
-    JOBS may be packed with gzip, or pipes; - is standard input, and needs --run-dir. What comes through a pipe is kept in
-    RUN_DIR/input.jsonl, and is not read again.
+    JOBS are JSON Lines, a request each, also packed with gzip or through a pipe; - is standard input, and needs --run-dir.
+    What comes packed or through a pipe is kept in the run directory, and a pipe is not read again.
 
-    The same command again goes on where the run stood. Results are in RUN_DIR/results.jsonl, failures in errors.jsonl,
-    costs in costs.jsonl.
+    In the run directory (jobs.run for jobs.jsonl) results are in results.jsonl, failures in errors.jsonl, costs in
+    costs.jsonl. `batchrun status jobs.run` tells how the run stands.
 
     The key comes from EMPIRIOLABS_API_KEY, or from BATCHRUN_API_KEY for any other server; several are separated by commas.
+    --simulate needs none.
 
     Each option is also an environment variable (--max-cost is BATCHRUN_MAX_COST) and a key of batchrun.toml (max_cost), in
     this directory or in the user's own configuration. The command line goes first, then the environment, then the file.

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import enum
+from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
+from typing import TypeVar
 
 from batchrunner.simulator.account_options import account_settings, add_account_options
 from batchrunner.simulator.accounts import accounts_of, check
+from batchrunner.simulator.catalog import MODELS
 from batchrunner.simulator.faults import KINDS, check_rates, kind_named
 from batchrunner.simulator.settings import TEST_KEY, Charging, LogAt, RateHeaders, RetryAfter, Rule, Settings, WindowShape
 
+Word = TypeVar("Word", bound=enum.StrEnum)
 _DEFAULTS = Settings()
 
 
@@ -17,7 +22,9 @@ def parser() -> argparse.ArgumentParser:
     """The options. Each has the default of the setting that it stands for."""
     of = argparse.ArgumentParser(
         prog="batchrun simulate",
-        description="A simulated EmpirioLabs on loopback. Prints one JSON line with its url and pid when it is ready.",
+        description="A simulated EmpirioLabs on loopback, to rehearse against. Prints one JSON line with its url and pid when it "
+        f"is ready, and serves until Ctrl-C. Models: {', '.join(model.id for model in MODELS)}.",
+        epilog="Example: batchrun simulate --rpm 50 --window two-bucket --change 600=rpm:25 --foreign 10@900-1500",
     )
     of.add_argument("--port", type=_port, default=0, help="0 takes any that is free (default)")
     of.add_argument("--key", action="append", dest="keys", metavar="KEY", help=f"an accepted test key (default {TEST_KEY})")
@@ -87,8 +94,7 @@ def _add_limit_options(of: argparse.ArgumentParser) -> None:
     limits.add_argument("--tpm", type=_count, default=_DEFAULTS.tpm, metavar="N", help="tokens a minute (default none)")
     limits.add_argument(
         "--window",
-        type=WindowShape,
-        choices=list(WindowShape),
+        type=_one_of(WindowShape),
         default=_DEFAULTS.window,
         metavar="KIND",
         help=f"what a minute is: {', '.join(WindowShape)} (default %(default)s)",
@@ -99,32 +105,31 @@ def _add_limit_options(of: argparse.ArgumentParser) -> None:
     )
     limits.add_argument(
         "--charge",
-        type=Charging,
-        choices=list(Charging),
+        type=_one_of(Charging),
+        metavar="WHAT",
         default=_DEFAULTS.charging,
-        help="tokens count as estimated when a request comes, as used when it has ended, or as the one corrected to the other "
-        "(default %(default)s)",
+        help="tokens count as estimated when a request comes, as used when it has ended (actual), or as the one corrected to "
+        f"the other: {', '.join(Charging)} (default %(default)s)",
     )
     limits.add_argument("--count-rejected", action="store_true", help="requests that were turned away count toward the RPM too")
     limits.add_argument(
         "--log-at",
-        type=LogAt,
-        choices=list(LogAt),
+        type=_one_of(LogAt),
+        metavar="WHEN",
         default=_DEFAULTS.log_at,
-        help="requests count from their start, or from their completion if they succeed (default %(default)s)",
+        help="requests count from their start, or from their completion if they succeed: "
+        f"{', '.join(LogAt)} (default %(default)s)",
     )
     limits.add_argument(
         "--rate-headers",
-        type=RateHeaders,
-        choices=list(RateHeaders),
+        type=_one_of(RateHeaders),
         default=_DEFAULTS.rate_headers,
         metavar="PROVIDER",
         help=f"say what is left as it does: {', '.join(RateHeaders)} (default %(default)s)",
     )
     limits.add_argument(
         "--retry-after",
-        type=RetryAfter,
-        choices=list(RetryAfter),
+        type=_one_of(RetryAfter),
         nargs="?",
         const=RetryAfter.SECONDS,
         default=_DEFAULTS.retry_after,
@@ -174,6 +179,18 @@ def settings_of(options: argparse.Namespace) -> Settings:
     )
     check(accounts_of(settings))
     return settings
+
+
+def _one_of(kind: type[Word]) -> Callable[[str], Word]:
+    """Reads one of a closed set of words, and says which there are where it is none."""
+
+    def read(text: str) -> Word:
+        try:
+            return kind(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{text!r}: say one of {', '.join(kind)}") from error
+
+    return read
 
 
 def _rates(text: str) -> dict[str, float]:

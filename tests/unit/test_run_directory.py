@@ -274,6 +274,13 @@ def test_read_status_of_no_run(path: Path) -> None:
         read_status(path)
 
 
+def test_read_status_of_a_job_file(path: Path) -> None:
+    """Whoever names the job file learns what was meant."""
+    path.write_bytes(b"")
+    with pytest.raises(InvalidInput, match=r"is a file. Name the run directory: that of jobs.jsonl is jobs.run."):
+        read_status(path)
+
+
 @pytest.mark.parametrize("data", [b"", b"{}", b"\xff"])
 def test_read_status_that_is_none(path: Path, data: bytes) -> None:
     """Rubbish is said to be that."""

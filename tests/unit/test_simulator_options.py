@@ -112,6 +112,8 @@ def test_accounts_from_a_file(tmp_path: Path) -> None:
         (("--foreign", "x"), "say RPM"),
         (("--foreign", "0"), "at least one request a minute"),
         (("--jitter", "3-1"), "LOW-HIGH"),
+        (("--window", "hourly"), "'hourly': say one of sliding, calendar, "),
+        (("--rate-headers", "somebody"), "say one of none, openai, "),
         (("--accounts", "nowhere.toml"), "nowhere.toml cannot be read: No such file"),
         (("--accounts", "good.toml", "--key", "sk-empiriolabs-test-four"), "leave out the options"),
         (("--accounts", "empty.toml"), "there is no account in it"),
