@@ -92,6 +92,8 @@ def prove(books: Books, ids: list[str]) -> None:
     for custom_id in ids:
         prove_ledger_is_covered(books, custom_id)
     prove_summary(books, ids)
+    if len(books.statistics["accounts"]) == 1:
+        prove_sends([books])
 
 
 def prove_each_job_ended_once(books: Books, ids: list[str]) -> None:
@@ -158,6 +160,11 @@ def prove_summary(books: Books, ids: list[str]) -> None:
     assert (summary["status"], summary["stopped_by"], summary["request_counts"]) == ("completed", None, counts)
     prove_sums(summary, books.costs)
     assert summary["attempts"] == len(set(books.sent)) == len(books.sent)
+
+
+def prove_sends(everybody: list[Books]) -> None:
+    """No request reached the platform that the journals of all its customers know nothing of."""
+    assert everybody[0].statistics["requests"] <= sum(len(books.sent) for books in everybody)
 
 
 def prove_sums(summary: Json, costs: dict[str, dict[int, Json]]) -> None:

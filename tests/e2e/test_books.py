@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 
 from batchrunner.simulator.faults import KINDS
-from tests.e2e.books import Books, attempt_of, bill_of, prove, read_books
+from tests.e2e.books import Books, attempt_of, bill_of, prove, prove_sends, read_books
 from tests.e2e.harness import Simulated, Submit, simulated
 from tests.e2e.mixed_jobs import UNKNOWN_EVERY, Inputs, mixed_lines, write_inputs, write_jobs
 from tests.e2e.test_cli_secrets import assert_clean
@@ -45,7 +45,7 @@ REFUSED = {"rate_limited", "html429"}
 FAULTS = ",".join(f"{kind}={RARE.get(kind, 0.01)}" for kind in sorted(TRANSIENT))
 PLATFORM = ("--latency", "0.08", "--output-tokens", "20", "--jitter", "0.02", "--faults", FAULTS)
 OPTIONS = ("--timeout", "3", "--max-attempts", "10", "--drain-seconds", "1")
-PEAK_RSS_BYTES = 150 * 1_000_000
+PEAK_RSS_BYTES = 100 * 1_000_000
 
 
 class Size(NamedTuple):
@@ -59,7 +59,7 @@ class Size(NamedTuple):
 
 KILL, TERM, INT = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
 SMALL = Size(1_000, 6_000, (KILL, TERM, KILL), 60)
-#: 10,000 jobs are more than a minute's requests: here the limit binds
+#: so many a minute as two cores can serve with all this going on: runs and platform share them
 WHOLE = Size(10_000, 4_500, (KILL, KILL, TERM, KILL, INT, KILL, KILL), 600)
 
 
@@ -136,7 +136,6 @@ def prove_account(name: str, shift: Shift, books: Books, rpm: int) -> None:
     said = books.statistics["accounts"][name]
     assert said["peak_requests"]["sliding"] <= rpm
     assert most_in_a_minute(shift.run) <= rpm
-    assert said["rejected_by"] == {}
     concluded = {attempt_of(line) for line in (*books.results, *books.errors)}
     killed = shift.in_flight & books.lost
     assert shift.in_flight - killed <= concluded, "attempts that were in flight at a kill and left no trace"
@@ -164,7 +163,7 @@ def prove_faults_are_listed(books: list[Books], met: Mapping[str, int]) -> None:
     assert unreadable - lost - too_slow <= why["unreadable_reply"] + why["compressed"] <= unreadable
     refused = sum(met[kind] for kind in REFUSED)
     assert refused - lost <= sum(own.summary["rate_limited"] for own in books) <= refused
-    assert books[0].statistics["requests"] <= sum(len(own.sent) for own in books), "requests that no journal knows of"
+    prove_sends(books)
 
 
 def prove_no_key_is_seen(home: Path, *more: Path) -> None:
