@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 from tests.e2e.harness import Outcome, Simulated, Submit
+from tests.e2e.mixed_jobs import UNKNOWN_MODEL
 
 Json = dict[str, Any]
 #: tokens of input with cached, of cached, of output; and USD
@@ -27,12 +28,19 @@ class Books(NamedTuple):
     ledger: dict[str, list[Json]]
     #: (custom_id, attempt) of all requests that the journal says were sent
     sent: list[tuple[str, int]]
+    #: why (custom_id, attempt) came to nothing, in the journal's words; `lost` are those that a stop found in flight
+    failed: dict[tuple[str, int], str]
+    lost: set[tuple[str, int]]
     summary: Json
     statistics: Json
 
+    def lines(self) -> list[Json]:
+        """The valid cost lines."""
+        return [line for lines in self.costs.values() for line in lines.values()]
+
     def lines_in(self, state: str) -> list[Json]:
-        """The valid cost lines of one state."""
-        return [line for lines in self.costs.values() for line in lines.values() if line["state"] == state]
+        """Those of one state."""
+        return [line for line in self.lines() if line["state"] == state]
 
     def entries(self) -> list[Json]:
         """The whole ledger."""
@@ -40,30 +48,41 @@ class Books(NamedTuple):
 
     def figures(self) -> str:
         """What was measured, in a line."""
+        paid = [entry for entry in self.entries() if not entry["replay"]]
         return (
-            f"{len(self.results)} results, {len(self.errors)} errors; cost lines: {len(self.lines_in('billed'))} billed, "
-            f"{len(self.lines_in('maybe_billed'))} maybe; {len(self.entries())} ledger entries; {len(self.sent)} sent, "
-            f"{self.statistics['requests']} arrived; faults {self.statistics['faults']}"
+            f"{len(self.results)} results, {len(self.errors)} errors; {len(self.sent)} sent, {len(self.lost)} lost; cost lines: "
+            f"{len(self.lines_in('billed'))} billed, {len(self.lines_in('maybe_billed'))} maybe; {len(paid)} bills, "
+            f"{len(paid) - len(self.ledger)} of them repeats, and {len(self.entries()) - len(paid)} replays; "
+            f"{self.summary['rate_limited']} refused with 429"
         )
 
 
-def read_books(run: Submit, platform: Simulated, outcome: Outcome) -> Books:
-    """The books of a run whose last start ended so."""
+def read_books(run: Submit, platform: Simulated, outcome: Outcome, account: str = "default") -> Books:
+    """The books of a run whose last start ended so, and what the platform says of its account."""
     ledger: dict[str, list[Json]] = defaultdict(list)
     for entry in platform.ledger():
-        ledger[entry["tag"]].append(entry)
-    costs: dict[str, dict[int, Json]] = defaultdict(dict)
-    for line in run.lines("costs.jsonl"):
-        costs[line["custom_id"]][line["attempt"]] = line
+        if entry["account"] == account:
+            ledger[entry["tag"]].append({"replay": False} | entry)
+    ended = {(record["id"], record["attempt"]): record for record in run.records("ended")}
     return Books(
         results=run.lines("results.jsonl"),
         errors=run.lines("errors.jsonl"),
-        costs=costs,
+        costs=costs_of(run),
         ledger=ledger,
         sent=[(record["id"], record["attempt"]) for record in run.records("sent")],
+        failed={attempt: record.get("why") or "" for attempt, record in ended.items() if record["what"] != "done"},
+        lost={attempt for attempt, record in ended.items() if record["what"] == "lost"},
         summary=outcome.summary,
         statistics=platform.statistics(),
     )
+
+
+def costs_of(run: Submit) -> dict[str, dict[int, Json]]:
+    """custom_id -> attempt -> its valid cost line, which is the last one, as they stand."""
+    costs: dict[str, dict[int, Json]] = defaultdict(dict)
+    for line in run.lines("costs.jsonl"):
+        costs[line["custom_id"]][line["attempt"]] = line
+    return costs
 
 
 def prove(books: Books, ids: list[str]) -> None:
@@ -73,6 +92,8 @@ def prove(books: Books, ids: list[str]) -> None:
     for custom_id in ids:
         prove_ledger_is_covered(books, custom_id)
     prove_summary(books, ids)
+    if len(books.statistics["accounts"]) == 1:
+        prove_sends([books])
 
 
 def prove_each_job_ended_once(books: Books, ids: list[str]) -> None:
@@ -93,16 +114,39 @@ def prove_results_are_billed(books: Books) -> None:
 
 
 def prove_ledger_is_covered(books: Books, custom_id: str) -> None:
-    """Each `billed` line is a ledger entry to the last digit; each other entry has a `maybe_billed` line of no less."""
-    lines = books.costs.get(custom_id, {}).values()
-    unseen = [bill_of(entry) for entry in books.ledger.get(custom_id, [])]
+    """Each `billed` line is a ledger entry to the last digit; each other entry has a `maybe_billed` line of no less.
+
+    Both are of the same attempt, or of attempts that nobody can tell apart: those that went out under one Idempotency-Key,
+    since what had become of the earlier one was not known.
+    """
+    lines, entries = repeats_of(books, custom_id), defaultdict(list)
+    for entry in books.ledger.get(custom_id, []):
+        entries[int(entry["idempotency_key"].rpartition("-")[2])].append(entry)
+    assert entries.keys() <= lines.keys(), f"{custom_id!r}: bills for attempts that no cost line owns up to"
+    for known, own in lines.items():
+        _prove_lines_cover(custom_id, own, entries[known])
+
+
+def repeats_of(books: Books, custom_id: str) -> dict[int, list[Json]]:
+    """A job's cost lines by how many of its earlier attempts are known to have come to nothing, and so have no line."""
+    lines = books.costs.get(custom_id, {})
+    groups: dict[int, list[Json]] = defaultdict(list)
+    for place, attempt in enumerate(sorted(lines), start=1):
+        groups[attempt - place].append(lines[attempt])
+    return groups
+
+
+def _prove_lines_cover(custom_id: str, lines: list[Json], entries: list[Json]) -> None:
+    unseen = [bill_of(entry) for entry in entries]
     for line in lines:
-        assert line["source"] == "catalog", line
+        assert line["source"] == ("catalog" if is_priced(line) else "unknown"), line
         assert line["tokens"]["total"] is None or line["tokens"]["total"] == line["tokens"]["input"] + line["tokens"]["output"]
         if line["state"] == "billed":
             assert bill_of(line) in unseen, f"{custom_id!r}: {bill_of(line)} is billed, and the ledger holds {unseen}"
             unseen.remove(bill_of(line))
-    reserved = sorted((Decimal(line["cost"]["amount"]) for line in lines if line["state"] == "maybe_billed"), reverse=True)
+    reserved = sorted(
+        (Decimal(line["cost"]["amount"]) for line in lines if line["state"] == "maybe_billed" and is_priced(line)), reverse=True
+    )
     paid = sorted((bill[3] for bill in unseen), reverse=True)
     assert len(paid) <= len(reserved), f"{custom_id!r}: {len(paid)} unseen bills, {len(reserved)} lines that own up to one"
     too_low = [(at_most, cost) for at_most, cost in zip(reserved, paid, strict=False) if at_most < cost]
@@ -111,20 +155,37 @@ def prove_ledger_is_covered(books: Books, custom_id: str) -> None:
 
 def prove_summary(books: Books, ids: list[str]) -> None:
     """The `--json` document adds up to what the files say, to the last digit."""
-    summary, billed = books.summary, books.lines_in("billed")
+    summary = books.summary
     counts = {"total": len(ids), "completed": len(books.results), "failed": len(books.errors)}
     assert (summary["status"], summary["stopped_by"], summary["request_counts"]) == ("completed", None, counts)
+    prove_sums(summary, books.costs)
+    assert summary["attempts"] == len(set(books.sent)) == len(books.sent)
+
+
+def prove_sends(everybody: list[Books]) -> None:
+    """No request reached the platform that the journals of all its customers know nothing of."""
+    assert everybody[0].statistics["requests"] <= sum(len(books.sent) for books in everybody)
+
+
+def prove_sums(summary: Json, costs: dict[str, dict[int, Json]]) -> None:
+    """Tokens and money of a summary are those of the valid cost lines, to the last digit."""
+    lines = [line for own in costs.values() for line in own.values()]
+    billed = [line for line in lines if line["state"] == "billed"]
+    maybe = [line for line in lines if line["state"] == "maybe_billed"]
     for name in ("input", "cached", "output"):
         assert summary["usage"][f"{name}_tokens"] == sum(line["tokens"][name] for line in billed), name
     assert Decimal(summary["cost"]["amount"]) == sum(amounts_of(billed))
-    assert Decimal(summary["cost"]["maybe_billed"]) == sum(amounts_of(books.lines_in("maybe_billed")))
-    assert summary["cost"]["unpriced_attempts"] == 0
-    assert summary["attempts"] == len(set(books.sent)) == len(books.sent)
-    assert books.statistics["requests"] <= len(books.sent), "requests reached the platform that the journal knows nothing of"
+    assert Decimal(summary["cost"]["maybe_billed"]) == sum(amounts_of(maybe))
+    assert summary["cost"]["unpriced_attempts"] == len(billed) + len(maybe) - len(amounts_of(billed + maybe))
+
+
+def is_priced(line: Json) -> bool:
+    """All are but attempts at a model that does not exist, where nobody saw that it does not."""
+    return line["model"] != UNKNOWN_MODEL or line["cost"]["amount"] is not None
 
 
 def amounts_of(lines: list[Json]) -> list[Decimal]:
-    return [Decimal(line["cost"]["amount"]) for line in lines]
+    return [Decimal(line["cost"]["amount"]) for line in lines if is_priced(line)]
 
 
 def bill_of(line: Json) -> Bill:
@@ -139,11 +200,11 @@ def attempt_of(line: Json) -> tuple[str, int]:
 
 
 def usage_of(line: Json) -> tuple[int, int, int]:
-    """What the reply in a line of results.jsonl says that it took, in whichever dialect it is."""
+    """What the reply in a line of results.jsonl says that it took, in whichever shape it is."""
     usage = line["response"]["body"]["usage"]
-    if "prompt_tokens" in usage:
-        return usage["prompt_tokens"], usage["prompt_tokens_details"]["cached_tokens"], usage["completion_tokens"]
-    if "input_tokens_details" in usage:
-        return usage["input_tokens"], usage["input_tokens_details"]["cached_tokens"], usage["output_tokens"]
-    cached = usage["cache_read_input_tokens"]
-    return usage["input_tokens"] + cached, cached, usage["output_tokens"]
+    if "cache_read_input_tokens" in usage:
+        cached = usage["cache_read_input_tokens"]
+        return usage["input_tokens"] + cached, cached, usage["output_tokens"]
+    read, written = ("prompt", "completion") if "prompt_tokens" in usage else ("input", "output")
+    cached = usage.get(f"{read}_tokens_details", {}).get("cached_tokens", 0)
+    return usage[f"{read}_tokens"], cached, usage.get(f"{written}_tokens", 0)

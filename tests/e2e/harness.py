@@ -1,4 +1,4 @@
-"""What proofs on real processes share: the simulated platform, job files in every dialect, and `submit` to run, kill and resume.
+"""What proofs on real processes share: the simulated platform, and `submit` to run, stop and resume.
 
 All waits are bounded, and a wait that ends in vain says for what. Waiting is `Popen.wait` with a timeout, never a sleep:
 a process that ends early is noticed at once.
@@ -9,12 +9,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,10 +27,6 @@ POLL_SECONDS = 0.002
 
 #: where the code under test lies: children run the same as these tests
 _SOURCE = str(Path(batchrunner.__file__).parents[1])
-
-MODELS = ("simulated-small", "simulated-large", "simulated-reasoner", "simulated-per-request")
-#: a prompt beyond the first price tier of `simulated-large`
-LONG_PROMPT = "tier " * 170_000
 
 # Runs `submit` as its child and prints the child's peak memory: `ru_maxrss` would count a parent's pages as the child's,
 # and pytest has more of them than the child ever will.
@@ -66,6 +61,17 @@ class Simulated:
             found: dict[str, Any] = json.load(reply)
         return found
 
+    def balance_usd(self, key: str) -> float:
+        """What the account of this key has left."""
+        asked = urllib.request.Request(f"{self.url}/v1/account/usage?limit=1", headers={"authorization": f"Bearer {key}"})
+        with urllib.request.urlopen(asked, timeout=PATIENCE_SECONDS) as reply:
+            amount: float = json.load(reply)["balance"]["amount"]
+        return amount
+
+    def until_topped_up(self, key: str, patience_seconds: float) -> None:
+        """Until that account has credits."""
+        wait_until(self._process, lambda: self.balance_usd(key) > 0, "credits", 0.1, patience_seconds)
+
     def ledger(self) -> list[dict[str, Any]]:
         """What was billed, once nothing is being worked on any more."""
         wait_until(self._process, lambda: self.statistics()["in_flight"] == 0, "the platform to have nothing in flight")
@@ -88,34 +94,62 @@ def simulated(directory: Path, *options: str) -> Iterator[Simulated]:
 
 
 class Submit:
-    """`submit` of one job file into one run directory, started as often as a proof likes."""
+    """`submit` of the same jobs into one run directory, started as often as a proof likes.
 
-    def __init__(self, directory: Path, jobs: Path, url: str, *options: str) -> None:
-        self.run_dir = directory / "books.run"
+    `jobs` may be several inputs, one of them `-`: each start is then given the file `stdin` anew. `url` None: batchrun.toml in
+    `directory` knows it. Two in one directory need names.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        jobs: Path | Sequence[str],
+        url: str | None,
+        *options: str,
+        name: str = "books",
+        stdin: Path | None = None,
+        environment: Mapping[str, str] = {"BATCHRUN_API_KEY": TEST_KEY},
+    ) -> None:
+        self.name = name
+        self.run_dir = directory / f"{name}.run"
         self._directory = directory
-        self._command = [sys.executable, "-m", "batchrunner", "submit", str(jobs), "--base-url", url]
+        inputs = [str(jobs)] if isinstance(jobs, Path) else list(jobs)
+        server = [] if url is None else ["--base-url", url]
+        self._command = [sys.executable, "-m", "batchrunner", "submit", *inputs, *server]
         self._command += ["-o", str(self.run_dir), "--json", "--progress", "none", *options]
+        self._stdin = os.devnull if stdin is None else stdin
+        self._more = environment
         self._starts = 0
 
     def start(self, *, measured: bool = False) -> subprocess.Popen[bytes]:
         """A process with streams of its own. `measured`: as the child of one that prints its peak memory."""
         self._starts += 1
-        environment = _environment() | {"BATCHRUN_API_KEY": TEST_KEY, "XDG_CONFIG_HOME": str(self._directory)}
+        environment = _environment() | {"XDG_CONFIG_HOME": str(self._directory), **self._more}
         command = [sys.executable, "-c", _MEASURED, *self._command] if measured else self._command
-        with open(self._stream("stdout"), "wb") as stdout, open(self._stream("stderr"), "wb") as stderr:
+        with (
+            open(self._stdin, "rb") as stdin,
+            open(self._stream("stdout"), "wb") as stdout,
+            open(self._stream("stderr"), "wb") as stderr,
+        ):
             return subprocess.Popen(
-                command, stdout=stdout, stderr=stderr, env=environment, cwd=self._directory, start_new_session=True
+                command,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                env=environment,
+                cwd=self._directory,
+                start_new_session=True,
             )
 
-    def finish(self, process: subprocess.Popen[bytes]) -> Outcome:
-        """Wait for its own end."""
+    def finish(self, process: subprocess.Popen[bytes], codes: Container[int] = (0, 1)) -> Outcome:
+        """Wait for its own end, which must be with one of these exit codes."""
         try:
             code = process.wait(PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:
             self._kill(process)
             raise AssertionError(f"submit had not ended after {PATIENCE_SECONDS:g} s; {self.said()}") from None
         stdout = self._stream("stdout").read_text()
-        assert code in (0, 1), f"submit ended with {code}; {self.said()}"
+        assert code in codes, f"submit ended with {code}; {self.said()}"
         return Outcome(code, json.loads(stdout, parse_float=Decimal), self._stream("stderr").read_text())
 
     def run(self) -> Outcome:
@@ -151,7 +185,7 @@ class Submit:
         process.wait(PATIENCE_SECONDS)
 
     def _stream(self, name: str) -> Path:
-        return self._directory / f"{name}.{self._starts}"
+        return self._directory / f"{self.name}.{name}.{self._starts}"
 
 
 def _environment() -> dict[str, str]:
@@ -160,12 +194,18 @@ def _environment() -> dict[str, str]:
     return kept | {"PYTHONPATH": _SOURCE}
 
 
-def wait_until(process: subprocess.Popen[bytes], happened: Callable[[], bool], what: str) -> None:
+def wait_until(
+    process: subprocess.Popen[bytes],
+    happened: Callable[[], bool],
+    what: str,
+    poll_seconds: float = POLL_SECONDS,
+    patience_seconds: float = PATIENCE_SECONDS,
+) -> None:
     """Wait while the process lives; it must not end before `happened`."""
-    for _ in range(int(PATIENCE_SECONDS / POLL_SECONDS)):
+    for _ in range(int(patience_seconds / poll_seconds)):
         if happened():
             return
-        if not lives_for(process, POLL_SECONDS):
+        if not lives_for(process, poll_seconds):
             raise AssertionError(f"waited for {what}; the process ended with {process.returncode} before")
     raise AssertionError(f"waited for {what} in vain")
 
@@ -186,64 +226,3 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     return [json.loads(line, parse_float=Decimal) for line in data[: data.rfind(b"\n") + 1].splitlines()]
-
-
-def write_jobs(path: Path, count: int, seed: int, *, unknown_models: bool = False, long_prompts: bool = False) -> list[str]:
-    """A job file over three dialects, four models, capped and not; the custom_ids, each named in its body for the ledger.
-
-    `unknown_models`: every 97th job asks for a model that does not exist. `long_prompts`: every 2,000th is in the second
-    price tier.
-    """
-    rng = random.Random(seed)
-    ids: list[str] = []
-    with open(path, "w", encoding="utf-8") as file:
-        for number in range(count):
-            custom_id = f'job {number}: "żółw"\\🐢' if number % 11 == 0 else f"job-{number:06}"
-            ids.append(custom_id)
-            model = rng.choice(MODELS)
-            prompt = rng.choice(("Say why. ", "Dlaczego żółw? ", "为什么? ", "🐢 ")) * rng.randint(1, 60)
-            if unknown_models and number % 97 == 96:
-                model = "simulated-none"
-            if long_prompts and number % 2000 == 1500:
-                model, prompt = "simulated-large", LONG_PROMPT
-            line = _SHAPES[number % len(_SHAPES)](custom_id, model, prompt, rng)
-            file.write(json.dumps(line, ensure_ascii=rng.random() < 0.5) + "\n")
-    return ids
-
-
-def _line(custom_id: str, url: str, body: dict[str, Any]) -> dict[str, Any]:
-    return {"custom_id": custom_id, "method": "POST", "url": url, "body": body}
-
-
-def _chat(custom_id: str, model: str, prompt: str, rng: random.Random) -> dict[str, Any]:
-    turns = [{"role": "system", "content": "Be brief."}] * rng.randint(0, 1) + [{"role": "user", "content": prompt}]
-    body: dict[str, Any] = {"model": model, "messages": turns, "metadata": {"custom_id": custom_id}}
-    cap = rng.choice((None, "max_tokens", "max_completion_tokens"))
-    if cap is not None:
-        body |= {cap: rng.choice((1, 40, 900)), "n": rng.choice((1, 1, 3))}
-    return _line(custom_id, "/v1/chat/completions", body)
-
-
-def _response(custom_id: str, model: str, prompt: str, rng: random.Random) -> dict[str, Any]:
-    body: dict[str, Any] = {"model": model, "input": prompt, "user": custom_id}
-    if rng.random() < 0.7:
-        body["max_output_tokens"] = rng.choice((1, 40, 900))
-    return _line(custom_id, "/v1/responses", body)
-
-
-def _message(custom_id: str, model: str, prompt: str, rng: random.Random) -> dict[str, Any]:
-    turns = [{"role": "user", "content": [{"type": "text", "text": prompt}]}]
-    return _line(custom_id, "/v1/messages", _params(custom_id, model, turns, rng))
-
-
-def _anthropic(custom_id: str, model: str, prompt: str, rng: random.Random) -> dict[str, Any]:
-    params = _params(custom_id, model, [{"role": "user", "content": prompt}], rng)
-    return {"custom_id": custom_id, "params": params | {"system": "Be brief."}}
-
-
-def _params(custom_id: str, model: str, turns: list[dict[str, Any]], rng: random.Random) -> dict[str, Any]:
-    cap = rng.choice((1, 40, 900))
-    return {"model": model, "max_tokens": cap, "messages": turns, "metadata": {"user_id": custom_id}}
-
-
-_SHAPES = (_chat, _response, _message, _anthropic)

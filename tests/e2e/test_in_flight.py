@@ -16,7 +16,8 @@ from batchrunner.simulator.main import HOST
 from batchrunner.simulator.platform import Platform
 from batchrunner.simulator.server import BACKLOG, serve_tcp
 from batchrunner.simulator.settings import Settings
-from tests.e2e.harness import Submit, write_jobs
+from tests.e2e.harness import Submit
+from tests.e2e.mixed_jobs import write_jobs
 
 IN_FLIGHT = 2_000
 PEAK_RSS_BYTES = 150 * 1_000_000

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.books import Books, attempt_of, prove, read_books
-from tests.e2e.harness import Submit, lives_for, simulated, wait_until, write_jobs
+from tests.e2e.harness import Submit, lives_for, simulated, wait_until
+from tests.e2e.mixed_jobs import write_jobs
 
 #: less than what the journal grows by for a job that goes well: two records
 JOURNAL_BYTES_A_JOB = 400
