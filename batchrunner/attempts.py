@@ -142,7 +142,7 @@ class Attempts:
         """What a repeat of a request is known by. It changes with each outcome that was seen: only an unknown one is repeated."""
         if not self._parts.options.idempotency_keys:
             return None
-        return f"{self._parts.run_id}-{job.fingerprint:016x}-{history.known}"
+        return f"{self._parts.run_id}-{job.fingerprint:016x}-{history.in_vain}"
 
     # ------------------------------------------------------------------------------------------------- while it flies
 
@@ -215,7 +215,6 @@ class Attempts:
             case outcome.Refused(retry_after_ns, message):
                 event = self._event(flight, AttemptResult.RATE_LIMITED, None, reply, message=message)
                 self._parts.journal.refused(job, flight.attempt, why="rate_limited", event=event)
-                history.known += 1
                 self._move(job, Happening.REFUSE)
                 if not await admission.refused(flight.ticket, retry_after_ns):
                     self._never_fits(flight)
@@ -261,17 +260,24 @@ class Attempts:
     def _again(self, flight: _Flight, verdict: outcome.Again) -> None:
         charge = self._maybe(flight) if verdict.billing is Billing.MAYBE else None
         event = self._event(flight, verdict.result, charge, message=verdict.message)
-        self._parts.journal.again(flight.job, flight.attempt, why=verdict.code, charge=charge, spent=verdict.spends, event=event)
+        self._parts.journal.again(
+            flight.job,
+            flight.attempt,
+            why=verdict.code,
+            charge=charge,
+            spent=verdict.spends,
+            in_vain=verdict.in_vain,
+            event=event,
+        )
         history = self._parts.histories[flight.job.number]
         history.spent += verdict.spends
-        history.known += charge is None
+        history.in_vain += verdict.in_vain
         self._move(flight.job, Happening.AGAIN)
 
     def _send_back(self, flight: _Flight, reply: Reply | None, message: str) -> None:
         """The account was refused, not the job: it costs the job nothing."""
         event = self._event(flight, AttemptResult.ACCOUNT, None, reply, message=message)
         self._parts.journal.again(flight.job, flight.attempt, why="account_refused", spent=False, event=event)
-        self._parts.histories[flight.job.number].known += 1
         self._move(flight.job, Happening.AGAIN)
 
     def _never_fits(self, flight: _Flight) -> None:

@@ -40,6 +40,9 @@ RATE_CODES = frozenset({"rate_limit_exceeded"})
 MODEL_CODES = frozenset({"model_unavailable", "upstream_error"})
 #: Limits that no waiting of ours lifts, and what does not exist: these fail the job, also where they come as a 429.
 PERMANENT_CODES = frozenset({"gpu_limit_exceeded", "agent_limit_reached", "model_not_found"})
+#: An earlier request under the same Idempotency-Key is still being worked on: its answer is there for the asking later on.
+IN_USE_CODES = frozenset({"idempotency_key_in_use"})
+IN_USE_WAIT_NS = 10 * NS
 #: Statuses after which the work may have been done, and billed, all the same.
 PERHAPS_WORKED_STATUSES = frozenset({408, 504})
 RETRIED_STATUSES = frozenset({408, 409})
@@ -115,6 +118,9 @@ class Again(msgspec.Struct, frozen=True):
     spends: bool = True
     #: waits for the retry budget; what is sent back through no fault of its own does not
     repeats: bool = True
+    #: the server has said that nothing came of its work. 429, 401 and the like say nothing of the work, which an earlier
+    #: request may have begun
+    in_vain: bool = False
     #: need not count if it proves to have been part of an outage. A timeout may have been billed, and be the job's own doing:
     #: it would be paid for without end.
     refundable: bool = True
@@ -209,13 +215,28 @@ def _judge_error(reply: Reply, attempts: Tries, rng: random.Random, wall_ns: int
         return Failed(code, message, AttemptResult.INVALID, billing, permanent=True)
     if status == 429 or error.code in RATE_CODES:
         return Refused(retry_after_ns(reply, wall_ns), message)
+    if error.code in IN_USE_CODES:
+        after_ns = int(rng.uniform(0.5, 1.5) * IN_USE_WAIT_NS)
+        return Again(
+            after_ns,
+            code,
+            message,
+            AttemptResult.SERVER_ERROR,
+            billing,
+            Blame.NOBODY,
+            spends=False,
+            repeats=False,
+            refundable=False,
+        )
     if status in RETRIED_STATUSES or status >= 500 or error.code in MODEL_CODES:
         blames = Blame.MODEL if error.code in MODEL_CODES else Blame.SERVER
         if status == 409:
             blames = Blame.NOBODY
         result = AttemptResult.TIMEOUT if status == 408 else AttemptResult.SERVER_ERROR
         after_ns = max(backoff_ns(attempts.spent, rng), min(retry_after_ns(reply, wall_ns) or 0, LONGEST_HINT_NS))
-        return Again(after_ns, code, message, result, billing, blames, refundable=billing is Billing.NOT)
+        nothing_done = billing is Billing.NOT
+        in_vain = nothing_done and status != 409
+        return Again(after_ns, code, message, result, billing, blames, refundable=nothing_done, in_vain=in_vain)
     return Failed(code, message, AttemptResult.INVALID, billing, permanent=True)
 
 

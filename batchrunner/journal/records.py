@@ -101,6 +101,8 @@ class Ended(_Record, tag="ended", frozen=True):
     why: str | None = None
     #: how a success ended, in the words of `dialect.Finish`
     finish: str | None = None
+    #: the server has said that nothing came of its work: a repeat is a new request
+    in_vain: bool = False
 
 
 class Reopened(_Record, tag="reopened", frozen=True):

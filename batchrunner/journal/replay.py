@@ -40,8 +40,8 @@ class History(msgspec.Struct):
     spent: int = 0
     #: how many do not, because outages took them
     excused: int = 0
-    #: of all sends, how many are known to have come to nothing: a repeat of one that is not known goes under the same name
-    known: int = 0
+    #: sends of whose work the server has said that nothing came: what follows is a new request, under another name
+    in_vain: int = 0
     #: sends before it was last reopened, or -1: final lines of these do not count any more
     reopened: int = -1
     #: what attempts were charged that were counted as lost, by their ordinals: a line of theirs may turn up yet
@@ -165,7 +165,7 @@ class Replay:
             self.totals.attempts += ended.attempt - history.sends
             history.sends = ended.attempt
         history.spent += ended.spent
-        history.known += ended.charge is None
+        history.in_vain += ended.in_vain
         self.totals.take_back(history.lost.pop(ended.attempt, None))
         self.totals.add(ended.charge)
         if ended.what is What.LOST and ended.charge is not None:
@@ -209,7 +209,7 @@ class Replay:
             self.line_crcs[key] = 0
         elif key not in self.histories:
             self.removed -= 1
-        self.histories[key] = History(sends=reopened.attempt, known=reopened.attempt, reopened=reopened.attempt)
+        self.histories[key] = History(sends=reopened.attempt, in_vain=reopened.attempt, reopened=reopened.attempt)
 
     def _refunded(self, refunded: Refunded) -> None:
         history = self.histories.get(self._key(refunded.id, refunded.fp))

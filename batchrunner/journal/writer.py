@@ -149,10 +149,18 @@ class Journal:
         self._end(job, attempt, What.FAILED, charge=charge, final=(ERRORS, raw), spent=spent, why=code, event=event)
 
     def again(
-        self, job: Job, attempt: int, *, why: str, charge: Charge | None = None, spent: bool = True, event: Event | None = None
+        self,
+        job: Job,
+        attempt: int,
+        *,
+        why: str,
+        charge: Charge | None = None,
+        spent: bool = True,
+        in_vain: bool = False,
+        event: Event | None = None,
     ) -> None:
-        """The attempt failed and the job is worth another."""
-        self._end(job, attempt, What.AGAIN, charge=charge, spent=spent, why=why, event=event)
+        """The attempt failed and the job is worth another. `in_vain`: the server has said that nothing came of its work."""
+        self._end(job, attempt, What.AGAIN, charge=charge, spent=spent, in_vain=in_vain, why=why, event=event)
 
     def refused(self, job: Job, attempt: int, *, why: str, event: Event | None = None) -> None:
         """The attempt was answered 429: it costs no money and none of the job's attempts."""
@@ -262,6 +270,7 @@ class Journal:
         charge: Charge | None = None,
         final: tuple[str, bytes] | None = None,
         spent: bool = False,
+        in_vain: bool = False,
         why: str | None = None,
         finish: str | None = None,
         event: Event | None = None,
@@ -285,6 +294,7 @@ class Journal:
             what=what,
             wall_ns=wall_ns,
             spent=spent,
+            in_vain=in_vain,
             charge=charge,
             line=line,
             why=None if why is None else clean(why),

@@ -284,7 +284,7 @@ async def test_row_idempotency_key_an_unknown_outcome_is_repeated_under_the_same
     assert None not in keys
 
 
-@pytest.mark.parametrize("kind", ["error500", "rate_limited", "overloaded"])
+@pytest.mark.parametrize("kind", ["error500", "upstream_error", "overloaded"])
 async def test_row_idempotency_key_a_known_outcome_changes_it(
     autojump_clock: MockClock, make_night: MakeNight, kind: str
 ) -> None:
@@ -293,6 +293,28 @@ async def test_row_idempotency_key_a_known_outcome_changes_it(
     await night.run()
     (entry,) = [entry for entry in night.platform.billed if entry.custom_id == "job-1"]
     assert str(entry.idempotency_key).endswith("-2")
+
+
+@pytest.mark.parametrize("kind", ["rate_limited", "html429", "error409"])
+async def test_a_refusal_says_nothing_of_the_work(autojump_clock: MockClock, make_night: MakeNight, kind: str) -> None:
+    """An earlier request may have been worked on: what is refused at the door, or for being the second, keeps its name."""
+    night = make_night(jobs(3), **fault(kind, times=2))
+    await night.run()
+    (entry,) = [entry for entry in night.platform.billed if entry.custom_id == "job-1"]
+    assert str(entry.idempotency_key).endswith("-0")
+
+
+async def test_a_repeat_waits_for_the_work_that_a_killed_process_began(autojump_clock: MockClock, make_night: MakeNight) -> None:
+    """A server that honours the key says that it is at it; the answer is had in the end, and paid for once."""
+    night = make_night(jobs(4), idempotency=True, latency_median_seconds=300.0, latency_sigma=0.0)
+    with trio.move_on_after(5):
+        await night.run()
+    night.server.hang_up()
+    status = await night.run(max_attempts=1)
+    assert_whole(night, status)
+    assert status.failed == 0
+    assert night.platform.counters.statistics().billed == 4
+    assert {str(entry.idempotency_key)[-2:] for entry in night.platform.billed} == {"-0"}
 
 
 async def test_row_idempotency_key_over_kills_and_retries(autojump_clock: MockClock, make_night: MakeNight) -> None:
