@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Callable
 from decimal import Decimal
 
@@ -10,6 +11,10 @@ import pytest
 
 from batchrunner.job import Usage
 from batchrunner.status import Status
+
+# Shells start what they put into the background with SIGINT ignored, and so would be every process that a test starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 #: marker -> the program without which its tests cannot say anything
 TOOLS = {"needs_promtool": "promtool", "needs_prometheus": "prometheus"}
