@@ -16,6 +16,7 @@ from batchrunner.cli.output import say
 from batchrunner.cli.simulate import simulate
 from batchrunner.cli.status import status
 from batchrunner.cli.submit import submit
+from batchrunner.cli.verify import verify_command
 from batchrunner.errors import BatchrunError, UsageError
 
 INTERRUPTED = 130
@@ -38,6 +39,7 @@ batchrun.add_command(submit)
 batchrun.add_command(status)
 batchrun.add_command(simulate)
 batchrun.add_command(config)
+batchrun.add_command(verify_command)
 
 
 def main() -> NoReturn:
