@@ -388,3 +388,19 @@ async def test_an_unreadable_answer_without_a_record_may_have_been_billed() -> N
     (line,) = valid_costs(disk).values()
     assert (line.state, line.model, line.cost.amount, recovered.totals.unpriced) == (Billing.MAYBE, "model-1", None, 1)
     settled(disk, ids_of(1))
+
+
+async def test_a_job_that_fails_unsent_keeps_the_bill_of_the_attempt_before() -> None:
+    """Its record names that attempt, which was lost and may have been billed: another start must not take the bill back."""
+    disk = MemoryDisk()
+    first = Run(disk, ids_of(1))
+    first.send(0)
+    job = job_of(first.index, first.ids, 0)
+    first.journal.lost(job, 1, charge=Charge.maybe("model-1", URL, 5, 7, CEILING), why="interrupted")
+    await first.journal.commit()
+    second = Run(disk, ids_of(1))
+    second.journal.failed(job, 1, code="price_unknown", message="no", spent=False)
+    await second.journal.commit()
+    recovered, _ = start(disk, ids_of(1))
+    assert recovered.totals.maybe_billed == CEILING
+    settled(disk, ids_of(1))
