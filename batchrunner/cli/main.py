@@ -12,6 +12,7 @@ import click
 
 from batchrunner import __version__
 from batchrunner.cli.config_show import config
+from batchrunner.cli.explain import explain
 from batchrunner.cli.output import say
 from batchrunner.cli.simulate import simulate
 from batchrunner.cli.status import status
@@ -40,6 +41,7 @@ batchrun.add_command(status)
 batchrun.add_command(simulate)
 batchrun.add_command(config)
 batchrun.add_command(verify_command)
+batchrun.add_command(explain)
 
 
 def main() -> NoReturn:

@@ -192,7 +192,7 @@ class Ledger:
             if earlier[0].what is not What.LOST and _costs(ended.charge):
                 what = f"attempt {ended.attempt} was charged before, in the record at byte {earlier[1].offset:,}"
                 self._impossible(place, ended.id, what, code="charged_twice")
-            elif earlier[0].what is What.LOST:
+            elif earlier[0].what is What.LOST and ended.spent:  # a job that fails unsent names the attempt before
                 self._add(earlier[0].charge, -1)
                 del self.others[key_of(number, ended.attempt)]
         self._add(ended.charge, 1)
