@@ -1,6 +1,6 @@
 """The run's books held against the platform's ledger: no job lost or doubled, no bill missing or made up.
 
-Everything is read as plain JSON, by none of the program's own readers.
+Everything is read as plain JSON, by none of the program's own readers; then the program's own check must agree.
 """
 
 from __future__ import annotations
@@ -9,6 +9,9 @@ from collections import Counter, defaultdict
 from decimal import Decimal
 from typing import Any, NamedTuple
 
+from batchrunner.inputs import Inputs
+from batchrunner.sources import opened
+from batchrunner.verification import verify
 from tests.e2e.harness import Outcome, Simulated, Submit
 
 Json = dict[str, Any]
@@ -19,6 +22,7 @@ Bill = tuple[int, int, int, Decimal]
 class Books(NamedTuple):
     """A run that has ended, and what the platform says of it."""
 
+    run: Submit
     results: list[Json]
     errors: list[Json]
     #: custom_id -> attempt -> its valid line, which is the last one
@@ -56,6 +60,7 @@ def read_books(run: Submit, platform: Simulated, outcome: Outcome) -> Books:
     for line in run.lines("costs.jsonl"):
         costs[line["custom_id"]][line["attempt"]] = line
     return Books(
+        run=run,
         results=run.lines("results.jsonl"),
         errors=run.lines("errors.jsonl"),
         costs=costs,
@@ -73,6 +78,7 @@ def prove(books: Books, ids: list[str]) -> None:
     for custom_id in ids:
         prove_ledger_is_covered(books, custom_id)
     prove_summary(books, ids)
+    prove_verified(books.run)
 
 
 def prove_each_job_ended_once(books: Books, ids: list[str]) -> None:
@@ -121,6 +127,15 @@ def prove_summary(books: Books, ids: list[str]) -> None:
     assert summary["cost"]["unpriced_attempts"] == 0
     assert summary["attempts"] == len(set(books.sent)) == len(books.sent)
     assert books.statistics["requests"] <= len(books.sent), "requests reached the platform that the journal knows nothing of"
+
+
+def prove_verified(run: Submit) -> None:
+    """`batchrun verify` finds nothing wrong with the directory, nor with the job file beside it."""
+    with opened([run.jobs]) as sources:
+        report = verify(run.run_dir, Inputs([plain for source in sources if (plain := source.as_it_is()) is not None]))
+    assert report.clean, "\n".join(map(str, report.findings[:5]))
+    assert report.finished
+    assert report.notes == []
 
 
 def amounts_of(lines: list[Json]) -> list[Decimal]:

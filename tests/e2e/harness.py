@@ -92,6 +92,7 @@ class Submit:
 
     def __init__(self, directory: Path, jobs: Path, url: str, *options: str) -> None:
         self.run_dir = directory / "books.run"
+        self.jobs = jobs
         self._directory = directory
         self._command = [sys.executable, "-m", "batchrunner", "submit", str(jobs), "--base-url", url]
         self._command += ["-o", str(self.run_dir), "--json", "--progress", "none", *options]
