@@ -1,7 +1,7 @@
 """What the journal says of each job, and whether it could have happened so.
 
 An index of its own, by id: each job's newest telling record (its end, where it has ended) is read again when it is asked
-for. Memory: about 60 bytes a job, and some 200 for each attempt that was or may have been billed and did not end its job.
+for. Memory: about 70 bytes a job, and some 250 for each attempt that was or may have been billed and did not end its job.
 """
 
 from __future__ import annotations

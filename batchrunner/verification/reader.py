@@ -62,19 +62,21 @@ class RunReader:
 
     def lines(self, name: str, *, end: int, offset: int = 0) -> Iterator[tuple[int, bytes]]:
         """Each line from `offset` to `end` with its place and its line end, in the memory of one. The last may lack its end."""
-        rest = b""
-        while offset + len(rest) < end:
-            at = offset + len(rest)
-            piece = self.read(name, at, min(_PIECE_BYTES, end - at))
-            if not piece:
-                break
-            *whole, last = (rest + piece).split(b"\n") if b"\n" in piece else (rest + piece,)
-            for text in whole:
-                yield offset, text + b"\n"
-                offset += len(text) + 1
-            rest = last
-        if rest:
-            yield offset, rest
+        at = offset
+        parts: list[bytes] = []
+        while at < end and (piece := self.read(name, at, min(_PIECE_BYTES, end - at))):
+            at += len(piece)
+            start = 0
+            while (stop := piece.find(b"\n", start) + 1) > 0:
+                line = b"".join((*parts, piece[start:stop]))
+                parts.clear()
+                yield offset, line
+                offset += len(line)
+                start = stop
+            if start < len(piece):
+                parts.append(piece[start:])
+        if parts:
+            yield offset, b"".join(parts)
 
     def prefix_crcs(self, name: str, ends: Iterable[int]) -> Iterator[int]:
         """CRC-32 of a file's bytes up to each of `ends`, which ascend, in one reading. A file that is shorter counts as it is."""
