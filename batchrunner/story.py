@@ -57,7 +57,7 @@ class Step(msgspec.Struct, frozen=True, omit_defaults=True):
     charge: Charge | None = None
 
 
-class FinalLine(msgspec.Struct, frozen=True):
+class FinalPlace(msgspec.Struct, frozen=True):
     """The line that ended a job."""
 
     file: str
@@ -76,7 +76,7 @@ class Story(msgspec.Struct):
     sends: int
     #: of these, how many count toward --max-attempts
     spent: int
-    final: FinalLine | None
+    final: FinalPlace | None
     billed_usd: Decimal
     maybe_billed_usd: Decimal
     unpriced_attempts: int
@@ -98,7 +98,7 @@ def tell(path: Path, custom_id: str) -> Story:
         if not teller.known:
             raise InvalidInput(_unknown(path, custom_id, teller.near))
         line = teller.line
-        final = None if line is None else FinalLine(line.file, _find(reader, line, custom_id), line.length)
+        final = None if line is None else FinalPlace(line.file, _find(reader, line, custom_id), line.length)
         return teller.story(final, damaged=chain.damaged)
 
 
@@ -136,7 +136,7 @@ class _Teller:
                 if self._folded and (self._folded in folded or folded in self._folded):
                     self.near[record.id] = None
 
-    def story(self, final: FinalLine | None, *, damaged: bool) -> Story:
+    def story(self, final: FinalPlace | None, *, damaged: bool) -> Story:
         billed = maybe = Decimal(0)
         unpriced = 0
         for charge in self._charges.values():

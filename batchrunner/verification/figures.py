@@ -14,7 +14,8 @@ from batchrunner.journal.files import JOURNAL
 from batchrunner.journal.records import Finished
 from batchrunner.status import Status
 from batchrunner.verification.ledger import Ledger
-from batchrunner.verification.report import DEFECT, Findings, Place, Sums
+from batchrunner.verification.report import DEFECT, Findings, Place
+from batchrunner.verification.sums import Sums
 
 STATUS: Final = "status.json"
 _REMEDY: Final = "The next start writes it anew; rely on the other files until then."

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
-from decimal import Decimal
 from typing import Final
 
-from batchrunner.costs import Charge
 from batchrunner.events import Billing
 from batchrunner.index import Index
 from batchrunner.journal.files import ERRORS, JOURNAL, RESULTS
 from batchrunner.journal.records import Ended, Finished, Record, Refunded, Reopened, Sent, Started, Synced, What, decode
 from batchrunner.lifecycle import FINAL, Happening, IllegalTransitionError, State, after
-from batchrunner.pricing import EXACT
 from batchrunner.verification.chain import Chain
 from batchrunner.verification.reader import RunReader
-from batchrunner.verification.report import DEFECT, Findings, Place, Sums
+from batchrunner.verification.report import DEFECT, Findings, Place
+from batchrunner.verification.sums import Sums, costs
 
 #: Marks of a job, see `Ledger.marks`.
 LINE: Final = 1  # its final line was found
@@ -91,7 +89,7 @@ class Ledger:
             assert isinstance(record, Ended)
             return record, Place(JOURNAL, offset)
         ended = self.ended(number)
-        if ended is None or ended.attempt != attempt or not _costs(ended.charge):
+        if ended is None or ended.attempt != attempt or not costs(ended.charge):
             return None
         return ended, Place(JOURNAL, self.index.offsets[number])
 
@@ -156,7 +154,7 @@ class Ledger:
             self.sums.attempts += ended.attempt - self.sends[number]
             self.sends[number] = ended.attempt
         self._judge(place, ended)
-        self._count(ended)
+        self.sums.count(ended)
         self._charge(number, place, length, ended)
         self._end(number, place, ended)
         if ended.line is not None:
@@ -179,39 +177,19 @@ class Ledger:
         if billing not in allowed:
             self._impossible(place, ended.id, f"an attempt that is {ended.what} cannot be {billing}", code="billing")
 
-    def _count(self, ended: Ended) -> None:
-        self.sums.rate_limited += ended.what is What.REFUSED
-        self.sums.finish_length += ended.finish == "length"
-        self.sums.finish_refusal += ended.finish == "refusal"
-        self.sums.finish_empty += ended.finish == "empty"
-
     def _charge(self, number: int, place: Place, length: int, ended: Ended) -> None:
         """Take a charge into the sums. One of an attempt that was counted as lost takes that one's place."""
         earlier = self.charged(number, ended.attempt)
         if earlier is not None:
-            if earlier[0].what is not What.LOST and _costs(ended.charge):
+            if earlier[0].what is not What.LOST and costs(ended.charge):
                 what = f"attempt {ended.attempt} was charged before, in the record at byte {earlier[1].offset:,}"
                 self._impossible(place, ended.id, what, code="charged_twice")
             elif earlier[0].what is What.LOST and ended.spent:  # a job that fails unsent names the attempt before
-                self._add(earlier[0].charge, -1)
+                self.sums.add(earlier[0].charge, -1)
                 del self.others[key_of(number, ended.attempt)]
-        self._add(ended.charge, 1)
-        if ended.line is None and _costs(ended.charge):
+        self.sums.add(ended.charge, 1)
+        if ended.line is None and costs(ended.charge):
             self.others[key_of(number, ended.attempt)] = _at(place.offset or 0, length)
-
-    def _add(self, charge: Charge | None, sign: int) -> None:
-        if charge is None or charge.billing is Billing.NOT:
-            return
-        sums = self.sums
-        amount = EXACT.multiply(charge.amount or Decimal(0), Decimal(sign))
-        sums.unpriced_attempts += sign * (charge.amount is None)
-        if charge.billing is Billing.MAYBE:
-            sums.maybe_billed_usd = EXACT.add(sums.maybe_billed_usd, amount)
-            return
-        sums.billed_usd = EXACT.add(sums.billed_usd, amount)
-        sums.input_tokens += sign * (charge.input or 0)
-        sums.cached_tokens += sign * (charge.cached or 0)
-        sums.output_tokens += sign * (charge.output or 0)
 
     def _end(self, number: int, place: Place, ended: Ended) -> None:
         flying = self.standing[number] == State.IN_FLIGHT
@@ -235,7 +213,7 @@ class Ledger:
         number = self._number(reopened.id, reopened.fp, place.offset or 0, length)
         ended = self.ended(number)
         if ended is not None:
-            if _costs(ended.charge):  # bills stay
+            if costs(ended.charge):  # bills stay
                 self.others[key_of(number, ended.attempt)] = _at(self.index.offsets[number], self.index.lengths[number])
             happening = Happening.REOPEN if ended.what is What.FAILED else Happening.LOSE
             self._move(number, happening, State.PENDING, place, reopened.id)
@@ -292,7 +270,3 @@ def parts_of(key: Key) -> tuple[int, int]:
 
 def _at(offset: int, length: int) -> int:
     return offset << _LENGTH_BITS | length
-
-
-def _costs(charge: Charge | None) -> bool:
-    return charge is not None and charge.billing is not Billing.NOT

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
 from typing import Final
 
 import msgspec
+
+from batchrunner.verification.sums import Sums
 
 #: findings that are listed; all of them are counted
 LISTED: Final = 1_000
@@ -71,25 +72,6 @@ class Note(msgspec.Struct):
     place: Place
     custom_id: str | None
     what: str
-
-
-class Sums(msgspec.Struct):
-    """What the journal adds up to, in the words of `status.json`."""
-
-    completed: int = 0
-    #: jobs; lines that are no job are counted apart
-    failed: int = 0
-    attempts: int = 0
-    rate_limited: int = 0
-    input_tokens: int = 0
-    cached_tokens: int = 0
-    output_tokens: int = 0
-    billed_usd: Decimal = Decimal(0)
-    maybe_billed_usd: Decimal = Decimal(0)
-    unpriced_attempts: int = 0
-    finish_length: int = 0
-    finish_refusal: int = 0
-    finish_empty: int = 0
 
 
 class Checked(msgspec.Struct):

@@ -6,7 +6,8 @@ from decimal import Decimal
 
 from batchrunner.verification import Place, Repair, Report, repair_text, report_text
 from batchrunner.verification.repair import Change
-from batchrunner.verification.report import LISTED, RESTORE, Checked, Findings, Sums
+from batchrunner.verification.report import LISTED, RESTORE, Checked, Findings
+from batchrunner.verification.sums import Sums
 from batchrunner.verification.words import SHOWN
 
 
