@@ -94,12 +94,14 @@ class Finals:
             self._hold_against(place, raw, line, identity, number)
 
     def _check_bad_line(self, place: Place, line: FinalLine) -> None:
-        """Lines of the input that are no job come in their order."""
+        """Lines of the input that are no job come in their order. Their words are sealed by nothing: only the input has them."""
         self._checked.bad_lines += 1
         tail = line.id.removeprefix(bad_line_id(self._run_id, 0)[:-1])
         number = int(tail) if tail.isascii() and tail.isdigit() else 0
         if place.file != ERRORS or number == 0 or not line.raw.startswith(b'"line":%d,' % number, line.rest):
             self._findings.add("foreign", place, "neither a job's line nor that of a bad line of this run's input", PUT_BY)
+        elif not dialect.is_json(line.raw):
+            self._findings.add("not_json", place, "not JSON", "The next start writes these lines anew.")
         elif number <= self._last_bad_line:
             what = f"line {number} of the input is listed again, or out of order"
             self._findings.add("bad_line_order", place, what, "The next start writes these lines anew.")
