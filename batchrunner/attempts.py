@@ -309,7 +309,8 @@ class Attempts:
         state = State(self._parts.index.state[job.number])
         if happening is Happening.READY and state is not State.BACKING_OFF:
             return
-        self._parts.index.state[job.number] = lifecycle.after(state, happening, job.custom_id)
+        history = self._parts.histories.get(job.number, "")
+        self._parts.index.state[job.number] = lifecycle.after(state, happening, job.custom_id, history)
 
     def _forget(self, job: Job) -> None:
         self._parts.histories.pop(job.number, None)

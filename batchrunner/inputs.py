@@ -158,6 +158,11 @@ class _Region(io.RawIOBase):
         return len(data)
 
 
+def regions(inputs: Inputs) -> Iterator[io.RawIOBase]:
+    """Each of the files as a stream, up to the size at which it was opened."""
+    return map(_Region, inputs.files)
+
+
 def index_inputs(inputs: Inputs, on_bad_line: Callable[[BadLine], None]) -> Index:
     """Read all of the input once: the index of its jobs; lines that are no job, and repeated ids, go to the callback.
 

@@ -100,18 +100,23 @@ TRANSITIONS: dict[State, dict[Happening, State | None]] = {
 
 
 class IllegalTransitionError(Exception):
-    """A job was told something that cannot happen to it: a defect of ours, never of a file or a server."""
+    """A job was told something that cannot happen to it: a defect of ours, never of a file or a server.
 
-    def __init__(self, custom_id: str, state: State, happening: Happening) -> None:
+    `so_far`: what it went through, in words; the journal has the whole story.
+    """
+
+    def __init__(self, custom_id: str, state: State, happening: Happening, so_far: str = "") -> None:
         self.custom_id = custom_id
         self.state = state
         self.happening = happening
-        super().__init__(f"job {custom_id!r} is {state.name.lower()} and cannot {happening.value}")
+        self.so_far = so_far
+        name = state.name.lower().replace("_", " ")
+        super().__init__(f"job {custom_id!r} is {name} and cannot {happening.value}{so_far and f' ({so_far})'}")
 
 
-def after(state: State, happening: Happening, custom_id: str) -> State:
-    """The state that follows. Raises IllegalTransitionError, which names the job."""
+def after(state: State, happening: Happening, custom_id: str, history: object = "") -> State:
+    """The state that follows. Raises IllegalTransitionError, which names the job and tells `history` in its own words."""
     following = TRANSITIONS[state][happening]
     if following is None:
-        raise IllegalTransitionError(custom_id, state, happening)
+        raise IllegalTransitionError(custom_id, state, happening, str(history))
     return following

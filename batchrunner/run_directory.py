@@ -125,23 +125,22 @@ class RunDirectory:
             if self.disk.size("journal.jsonl"):
                 raise InvalidInput(f"{self.path}: has a journal but no {MANIFEST}. Restore it, or use another --run-dir.")
             return None
-        try:
-            # By itself first: what else a manifest of another version holds is not ours to know.
-            version = msgspec.json.decode(data, type=_Version).version
-            if version == VERSION:
-                return msgspec.json.decode(data, type=Manifest)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as cause:
-            raise InvalidInput(
-                f"{self.path / MANIFEST}: cannot be read. Restore it from a copy, or use another --run-dir."
-            ) from cause
-        raise InvalidInput(
-            f"{self.path / MANIFEST}: is of version {version}, and this program reads version {VERSION}. "
-            "Use the batchrun that began the run, or another --run-dir."
-        )
+        return _decode_manifest(data, self.path)
 
     def _write(self, manifest: Manifest) -> None:
         self.disk.replace(MANIFEST, [msgspec.json.format(msgspec.json.encode(manifest), indent=2), b"\n"])
         self.manifest = manifest
+
+
+def read_manifest(path: Path) -> Manifest:
+    """What a run is, without its lock. Raises: InvalidInput."""
+    file = path / MANIFEST
+    try:
+        return _decode_manifest(file.read_bytes(), path)
+    except FileNotFoundError:
+        raise InvalidInput(f"{file}: no such file; {path} is no run directory.") from None
+    except OSError as cause:
+        raise InvalidInput(f"{file}: cannot be read: {cause.strerror or cause}.") from None
 
 
 def read_status(path: Path) -> status.Status:
@@ -157,6 +156,20 @@ def read_status(path: Path) -> status.Status:
         raise InvalidInput(f"{file}: cannot be read: {cause.strerror or cause}.") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as cause:
         raise InvalidInput(f"{file}: cannot be read; the next start of the run writes it anew.") from cause
+
+
+def _decode_manifest(data: bytes, path: Path) -> Manifest:
+    try:
+        # By itself first: what else a manifest of another version holds is not ours to know.
+        version = msgspec.json.decode(data, type=_Version).version
+        if version == VERSION:
+            return msgspec.json.decode(data, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as cause:
+        raise InvalidInput(f"{path / MANIFEST}: cannot be read. Restore it from a copy, or use another --run-dir.") from cause
+    raise InvalidInput(
+        f"{path / MANIFEST}: is of version {version}, and this program reads version {VERSION}. "
+        "Use the batchrun that began the run, or another --run-dir."
+    )
 
 
 def _refuse_strangers(path: Path) -> None:

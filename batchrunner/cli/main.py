@@ -12,11 +12,13 @@ import click
 
 from batchrunner import __version__
 from batchrunner.cli.config_show import config
+from batchrunner.cli.explain import explain
 from batchrunner.cli.help_text import InOrder
 from batchrunner.cli.output import say
 from batchrunner.cli.simulate import simulate
 from batchrunner.cli.status import status
 from batchrunner.cli.submit import submit
+from batchrunner.cli.verify import verify_command
 from batchrunner.errors import BatchrunError, UsageError
 
 INTERRUPTED = 130
@@ -45,6 +47,8 @@ batchrun.add_command(submit)
 batchrun.add_command(status)
 batchrun.add_command(simulate)
 batchrun.add_command(config)
+batchrun.add_command(verify_command)
+batchrun.add_command(explain)
 
 
 def main() -> NoReturn:

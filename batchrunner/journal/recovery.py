@@ -332,7 +332,7 @@ class _Recovery:
         if name == RESULTS:
             charge, finish = self.tariff.success(number, sent, line)
         else:
-            charge = self.tariff.failure(sent, line)
+            charge = self.tariff.failure(number, sent, line)
         known = self.cost_tail.get((line.custom_id, identity.attempt))
         self._end(
             Ended(

@@ -47,6 +47,10 @@ class History(msgspec.Struct):
     #: what attempts were charged that were counted as lost, by their ordinals: a line of theirs may turn up yet
     lost: dict[int, Charge] = {}
 
+    def __str__(self) -> str:
+        reopened = f", reopened after {self.reopened}" if self.reopened >= 0 else ""
+        return f"sent {self.sends} times, {self.spent} of them counted, {self.excused} excused, {self.in_vain} in vain{reopened}"
+
     def refund(self, attempts: int) -> None:
         """So many attempts do not count any more."""
         self.spent -= attempts
@@ -137,7 +141,8 @@ class Replay:
             self.boot = boot
 
     def _move(self, number: int, happening: Happening, custom_id: str) -> None:
-        self.index.state[number] = after(State(self.index.state[number]), happening, custom_id)
+        history = self.histories.get(number, "")
+        self.index.state[number] = after(State(self.index.state[number]), happening, custom_id, history)
 
     def _sent(self, sent: Sent) -> None:
         key = self._key(sent.id, sent.fp)
@@ -166,7 +171,8 @@ class Replay:
             history.sends = ended.attempt
         history.spent += ended.spent
         history.in_vain += ended.in_vain
-        self.totals.take_back(history.lost.pop(ended.attempt, None))
+        if ended.spent:  # a job that fails unsent names the attempt before, whose bill stays
+            self.totals.take_back(history.lost.pop(ended.attempt, None))
         self.totals.add(ended.charge)
         if ended.what is What.LOST and ended.charge is not None:
             history.lost[ended.attempt] = ended.charge

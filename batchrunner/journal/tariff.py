@@ -9,6 +9,7 @@ from typing import Protocol
 import msgspec
 
 from batchrunner.costs import Charge
+from batchrunner.events import Billing
 from batchrunner.job import Usage
 from batchrunner.journal.records import Sent
 from batchrunner.results import FinalLine
@@ -51,13 +52,20 @@ class Tariff(msgspec.Struct, frozen=True):
             return Charge.billed(model, endpoint, None, None, bound), None
         return Charge.billed(model, endpoint, facts.usage, self.price(model, facts), bound), str(facts.finish)
 
-    def failure(self, sent: Sent | None, line: FinalLine) -> Charge | None:
-        """The charge of a whole error line: an answer that was not seen or not readable may have been billed, others not."""
-        if sent is None:
-            return None
+    def failure(self, number: int, sent: Sent | None, line: FinalLine) -> Charge | None:
+        """The charge of a job's whole error line: an answer that was not seen or not readable may have been billed, others not.
+
+        Where no record tells of its sending, only an answer proves that there was one; what it may have cost is then unknown.
+        """
         status = line.status_code()
-        unseen = status is None or status in (408, 504) or 200 <= status < 300
-        return self.worst(sent) if unseen else None
+        if status is not None and status not in (408, 504) and not 200 <= status < 300:
+            return None
+        if sent is not None:
+            return self.worst(sent)
+        if status is None:
+            return None
+        endpoint, model = self.request(number)
+        return Charge(model, endpoint, Billing.MAYBE)
 
     def worst(self, sent: Sent) -> Charge:
         """The most that an attempt can have cost of which nothing is known but that it was sent."""

@@ -58,7 +58,7 @@ class _Facts(msgspec.Struct):
 
 def _facts(endpoint: str, body: bytes) -> _Facts:
     usage = msgspec.json.decode(body)["usage"]
-    return _Facts(Usage(usage["input"], usage["output"]), "stop")
+    return _Facts(Usage(usage["prompt_tokens"], usage["completion_tokens"]), "stop")
 
 
 TARIFF = Tariff(
@@ -130,7 +130,7 @@ class World:
 
 
 def body_of(custom_id: str, attempt: int) -> bytes:
-    return b'{"text":"%b at %d",\n"usage":{"input":%d,"output":3}}' % (custom_id.encode(), attempt, attempt)
+    return b'{"text":"%b at %d",\n"usage":{"prompt_tokens":%d,"completion_tokens":3}}' % (custom_id.encode(), attempt, attempt)
 
 
 async def run_script(

@@ -375,3 +375,32 @@ def test_a_line_that_turns_up_after_its_attempt_was_counted_lost_takes_its_place
     assert isinstance(left, MemoryDisk)
     assert valid_costs(left)[("job-0", 1)].state is Billing.BILLED
     settled(left, ids)
+
+
+async def test_an_unreadable_answer_without_a_record_may_have_been_billed() -> None:
+    """An error line with a 2xx that outlived the record of its sending is listed as perhaps billed, at an unknown price."""
+    disk = MemoryDisk()
+    Run(disk, ids_of(1)).journal._files.close()
+    reply = Reply(200, (), b"<p>")
+    disk.open(ERRORS).append(failure_line(RUN, "job-0", fingerprint_of("job-0"), 1, code="unreadable", message="no", reply=reply))
+    recovered, index = start(disk, ids_of(1))
+    assert states(index) == ["FAILED"]
+    (line,) = valid_costs(disk).values()
+    assert (line.state, line.model, line.cost.amount, recovered.totals.unpriced) == (Billing.MAYBE, "model-1", None, 1)
+    settled(disk, ids_of(1))
+
+
+async def test_a_job_that_fails_unsent_keeps_the_bill_of_the_attempt_before() -> None:
+    """Its record names that attempt, which was lost and may have been billed: another start must not take the bill back."""
+    disk = MemoryDisk()
+    first = Run(disk, ids_of(1))
+    first.send(0)
+    job = job_of(first.index, first.ids, 0)
+    first.journal.lost(job, 1, charge=Charge.maybe("model-1", URL, 5, 7, CEILING), why="interrupted")
+    await first.journal.commit()
+    second = Run(disk, ids_of(1))
+    second.journal.failed(job, 1, code="price_unknown", message="no", spent=False)
+    await second.journal.commit()
+    recovered, _ = start(disk, ids_of(1))
+    assert recovered.totals.maybe_billed == CEILING
+    settled(disk, ids_of(1))

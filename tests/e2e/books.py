@@ -1,6 +1,6 @@
 """The run's books held against the platform's ledger: no job lost or doubled, no bill missing or made up.
 
-Everything is read as plain JSON, by none of the program's own readers.
+Everything is read as plain JSON, by none of the program's own readers; then the program's own check must agree.
 """
 
 from __future__ import annotations
@@ -9,6 +9,9 @@ from collections import Counter, defaultdict
 from decimal import Decimal
 from typing import Any, NamedTuple
 
+from batchrunner.inputs import Inputs
+from batchrunner.sources import opened
+from batchrunner.verification import verify
 from tests.e2e.harness import Outcome, Simulated, Submit
 from tests.e2e.mixed_jobs import UNKNOWN_MODEL
 
@@ -20,6 +23,7 @@ Bill = tuple[int, int, int, Decimal]
 class Books(NamedTuple):
     """A run that has ended, and what the platform says of it."""
 
+    run: Submit
     results: list[Json]
     errors: list[Json]
     #: custom_id -> attempt -> its valid line, which is the last one
@@ -31,6 +35,8 @@ class Books(NamedTuple):
     #: why (custom_id, attempt) came to nothing, in the journal's words; `lost` are those that a stop found in flight
     failed: dict[tuple[str, int], str]
     lost: set[tuple[str, int]]
+    #: attempts of which the server has said that nothing came
+    in_vain: set[tuple[str, int]]
     summary: Json
     statistics: Json
 
@@ -65,6 +71,7 @@ def read_books(run: Submit, platform: Simulated, outcome: Outcome, account: str 
             ledger[entry["tag"]].append({"replay": False} | entry)
     ended = {(record["id"], record["attempt"]): record for record in run.records("ended")}
     return Books(
+        run=run,
         results=run.lines("results.jsonl"),
         errors=run.lines("errors.jsonl"),
         costs=costs_of(run),
@@ -72,6 +79,7 @@ def read_books(run: Submit, platform: Simulated, outcome: Outcome, account: str 
         sent=[(record["id"], record["attempt"]) for record in run.records("sent")],
         failed={attempt: record.get("why") or "" for attempt, record in ended.items() if record["what"] != "done"},
         lost={attempt for attempt, record in ended.items() if record["what"] == "lost"},
+        in_vain={attempt for attempt, record in ended.items() if record.get("in_vain")},
         summary=outcome.summary,
         statistics=platform.statistics(),
     )
@@ -94,6 +102,7 @@ def prove(books: Books, ids: list[str]) -> None:
     prove_summary(books, ids)
     if len(books.statistics["accounts"]) == 1:
         prove_sends([books])
+    prove_verified(books.run)
 
 
 def prove_each_job_ended_once(books: Books, ids: list[str]) -> None:
@@ -128,11 +137,11 @@ def prove_ledger_is_covered(books: Books, custom_id: str) -> None:
 
 
 def repeats_of(books: Books, custom_id: str) -> dict[int, list[Json]]:
-    """A job's cost lines by how many of its earlier attempts are known to have come to nothing, and so have no line."""
+    """A job's cost lines by how many of its earlier attempts are known to have come to nothing: those share a name."""
     lines = books.costs.get(custom_id, {})
     groups: dict[int, list[Json]] = defaultdict(list)
-    for place, attempt in enumerate(sorted(lines), start=1):
-        groups[attempt - place].append(lines[attempt])
+    for attempt in sorted(lines):
+        groups[sum((custom_id, earlier) in books.in_vain for earlier in range(1, attempt))].append(lines[attempt])
     return groups
 
 
@@ -182,6 +191,15 @@ def prove_sums(summary: Json, costs: dict[str, dict[int, Json]]) -> None:
 def is_priced(line: Json) -> bool:
     """All are but attempts at a model that does not exist, where nobody saw that it does not."""
     return line["model"] != UNKNOWN_MODEL or line["cost"]["amount"] is not None
+
+
+def prove_verified(run: Submit) -> None:
+    """`batchrun verify` finds nothing wrong with the directory, nor with the job files beside it."""
+    with opened(run.job_files()) as sources:
+        report = verify(run.run_dir, Inputs([plain for source in sources if (plain := source.as_it_is()) is not None]))
+    assert report.clean, "\n".join(map(str, report.findings[:5]))
+    assert report.finished
+    assert report.notes == []
 
 
 def amounts_of(lines: list[Json]) -> list[Decimal]:

@@ -115,6 +115,7 @@ class Submit:
         self._directory = directory
         inputs = [str(jobs)] if isinstance(jobs, Path) else list(jobs)
         server = [] if url is None else ["--base-url", url]
+        self._inputs = inputs
         self._command = [sys.executable, "-m", "batchrunner", "submit", *inputs, *server]
         self._command += ["-o", str(self.run_dir), "--json", "--progress", "none", *options]
         self._stdin = os.devnull if stdin is None else stdin
@@ -171,6 +172,11 @@ class Submit:
             return (self.run_dir / name).stat().st_size
         except FileNotFoundError:
             return 0
+
+    def job_files(self) -> list[Path]:
+        """The job files as anybody can read them: plain ones as they are, others by the copies that the run made of them."""
+        plain = [name for name in self._inputs if name != "-" and not name.endswith(".gz")]
+        return [*(self._directory / name for name in plain), *sorted(self.run_dir.glob("input*.jsonl"))]
 
     def lines(self, name: str) -> list[dict[str, Any]]:
         """The lines of one of the run's files, numbers as Decimal; each must be JSON."""

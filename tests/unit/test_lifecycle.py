@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from itertools import product
+from pathlib import Path
 
 import pytest
 
+import batchrunner
+from batchrunner.journal import History
 from batchrunner.lifecycle import FINAL, TRANSITIONS, Happening, IllegalTransitionError, State, after
 
 PENDING, IN_FLIGHT, BACKING_OFF, SUCCEEDED, FAILED = State
@@ -60,3 +65,48 @@ def test_a_job_that_has_ended_is_not_sent() -> None:
     for state in FINAL:
         assert {following for following in TRANSITIONS[state].values() if following is not None} == {State.PENDING}
         assert TRANSITIONS[state][Happening.SEND] is None
+
+
+def test_an_illegal_transition_tells_what_the_job_went_through() -> None:
+    """The error carries the job's history, in words."""
+    history = History(sends=4, spent=2, excused=1, in_vain=1, reopened=1)
+    words = r"is in flight and cannot ready \(sent 4 times, 2 of them counted, 1 excused, 1 in vain, reopened after 1\)"
+    with pytest.raises(IllegalTransitionError, match=words):
+        after(IN_FLIGHT, Happening.READY, "a", history)
+
+
+# Who moves a job ----------------------------------------------------------------------------------------------------
+
+SOURCE = Path(batchrunner.__file__).parent
+#: the index makes each job's byte; these two move it
+MOVERS = {"attempts.py", "journal/replay.py"}
+
+
+def test_nothing_else_assigns_a_state() -> None:
+    """In the whole package a job's state is set in two places, and there by `after` alone."""
+    movers = set()
+    for file in sorted(SOURCE.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Assign | ast.AugAssign) and any(map(_is_a_state, _targets(node))):
+                assert isinstance(node, ast.Assign), f"{file}, line {node.lineno}"
+                assert isinstance(node.value, ast.Call), f"{file}, line {node.lineno}: a state that `after` did not give"
+                assert ast.unparse(node.value.func) in ("after", "lifecycle.after"), f"{file}, line {node.lineno}"
+                movers.add(str(file.relative_to(SOURCE)))
+    assert movers == MOVERS
+
+
+def _targets(node: ast.Assign | ast.AugAssign) -> list[ast.expr]:
+    return node.targets if isinstance(node, ast.Assign) else [node.target]
+
+
+def _is_a_state(target: ast.expr) -> bool:
+    """`index.state[number]`, by whatever name the index goes; or the whole column of somebody else's index."""
+    if isinstance(target, ast.Subscript):
+        return ast.unparse(target.value).rpartition(".")[2] == "state"
+    return ast.unparse(target).endswith("index.state")
+
+
+def test_the_column_is_only_read_otherwise() -> None:
+    """What is called on it outside of the index changes nothing."""
+    calls = re.compile(r"index\.state\.(\w+)\(")
+    assert {name for file in SOURCE.rglob("*.py") for name in calls.findall(file.read_text())} == {"count", "find"}
