@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 from typing import Final
 
 #: The forms that providers give their keys. They help where somebody put a key into the wrong place, and there alone.
@@ -54,6 +55,62 @@ class Secret:
 
     def __reduce__(self) -> str | tuple[object, ...]:
         raise TypeError("a Secret is never written anywhere")
+
+
+_BLOT: Final = "***"
+
+
+class Blotter:
+    """Puts `***` for certain keys wherever they stand in what somebody else wrote: plain, or spelt out as JSON allows.
+
+    Whoever was sent a key can send it back in a cipher of their own: against that nothing helps but another server.
+    """
+
+    __slots__ = ("_data", "_spellings", "_spelt_out", "_texts")
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self._texts = tuple(sorted(filter(None, keys), key=len, reverse=True))  # one may begin with another
+        self._data = tuple(key.encode() for key in self._texts)
+        short = "".join(sorted({character for key in self._texts for character in key} & set(_SHORT_ESCAPES)))
+        # What need not be escaped seldom is: whether anything is, a scan for a backslash and a zero tells at once.
+        self._spelt_out = re.compile(rb"\\(?:u00[2-7]%b)" % b"".join(b"|" + re.escape(c.encode()) for c in short))
+        # An escaped backslash is passed over as a whole: what follows it is not escaped.
+        self._spellings = re.compile(b"|".join([*map(_spellings, self._texts), rb"\\\\"]))
+
+    def clean(self, data: bytes) -> bytes:
+        """The bytes without the keys; the same object where there is none in them."""
+        for key in self._data:
+            if key in data:
+                data = data.replace(key, _BLOT.encode())
+        if self._texts and self._spelt_out.search(data):
+            cleaned = self._spellings.sub(lambda found: found[0] if found[0] == rb"\\" else _BLOT.encode(), data)
+            return data if cleaned == data else cleaned
+        return data
+
+    def clean_text(self, text: str) -> str:
+        """The text without the keys."""
+        for key in self._texts:
+            text = text.replace(key, _BLOT)
+        return text
+
+
+#: visible characters that JSON may, or must, escape with a backslash and nothing more
+_SHORT_ESCAPES: Final = '"\\/'
+
+
+def _spellings(key: str) -> bytes:
+    """A pattern for all the ways in which a JSON string may spell a key."""
+    return b"".join(map(_spellings_of, key))
+
+
+def _spellings_of(character: str) -> bytes:
+    plain = character.encode()
+    ways = [re.escape(plain)]
+    if len(plain) == 1:
+        ways.append(rb"\\u00(?i:%02x)" % plain[0])
+    if character in _SHORT_ESCAPES:
+        ways.append(re.escape(b"\\" + plain))
+    return b"(?:%b)" % b"|".join(reversed(ways))
 
 
 def looks_like_a_key(text: str) -> bool:
