@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import batchrunner
 from batchrunner.simulator.settings import TEST_KEY
+from tests.e2e import canary
 
 #: how long anything may take before a proof calls it hung; the runs themselves take seconds
 PATIENCE_SECONDS = 100.0
@@ -76,6 +77,8 @@ class Simulated:
 def simulated(directory: Path, *options: str) -> Iterator[Simulated]:
     """A platform with these options of `batchrun simulate`, and a ledger in `directory`."""
     ledger_path = directory / "ledger.jsonl"
+    if not {"--key", "--config"} & set(options):
+        options = (*options, "--key", TEST_KEY, "--key", canary.KEY)
     command = [sys.executable, "-m", "batchrunner.simulator", "--exit-with-stdin", "--ledger", str(ledger_path), *options]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_environment()) as process:
         try:
@@ -100,7 +103,8 @@ class Submit:
     def start(self, *, measured: bool = False) -> subprocess.Popen[bytes]:
         """A process with streams of its own. `measured`: as the child of one that prints its peak memory."""
         self._starts += 1
-        environment = _environment() | {"BATCHRUN_API_KEY": TEST_KEY, "XDG_CONFIG_HOME": str(self._directory)}
+        environment = _environment() | {"BATCHRUN_API_KEY": canary.KEY, "XDG_CONFIG_HOME": str(self._directory)}
+        canary.watch(self._directory, environment)
         command = [sys.executable, "-c", _MEASURED, *self._command] if measured else self._command
         with open(self._stream("stdout"), "wb") as stdout, open(self._stream("stderr"), "wb") as stderr:
             return subprocess.Popen(
