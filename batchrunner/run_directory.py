@@ -153,7 +153,7 @@ def read_status(path: Path) -> status.Status:
         raise InvalidInput(f"{file}: no such file; {path} is no run directory, or its run has not begun.") from None
     except OSError as cause:
         raise InvalidInput(f"{file}: cannot be read: {cause.strerror or cause}.") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as cause:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as cause:
         raise InvalidInput(f"{file}: cannot be read; the next start of the run writes it anew.") from cause
 
 
