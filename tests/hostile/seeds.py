@@ -17,6 +17,11 @@ JOB_FILES = [
     b'{"custom_id":"\\u0061\xc3\xa9","params":{"model":"m","max_tokens":1,"messages":[]},"batchrun":{"priority":3,"timeout":2.5}}',
     b'{"custom_id":"a","url":"/v1/responses","body":{"input":"x","n":2},"batchrun":{"account":"b","max_attempts":2},"x":[{}]}\n',
 ]
+DEEP = b'{"a":' * 600 + b"[" * 600 + b"]" * 600 + b"}" * 600
+JOB_FILES += [
+    b'{"custom_id":"a","url":"/v1/responses","body":{"input":' + b"[" * 1500 + b"]" * 1500 + b"}}\n",
+    b'{"custom_id":"a","params":{"messages":' + b"[" * 1500 + b"]" * 1500 + b'},"x":1}',
+]
 JOB_WORDS = [
     *(b'"custom_id"', b'"url"', b'"method"', b'"POST"', b'"GET"', b'"body"', b'"params"', b'"batchrun"', b'"stream"', b'"model"'),
     *(b'"/v1/messages"', b'"/v1/../x"', b'"/v1/models"', b'"/v1/%2e%2e"', b'"background":true,', b'"timeout":', b'"max_tokens":'),
@@ -49,6 +54,8 @@ _BODIES = [
     b'{"detail":"Not Found"}',
     b'{"message":"no","error":{"code":402,"message":"Your credit balance is too low"}}',
     b"<html><body>502</body></html>",
+    b'{"error":{"message":' + DEEP + b"}}",
+    b'{"choices":' + DEEP + b',"usage":' + DEEP + b"}",
 ]
 _HEADS = [b"content-type: application/json\nx-request-id: req_1", b"retry-after: 7\nrequest-id: a", b"retry-after-ms: 20"]
 #: status/2, headers, an empty line, body
@@ -140,6 +147,7 @@ CATALOGS = [
         {"models": [{"id": "m", "pricing": [{"prompt": "1", "max_context": 9}, {"prompt": "2", "min_context": 9}]}]}
     ),
 ]
+CATALOGS += [b'{"data":[{"id":"m","pricing":' + DEEP + b"}]}"]
 CATALOG_WORDS = [
     *(b'"pricing":', b'"prompt":', b'"completion":', b'"id":', b'"data":', b'"models":', b'"request":', b'"min_context":'),
     *(b'"max_context":', b'"max_output_tokens":', b'"pricing_rows":', b'"input_cache_read":', b'"1e-400"', b'"NaN"', b'"sNaN"'),
