@@ -71,9 +71,8 @@ class Blotter:
     def __init__(self, keys: Iterable[str]) -> None:
         self._texts = tuple(sorted(filter(None, keys), key=len, reverse=True))  # one may begin with another
         self._data = tuple(key.encode() for key in self._texts)
-        short = "".join(sorted({character for key in self._texts for character in key} & set(_SHORT_ESCAPES)))
-        # What need not be escaped seldom is: whether anything is, a scan for a backslash and a zero tells at once.
-        self._spelt_out = re.compile(rb"\\(?:u00[2-7]%b)" % b"".join(b"|" + re.escape(c.encode()) for c in short))
+        # Nobody escapes the letters of a key without a reason. Whether anyone did, a quick scan tells; the search itself is slow.
+        self._spelt_out = re.compile(_any_escape("".join(self._texts)))
         # An escaped backslash is passed over as a whole: what follows it is not escaped.
         self._spellings = re.compile(b"|".join([*map(_spellings, self._texts), rb"\\\\"]))
 
@@ -98,19 +97,27 @@ class Blotter:
 _SHORT_ESCAPES: Final = '"\\/'
 
 
+def _any_escape(characters: str) -> bytes:
+    """A pattern for an escape of any of these characters. Written by hexadecimal digit: a long list of words would be slow."""
+    digits = [(high, "".join(sorted({f"{ord(c) & 15:x}" for c in characters if ord(c) >> 4 == high}))) for high in range(2, 8)]
+    codes = "|".join(f"{high}[{low}{low.upper()}]" for high, low in digits if low)
+    short = "".join(f"|{re.escape(c)}" for c in _SHORT_ESCAPES if c in characters)
+    return rf"\\(?:u00(?:{codes}){short})".encode()
+
+
 def _spellings(key: str) -> bytes:
     """A pattern for all the ways in which a JSON string may spell a key."""
     return b"".join(map(_spellings_of, key))
 
 
 def _spellings_of(character: str) -> bytes:
-    plain = character.encode()
-    ways = [re.escape(plain)]
-    if len(plain) == 1:
-        ways.append(rb"\\u00(?i:%02x)" % plain[0])
-    if character in _SHORT_ESCAPES:
-        ways.append(re.escape(b"\\" + plain))
-    return b"(?:%b)" % b"|".join(reversed(ways))
+    return b"(?:%b)" % b"|".join([*_escapes(character), re.escape(character.encode())])
+
+
+def _escapes(character: str) -> list[bytes]:
+    """Patterns for the ways in which a JSON string may spell a character other than by itself."""
+    short = [re.escape(b"\\" + character.encode())] if character in _SHORT_ESCAPES else []
+    return [*short, rb"\\u00(?i:%02x)" % ord(character)] if character.isascii() else short
 
 
 def looks_like_a_key(text: str) -> bool:
