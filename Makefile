@@ -4,6 +4,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+SECONDS ?= 60
+TARGETS ?= job_file reply hints wire catalog echo gunzip journal
 
 # A model that takes its time and a server that stumbles now and then, as real ones do.
 DEMO_PLATFORM ?= --latency 3 --latency-sigma 0.5 --faults model_unavailable=0.02,upstream_error=0.01,reset_body=0.005
@@ -13,7 +15,7 @@ STAMP := $(VENV)/.batchrun-installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench campaign lock clean
+.PHONY: help demo test check bench campaign fuzz lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 18
@@ -34,6 +36,10 @@ test: $(STAMP) ## run all tests but the campaign (ARGS="-k name" for some of the
 campaign: $(STAMP) ## run the long proofs
 	$(BIN)/pytest -m campaign --timeout 3600 $(ARGS)
 
+fuzz: $(STAMP) ## let coverage lead each fuzz target for a minute (SECONDS=600 for ten, TARGETS="wire reply" for some)
+	$(PIP) install --no-build-isolation --editable '.[fuzz]'
+	@set -e; for target in $(TARGETS); do printf '\n== %s\n' "$$target"; $(BIN)/python -m tests.hostile.fuzz "$$target" $(SECONDS); done
+
 check: $(STAMP) ## lint, formatting, types, layers
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -50,7 +56,7 @@ lock: | $(BIN)/python ## bring requirements.lock up to pyproject.toml (ARGS=--up
 	@! grep -nE '[a-z]+://|--(extra-)?index-url|--find-links' requirements.lock
 
 clean: ## remove caches, build products and demo runs; environments and other run directories stay
-	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache htmlcov .coverage demo.*.run
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache htmlcov .coverage .fuzz demo.*.run
 	find batchrunner tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

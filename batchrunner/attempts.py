@@ -168,7 +168,7 @@ class Attempts:
             head = self._parts.heads.head(job, flight.key, flight.idempotency_key)
             return self._parts.heads.without_keys(await flight.connection.exchange(head, job.body, timeouts))
         except TransportError as error:
-            return error.failure
+            return self._parts.heads.failure_without_keys(error.failure)
 
     def _interrupted(self, flight: _Flight, *, sent: bool) -> None:
         self._parts.spending.ended(flight.ticket.candidate)

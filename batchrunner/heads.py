@@ -8,10 +8,10 @@ import msgspec
 
 from batchrunner import __version__
 from batchrunner.account_table import Auth
-from batchrunner.exchange import Reply
+from batchrunner.exchange import Failure, Reply
 from batchrunner.job import Job
 from batchrunner.keyring import KeyRing, Use
-from batchrunner.secret import Secret
+from batchrunner.secret import Blotter, Secret
 from batchrunner.transport import Origin, request_head
 
 VERSION_HEADER = "anthropic-version"
@@ -35,8 +35,8 @@ class Heads:
         self.keys = KeyRing(max(1, len(keys)))
         self._origin = origin
         self._names_version = any(name == VERSION_HEADER for name, _ in headers)
-        #: of all keys, those retired included: what was in flight with one is answered after
-        self._never_shown = [key.reveal().encode() for key in keys]
+        # All keys, those retired included: what was in flight with one is answered after.
+        self._blotter = Blotter(key.reveal() for key in keys)
         #: by key: who we are, as the account wants it said, and what else it wants with every request
         self._own = [(_authentication(key, auth), *headers) for key in keys] or [tuple(headers)]
 
@@ -58,12 +58,19 @@ class Heads:
         return request_head("GET", self._origin.target(path), self._origin.authority, headers, None)
 
     def without_keys(self, reply: Reply) -> Reply:
-        """The reply, with our keys blotted out of its body: some servers spell out the key that they refuse, some echo."""
-        body = reply.body
-        for key in self._never_shown:
-            if key in body:
-                body = body.replace(key, b"***")
-        return reply if body is reply.body else msgspec.structs.replace(reply, body=body)
+        """The reply, with our keys blotted out: some servers spell out the key that they refuse, some echo what they were sent.
+
+        Nothing of a reply is looked at before, so that no key can come into a result, a message, a record or a label.
+        """
+        body = self._blotter.clean(reply.body)
+        headers = tuple((name, self._blotter.clean_text(value)) for name, value in reply.headers)
+        if body is reply.body and headers == reply.headers:
+            return reply
+        return msgspec.structs.replace(reply, body=body, headers=headers)
+
+    def failure_without_keys(self, failure: Failure) -> Failure:
+        """The failure, with our keys blotted out of its message, which may hold words of the server."""
+        return msgspec.structs.replace(failure, message=self._blotter.clean_text(failure.message))
 
 
 def _authentication(key: Secret, auth: Auth) -> tuple[str, str]:

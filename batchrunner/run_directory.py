@@ -154,7 +154,7 @@ def read_status(path: Path) -> status.Status:
         raise InvalidInput(f"{path}: is a file. Name the run directory: that of jobs.jsonl is jobs.run.") from None
     except OSError as cause:
         raise InvalidInput(f"{file}: cannot be read: {cause.strerror or cause}.") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as cause:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as cause:
         raise InvalidInput(f"{file}: cannot be read; the next start of the run writes it anew.") from cause
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 from typing import Final
 
 #: The forms that providers give their keys. They help where somebody put a key into the wrong place, and there alone.
@@ -54,6 +55,69 @@ class Secret:
 
     def __reduce__(self) -> str | tuple[object, ...]:
         raise TypeError("a Secret is never written anywhere")
+
+
+_BLOT: Final = "***"
+
+
+class Blotter:
+    """Puts `***` for certain keys wherever they stand in what somebody else wrote: plain, or spelt out as JSON allows.
+
+    Whoever was sent a key can send it back in a cipher of their own: against that nothing helps but another server.
+    """
+
+    __slots__ = ("_data", "_spellings", "_spelt_out", "_texts")
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self._texts = tuple(sorted(filter(None, keys), key=len, reverse=True))  # one may begin with another
+        self._data = tuple(key.encode() for key in self._texts)
+        # Nobody escapes the letters of a key without a reason. Whether anyone did, a quick scan tells; the search itself is slow.
+        self._spelt_out = re.compile(_any_escape("".join(self._texts)))
+        # An escaped backslash is passed over as a whole: what follows it is not escaped.
+        self._spellings = re.compile(b"|".join([*map(_spellings, self._texts), rb"\\\\"]))
+
+    def clean(self, data: bytes) -> bytes:
+        """The bytes without the keys; the same object where there is none in them."""
+        for key in self._data:
+            if key in data:
+                data = data.replace(key, _BLOT.encode())
+        if self._texts and self._spelt_out.search(data):
+            cleaned = self._spellings.sub(lambda found: found[0] if found[0] == rb"\\" else _BLOT.encode(), data)
+            return data if cleaned == data else cleaned
+        return data
+
+    def clean_text(self, text: str) -> str:
+        """The text without the keys."""
+        for key in self._texts:
+            text = text.replace(key, _BLOT)
+        return text
+
+
+#: visible characters that JSON may, or must, escape with a backslash and nothing more
+_SHORT_ESCAPES: Final = '"\\/'
+
+
+def _any_escape(characters: str) -> bytes:
+    """A pattern for an escape of any of these characters. Written by hexadecimal digit: a long list of words would be slow."""
+    digits = [(high, "".join(sorted({f"{ord(c) & 15:x}" for c in characters if ord(c) >> 4 == high}))) for high in range(2, 8)]
+    codes = "|".join(f"{high}[{low}{low.upper()}]" for high, low in digits if low)
+    short = "".join(f"|{re.escape(c)}" for c in _SHORT_ESCAPES if c in characters)
+    return rf"\\(?:u00(?:{codes}){short})".encode()
+
+
+def _spellings(key: str) -> bytes:
+    """A pattern for all the ways in which a JSON string may spell a key."""
+    return b"".join(map(_spellings_of, key))
+
+
+def _spellings_of(character: str) -> bytes:
+    return b"(?:%b)" % b"|".join([*_escapes(character), re.escape(character.encode())])
+
+
+def _escapes(character: str) -> list[bytes]:
+    """Patterns for the ways in which a JSON string may spell a character other than by itself."""
+    short = [re.escape(b"\\" + character.encode())] if character in _SHORT_ESCAPES else []
+    return [*short, rb"\\u00(?i:%02x)" % ord(character)] if character.isascii() else short
 
 
 def looks_like_a_key(text: str) -> bool:

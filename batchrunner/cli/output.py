@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from decimal import Decimal
 
@@ -97,11 +98,19 @@ def exit_code(status: Status, *, terminated: bool) -> int:
 
 
 def print_json(document: bytes) -> None:
-    """One JSON document on stdout, and nothing else there."""
-    print_text(document.decode().rstrip("\n") + "\n")
+    """One JSON document on stdout, and nothing else there. What has power over a terminal stands in it as JSON's escapes."""
+    text = document.decode().rstrip("\n")
+    if not text.isprintable():  # inside of strings alone: between tokens our encoders write nothing of the kind
+        text = "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+    _write_out(text + "\n")
 
 
 def print_text(text: str) -> None:
+    """Lines for people, on stdout, none of them with power over a terminal."""
+    _write_out("\n".join(map(escape_terminal, text.split("\n"))))
+
+
+def _write_out(text: str) -> None:
     """Write to stdout. A reader that has gone is no error of ours."""
     try:
         sys.stdout.write(text)

@@ -143,7 +143,7 @@ def _content(path: Path) -> dict[str, Any] | None:
         return None
     except OSError as cause:
         raise UsageError(f"{os.fspath(path)}: cannot be read: {cause.strerror or cause}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as cause:
+    except (ValueError, RecursionError) as cause:  # TOMLDecodeError is one, and so is what int() says to thousands of digits
         raise UsageError(f"{os.fspath(path)}: is not TOML: {cause}.") from None
 
 

@@ -6,6 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
@@ -14,6 +15,16 @@ import msgspec
 
 from batchrunner.errors import UsageError
 from batchrunner.simulator import main as simulator
+
+#: Variables that Python, the loader, the locale and the tests' measuring go by. A list of those that may hold keys could never
+#: be whole: an account may name any (`env:NAME`), and other programs have theirs.
+NEEDED = frozenset({"PATH", "HOME", "LANG", "LANGUAGE", "TERM", "COLUMNS", "TZ", "TMPDIR"})
+NEEDED_PREFIXES = ("PYTHON", "LC_", "LD_LIBRARY_PATH", "DYLD_", "COVERAGE_")
+
+
+def needed(environment: Mapping[str, str]) -> dict[str, str]:
+    """What of an environment goes to a process that must not know any key."""
+    return {name: value for name, value in environment.items() if name in NEEDED or name.startswith(NEEDED_PREFIXES)}
 
 
 @click.command(
@@ -45,7 +56,7 @@ class SimulatedPlatform:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
-            env={name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")},
+            env=needed(os.environ),
         )
         assert self._process.stdout is not None
         line = self._process.stdout.readline()

@@ -17,6 +17,7 @@ import msgspec
 
 from batchrunner.account import Account
 from batchrunner.cli.accounts import account_of, simulated_account
+from batchrunner.cli.core_dumps import forbid_core_dumps
 from batchrunner.cli.help_text import Sectioned
 from batchrunner.cli.output import exit_code, print_json, print_text, say, summary
 from batchrunner.cli.price_file import read_prices
@@ -201,6 +202,7 @@ def submit(context: click.Context, /, **given: Any) -> None:
     """  # noqa: D301 - click reads the backspace: the table stays a table
     # A terminal that hangs up ends its display and nothing else, from the first moment to the last.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    forbid_core_dumps()
     began_ns = (clock := SystemClock()).monotonic_ns()
     signals = Signals()
     status = _submit(context, clock, signals)

@@ -49,10 +49,11 @@ class _NotNowError(Exception):
 async def _try(pool: Pool, heads: Heads, fetched_at: str) -> PriceTable:
     try:
         connection = await pool.connect(TIMEOUTS)
-        reply = await connection.exchange(heads.get(CATALOG_PATH), b"", TIMEOUTS)
+        reply = heads.without_keys(await connection.exchange(heads.get(CATALOG_PATH), b"", TIMEOUTS))
     except TransportError as error:
         kind = UnreachableError if error.failure.kind in NO_CONNECTION else AccountError
-        raise _NotNowError(kind(f"the catalog cannot be fetched: {error.failure.message}.")) from error
+        message = heads.failure_without_keys(error.failure).message
+        raise _NotNowError(kind(f"the catalog cannot be fetched: {message}.")) from None
     refusal = AccountError(f"the catalog cannot be fetched: the server answered with status {reply.status}.")
     if reply.status >= 500 or reply.status in TRIED_AGAIN_STATUSES:
         raise _NotNowError(refusal)

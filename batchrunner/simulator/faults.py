@@ -8,13 +8,14 @@
 | rate_limited, html429 | 429, though the windows had room; the same from a proxy, as bare HTML | no |
 | overloaded | 529 | no |
 | error400, error403, error413, error422 | 400, 403, 413, 422 | no |
+| error409 | 409: another request is in the way | no |
 | html413 | 413 from a proxy, as bare HTML | no |
 | missing_key, invalid_key | 401 `missing_api_key`, 401 `invalid_api_key` | no |
 | no_credits | 402 `insufficient_credits` | no |
 | unknown_model | 404 `model_not_found` | no |
 | gpu_limit, agent_limit | 429 `gpu_limit_exceeded`, 403 `agent_limit_reached` | no |
 | **failed at work** | | |
-| error409, error500 | 409, 500 | no |
+| error500 | 500 | no |
 | upstream_error, model_unavailable | 502 `upstream_error`, 503 `model_unavailable` | no |
 | html, html503 | 502, 503 from a proxy, as bare HTML | no |
 | error408, error504, html504 | 408, 504, 504 as bare HTML: the work may have been done | one in two |
@@ -142,6 +143,7 @@ _ALL = (
     _refused("overloaded", 529, "overloaded", "Overloaded. Try again later."),
     _refused("error400", 400, "invalid_request", "The request is not valid."),
     _refused("error403", 403, "permission_denied", "This key must not do that."),
+    _refused("error409", 409, "conflict", "Another request is in the way. Try again."),
     _refused("error413", 413, "request_too_large", "The request is too large."),
     _refused("error422", 422, "unprocessable", "The request cannot be processed."),
     _html("html413", 413, at_door=True),
@@ -151,7 +153,6 @@ _ALL = (
     _refused("unknown_model", 404, "model_not_found", "The model does not exist or is not available."),
     _refused("gpu_limit", 429, "gpu_limit_exceeded", "All GPUs of the account are in use."),
     _refused("agent_limit", 403, "agent_limit_reached", "The account has all the agents that it may have."),
-    _failed("error409", 409, "conflict", "Another request is in the way. Try again."),
     _failed("error500", 500, "internal_error", "Something went wrong."),
     _failed("upstream_error", 502, "upstream_error", "The model's provider failed."),
     _failed("model_unavailable", 503, "model_unavailable", "The model is offline. Try again shortly."),

@@ -3,7 +3,7 @@
 A key belongs to an account and to one request, path and body. While that request is being worked on, another one with its
 key gets 409 and no queue is kept; a key that comes with another request gets 400; a day later it is forgotten. What is told
 again is the platform's own answer, whole, also where the first time it broke on the way; errors of the platform are told
-again as well. A request that was turned away before any work (401, 402, 429 ...), and work that came to nothing and was not
+again as well. A request that was turned away before any work (401, 402, 409, 429 ...), and work that came to nothing and was not
 billed (an outage), leave the key free.
 
 Pure: `now_ns` is an argument that never goes back. What answers are is the caller's affair.

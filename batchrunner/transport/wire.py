@@ -19,6 +19,9 @@ MAX_BODY_BYTES = 64 << 20
 #: what the framing of one chunk may take on top of its bytes; past this a reply is all overhead
 CHUNK_OVERHEAD_BYTES = 64
 
+#: a longer name of a coding is none, and not quoted
+LONGEST_WORD = 16
+
 #: named by this module alone, so that no caller can contradict the framing or the encoding that the parser reads
 RESERVED_HEADERS = frozenset(
     {
@@ -39,6 +42,7 @@ _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _TARGET = re.compile(r"/[!-~]*")
 _HOST = re.compile(r"[0-9A-Za-z._\-]+(:[0-9]+)?|\[[0-9A-Fa-f:.]+\](:[0-9]+)?")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+_REASON = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 
 
 class WireError(Exception):
@@ -89,6 +93,11 @@ def request_head(method: str, target: str, host: str, headers: Sequence[tuple[st
     Raises: UsageError, as `Head` does.
     """
     return Head(method, target, host, headers).encode(content_length)
+
+
+def _word(value: str) -> str:
+    """A header's value for a message: quoted only where it is short, so that no key that stands there is cut in two."""
+    return repr(value) if len(value) <= LONGEST_WORD else "something long"
 
 
 def _encode_headers(headers: Sequence[tuple[str, str]]) -> bytes:
@@ -234,6 +243,11 @@ class ReplyParser:
         if self.complete:
             self.excess = True
 
+    def on_status(self, reason: bytes) -> None:
+        # Perhaps one piece of it. llhttp lets control characters pass here, and nowhere else.
+        if not self.complete and self._error is None and not _REASON.fullmatch(reason):
+            self._error = WireError(FailureKind.PROTOCOL, "the server's status line holds control characters")
+
     def on_header(self, name: bytes, value: bytes) -> None:
         # Trailers come here too, after the headers have been taken: their bytes count, their values are dropped.
         self._names.append(name)
@@ -307,14 +321,14 @@ class ReplyParser:
             elif name == "transfer-encoding":
                 if self._chunked or value.lower() != "chunked":
                     self._error = WireError(
-                        FailureKind.PROTOCOL, f"the server framed its answer as {value[:40]!r}, not 'chunked'"
+                        FailureKind.PROTOCOL, f"the server framed its answer as {_word(value)}, not 'chunked'"
                     )
                     return
                 self._chunked = True
             elif name == "content-encoding" and value.lower() not in ("", "identity"):
                 self._error = WireError(
                     FailureKind.COMPRESSED,
-                    f"the server compressed its answer ({value[:40]!r}) though 'identity' was asked for: is there a proxy?",
+                    f"the server compressed its answer ({_word(value)}) though 'identity' was asked for: is there a proxy?",
                 )
                 return
         self._framed = self._chunked or length is not None

@@ -54,6 +54,19 @@ def test_a_whole_result_line_is_adopted_sent_or_not(sent: bool) -> None:
     settled(left, ids)
 
 
+def test_a_line_that_only_begins_like_a_success_is_none() -> None:
+    """JSON, of this run and for an open job, and yet not in the form of a success: put by, and the job runs again."""
+    ids = ids_of(2)
+    disk = MemoryDisk()
+    Run(disk, ids).send(0)
+    altered = raw_success("job-0").replace(b'"request_id"', b'"request_9d"')
+    disk.files["results.jsonl"] = bytearray(altered)
+    _, index = start(disk, ids)
+    assert states(index) == ["PENDING", "PENDING"]
+    assert bytes(disk.files["results.cut"]) == altered
+    assert not disk.files["results.jsonl"]
+
+
 def test_a_result_that_names_no_usage_is_adopted_at_an_unknown_price() -> None:
     """Unknown is null, never nothing."""
     ids = ids_of(1)

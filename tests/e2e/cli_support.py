@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from batchrunner.simulator.settings import TEST_KEY
+from tests.e2e import canary
 from tests.e2e.harness import Simulated, read_lines, simulated
 
 ROOT = Path(__file__).parents[2]
@@ -46,6 +46,7 @@ class Ended(msgspec.Struct, frozen=True):
 def environment(home: Path, **more: str) -> dict[str, str]:
     """An environment in which nobody's configuration or key is found."""
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
+    canary.watch(home, more)
     return kept | {"HOME": str(home), "XDG_CONFIG_HOME": str(home / "config"), "PYTHONPATH": str(ROOT)} | more
 
 
@@ -65,7 +66,7 @@ def batchrun(home: Path, *arguments: object, env: Mapping[str, str] = {}, **pope
         timeout=PATIENCE_SECONDS,
         **settings,
     )
-    return Ended(done.returncode, done.stdout or "", done.stderr or "")
+    return _heard(Ended(done.returncode, done.stdout or "", done.stderr or ""))
 
 
 @contextmanager
@@ -93,13 +94,20 @@ def started(
 def ending(process: subprocess.Popen[str]) -> Ended:
     """What a process that is about to end leaves."""
     stdout, stderr = process.communicate(timeout=PATIENCE_SECONDS)
-    return Ended(process.returncode, stdout, stderr or "")
+    return _heard(Ended(process.returncode, stdout, stderr or ""))
+
+
+def _heard(ended: Ended) -> Ended:
+    canary.heard("stdout", ended.stdout)
+    canary.heard("stderr", ended.stderr)
+    return ended
 
 
 def line_with(process: subprocess.Popen[str], text: str) -> str:
     """The next line of a process's stderr that holds `text`."""
     assert process.stderr is not None
     for line in process.stderr:
+        canary.heard("stderr", line)
         if text in line:
             return line
     raise AssertionError(f"the process ended without saying {text!r}")
@@ -137,7 +145,7 @@ class Platform:
 
 
 @contextmanager
-def platform(home: Path, *options: object, key: str = TEST_KEY) -> Iterator[Platform]:
+def platform(home: Path, *options: object, key: str = canary.KEY) -> Iterator[Platform]:
     """A platform that answers at once, unless `options` say otherwise."""
     with simulated(home, "--key", key, "--latency", "0", *map(str, options)) as running:
         yield Platform(running, key)

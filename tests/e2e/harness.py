@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import batchrunner
 from batchrunner.simulator.settings import TEST_KEY
+from tests.e2e import canary
 
 #: how long anything may take before a proof calls it hung; the runs themselves take seconds
 PATIENCE_SECONDS = 100.0
@@ -82,6 +83,8 @@ class Simulated:
 def simulated(directory: Path, *options: str) -> Iterator[Simulated]:
     """A platform with these options of `batchrun simulate`, and a ledger in `directory`."""
     ledger_path = directory / "ledger.jsonl"
+    if not {"--key", "--accounts"} & set(options):
+        options = (*options, "--key", TEST_KEY, "--key", canary.KEY)
     command = [sys.executable, "-m", "batchrunner.simulator", "--exit-with-stdin", "--ledger", str(ledger_path), *options]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_environment()) as process:
         try:
@@ -108,7 +111,7 @@ class Submit:
         *options: str,
         name: str = "books",
         stdin: Path | None = None,
-        environment: Mapping[str, str] = {"BATCHRUN_API_KEY": TEST_KEY},
+        environment: Mapping[str, str] = {"BATCHRUN_API_KEY": canary.KEY},
     ) -> None:
         self.name = name
         self.run_dir = directory / f"{name}.run"
@@ -126,6 +129,7 @@ class Submit:
         """A process with streams of its own. `measured`: as the child of one that prints its peak memory."""
         self._starts += 1
         environment = _environment() | {"XDG_CONFIG_HOME": str(self._directory), **self._more}
+        canary.watch(self._directory, environment)
         command = [sys.executable, "-c", _MEASURED, *self._command] if measured else self._command
         with (
             open(self._stdin, "rb") as stdin,

@@ -13,8 +13,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from tests.e2e.canary import KEY as CANARY
 from tests.e2e.cli_support import Ended, batchrun, finals, job, platform, write_jobs
-from tests.e2e.test_cli_secrets import CANARY, assert_clean
+from tests.e2e.test_cli_secrets import assert_clean
 
 IDS = ["job-0", "job-1"]
 REPLY = b'{"id":"r","usage":{"prompt_tokens":3,"completion_tokens":2,"input_tokens":3,"output_tokens":2}}'

@@ -16,6 +16,7 @@ from batchrunner.simulator.main import HOST
 from batchrunner.simulator.platform import Platform
 from batchrunner.simulator.server import BACKLOG, serve_tcp
 from batchrunner.simulator.settings import Settings
+from tests.e2e import canary
 from tests.e2e.harness import Submit
 from tests.e2e.mixed_jobs import write_jobs
 
@@ -49,7 +50,7 @@ async def test_two_thousand_in_flight(tmp_path: Path) -> None:
         pytest.skip(f"only {hard} descriptors are allowed here")
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
     ids = write_jobs(tmp_path / "jobs.jsonl", 2 * IN_FLIGHT, seed=31)
-    platform = Gathering(Settings(latency_median_seconds=1.0, latency_sigma=0.0), IN_FLIGHT)
+    platform = Gathering(Settings(keys=(canary.KEY,), latency_median_seconds=1.0, latency_sigma=0.0), IN_FLIGHT)
     try:
         async with trio.open_nursery() as nursery:
             listeners = await trio.open_tcp_listeners(0, host=HOST, backlog=BACKLOG)

@@ -9,6 +9,7 @@ import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
 
 import httpx
 import pytest
@@ -46,9 +47,11 @@ async def serving(script: Callable[..., Awaitable[None]], *, host: str = "127.0.
 
 
 @asynccontextmanager
-async def serving_tls(script: Callable[..., Awaitable[None]], authority: trustme.CA, name: str) -> AsyncIterator[int]:
+async def serving_tls(
+    script: Callable[..., Awaitable[None]], authority: trustme.CA, name: str, *, until: datetime | None = None
+) -> AsyncIterator[int]:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert(name).configure_cert(context)
+    authority.issue_cert(name, not_after=until).configure_cert(context)
 
     async def handle(stream: trio.SocketStream) -> None:
         await script(trio.SSLStream(stream, context, server_side=True, https_compatible=True))
@@ -159,6 +162,14 @@ async def test_a_certificate_of_an_unknown_authority_is_refused(authority: trust
 async def test_a_certificate_for_another_name_is_refused(authority: trustme.CA) -> None:
     """Nor to one that proves to be another."""
     server = serving_tls(echo, authority, "elsewhere.example")
+    async with server as port, pool_to(port, host="localhost", tls=trusting(authority)) as pool:
+        with pytest.raises(TransportError, match="certificate is refused"):
+            await pool.connect()
+
+
+async def test_N12_an_expired_certificate_is_refused(authority: trustme.CA) -> None:
+    """Nor to one whose proof has run out."""
+    server = serving_tls(echo, authority, "localhost", until=datetime(2002, 1, 1, tzinfo=UTC))
     async with server as port, pool_to(port, host="localhost", tls=trusting(authority)) as pool:
         with pytest.raises(TransportError, match="certificate is refused"):
             await pool.connect()

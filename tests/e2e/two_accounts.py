@@ -15,6 +15,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.e2e import canary
 from tests.e2e.books import costs_of, prove_sums
 from tests.e2e.harness import PATIENCE_SECONDS, Outcome, Simulated, Submit, lives_for, simulated
 from tests.e2e.mixed_jobs import Inputs
@@ -184,6 +185,7 @@ def two_accounts(home: Path, inputs: dict[str, Inputs], rpm: int, *options: str)
     (server / "accounts.json").write_text(json.dumps({"accounts": accounts}))
     # Early ones, which are sure to be sent while the first key is still good.
     scripted = [part for name in ACCOUNTS for part in ("--fault-on", f"{inputs[name].ids[40]}=invalid_key")]
+    canary.own(server / "accounts.json", server / "second.keys")
     with simulated(server, "--accounts", str(server / "accounts.json"), *scripted, *options) as platform:
         toml = [f"[accounts.{name}]\nbase_url = '{platform.url}'\nkeys = ['{SOURCES[name]}']\nrpm = {rpm}\n" for name in ACCOUNTS]
         (home / "batchrun.toml").write_text("tpm = 0\n" + "".join(toml))

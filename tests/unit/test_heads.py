@@ -6,7 +6,7 @@ import pytest
 
 from batchrunner import __version__
 from batchrunner.account_table import Auth
-from batchrunner.exchange import Reply
+from batchrunner.exchange import Failure, FailureKind, Reply
 from batchrunner.heads import ANTHROPIC_VERSION, Heads
 from batchrunner.job import Job
 from batchrunner.keyring import Use
@@ -143,3 +143,35 @@ def test_a_reply_without_a_key_is_the_very_same() -> None:
     reply = Reply(200, (), b"{}")
     assert heads(FIRST).without_keys(reply) is reply
     assert heads().without_keys(reply) is reply
+
+
+@pytest.mark.parametrize(
+    "spelt",
+    [
+        FIRST.encode(),
+        FIRST.encode().replace(b"s", rb"\u0073"),
+        b"".join(rb"\u00%02X" % byte for byte in FIRST.encode()),
+    ],
+)
+def test_a_key_that_json_spells_out_is_blotted_out(spelt: bytes) -> None:
+    """Whoever decodes the reply finds no key in it, however its characters were written."""
+    cleaned = heads(FIRST).without_keys(Reply(401, (), b'{"error":"a \\\\' + spelt + b' is refused"}'))
+    assert cleaned.body == b'{"error":"a \\\\*** is refused"}'
+
+
+def test_an_escaped_backslash_is_no_escape() -> None:
+    """What only looks spelt out stands in the text as it is, and stays: the reply must not cease to be JSON."""
+    reply = Reply(200, (), rb'{"text":"\\u0073' + FIRST[1:].encode() + b'"}')
+    assert heads(FIRST).without_keys(reply) is reply
+
+
+def test_a_key_in_a_header_is_blotted_out() -> None:
+    """Results name the server's request id, and hints are shown: a header is a server's text like any other."""
+    reply = Reply(200, (("x-request-id", f"req-{FIRST}"), ("x-other", "a")), b"{}")
+    assert heads(FIRST).without_keys(reply).headers == (("x-request-id", "req-***"), ("x-other", "a"))
+
+
+def test_a_key_in_a_failures_words_is_blotted_out() -> None:
+    """What the connection quotes of a server is written down too."""
+    failure = Failure(FailureKind.COMPRESSED, f"the server compressed its answer ({FIRST!r})", sent=True)
+    assert heads(FIRST).failure_without_keys(failure).message == "the server compressed its answer ('***')"

@@ -263,6 +263,9 @@ def test_tiny_chunks_are_no_attack() -> None:
         b"<html>502</html>",
         b"HTTP/2.0 200 OK\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 20x OK\r\n\r\n",
+        b"HTTP/1.1 200 O\0K\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\x0b\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 103 \x1b[2J\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 999 No\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 099 No\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n",
@@ -292,6 +295,14 @@ def test_a_compressed_reply_is_refused_by_name(encoding: bytes) -> None:
         parser.feed(b"HTTP/1.1 200 OK\r\nContent-Encoding: %b\r\nContent-Length: 1\r\n\r\nx" % encoding)
     assert caught.value.kind is FailureKind.COMPRESSED
     assert parser.status == 200
+
+
+@pytest.mark.parametrize("name", [b"Content-Encoding", b"Transfer-Encoding"])
+def test_what_is_no_name_of_a_coding_is_not_quoted(name: bytes) -> None:
+    """A server may put there what it was sent: half a key in a message is half a key too much."""
+    _, message = fail([b"HTTP/1.1 200 OK\r\n%b: sk-empiriolabs-test-secret\r\n\r\n" % name])
+    assert "something long" in message
+    assert "sk-" not in message
 
 
 def test_identity_is_no_compression() -> None:
