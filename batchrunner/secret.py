@@ -59,17 +59,23 @@ class Secret:
 
 _BLOT: Final = "***"
 
+#: A word that is shorter stands in texts by chance: who gives "EMPTY" or "test" as the key of a server that wants none must have
+#: every answer as it came. No provider's key is that short.
+SHORTEST_BLOTTED: Final = 12
+
 
 class Blotter:
     """Puts `***` for certain keys wherever they stand in what somebody else wrote: plain, or spelt out as JSON allows.
 
-    Whoever was sent a key can send it back in a cipher of their own: against that nothing helps but another server.
+    Whoever was sent a key can send it back in a cipher of their own: against that nothing helps but another server. Keys of
+    fewer than SHORTEST_BLOTTED characters are left where they stand.
     """
 
     __slots__ = ("_data", "_spellings", "_spelt_out", "_texts")
 
     def __init__(self, keys: Iterable[str]) -> None:
-        self._texts = tuple(sorted(filter(None, keys), key=len, reverse=True))  # one may begin with another
+        found = (key for key in keys if len(key) >= SHORTEST_BLOTTED)
+        self._texts = tuple(sorted(found, key=len, reverse=True))  # one may begin with another
         self._data = tuple(key.encode() for key in self._texts)
         # Nobody escapes the letters of a key without a reason. Whether anyone did, a quick scan tells; the search itself is slow.
         self._spelt_out = re.compile(_any_escape("".join(self._texts)))

@@ -175,3 +175,10 @@ def test_a_key_in_a_failures_words_is_blotted_out() -> None:
     """What the connection quotes of a server is written down too."""
     failure = Failure(FailureKind.COMPRESSED, f"the server compressed its answer ({FIRST!r})", sent=True)
     assert heads(FIRST).failure_without_keys(failure).message == "the server compressed its answer ('***')"
+
+
+@pytest.mark.parametrize("key", ["EMPTY", "test", "", "lm-studio"])
+def test_a_word_that_is_no_real_key_is_left_in_answers(key: str) -> None:
+    """Servers that want no key are given one of these: what was paid for comes as it was written."""
+    reply = Reply(200, (), b'{"text":"EMPTY the test of lm-studio, \\u0045MPTY"}')
+    assert heads(key, FIRST).without_keys(reply) is reply
