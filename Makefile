@@ -31,7 +31,7 @@ demo: $(STAMP) ## run 300 jobs against the embedded platform: no key, no cost, n
 	printf '\nAgain, any time: %s status %s\n' "$(BIN)/batchrun" "$$run"; exit $$code
 
 test: $(STAMP) ## run all tests but the campaign (ARGS="-k name" for some of them)
-	$(BIN)/pytest -m "not campaign" -n 2 $(ARGS)
+	$(BIN)/pytest -m "not campaign" -n 4 --dist worksteal $(ARGS)
 
 campaign: $(STAMP) ## run the long proofs
 	$(BIN)/pytest -m campaign --timeout 3600 $(ARGS)
