@@ -16,11 +16,12 @@ import urllib.request
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import batchrunner
 from batchrunner.simulator.settings import TEST_KEY
 from tests.e2e import canary
+from tests.e2e.preforked import Child, Launcher, Order, Prelude
 
 #: how long anything may take before a proof calls it hung; the runs themselves take seconds
 PATIENCE_SECONDS = 100.0
@@ -38,6 +39,17 @@ peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
 sys.stderr.write(f"\\npeak_rss_bytes={peak if sys.platform == 'darwin' else peak * 1024}\\n")
 sys.exit(code)
 """
+
+
+class Process(Protocol):
+    """What proofs ask of a process: a `subprocess.Popen`, or a `Child`."""
+
+    pid: int
+    returncode: Any
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float) -> int: ...
 
 
 class Outcome(NamedTuple):
@@ -127,9 +139,7 @@ class Submit:
 
     def start(self, *, measured: bool = False) -> subprocess.Popen[bytes]:
         """A process with streams of its own. `measured`: as the child of one that prints its peak memory."""
-        self._starts += 1
-        environment = _environment() | {"XDG_CONFIG_HOME": str(self._directory), **self._more}
-        canary.watch(self._directory, environment)
+        environment = self._begin()
         command = [sys.executable, "-c", _MEASURED, *self._command] if measured else self._command
         with (
             open(self._stdin, "rb") as stdin,
@@ -146,7 +156,24 @@ class Submit:
                 start_new_session=True,
             )
 
-    def finish(self, process: subprocess.Popen[bytes], codes: Container[int] = (0, 1)) -> Outcome:
+    def start_by(self, launcher: Launcher, prelude: Prelude | None = None) -> Child:
+        """As `start`, without the cost of imports; `prelude` is called in the process before the program."""
+        environment = self._begin()
+        streams = {name: str(self._stream(name)) for name in ("stdout", "stderr")}
+        for path in streams.values():
+            Path(path).touch()
+        return launcher.start(
+            Order(
+                self._command[3:],  # behind `python -m batchrunner`
+                environment,
+                directory=str(self._directory),
+                stdin=str(self._stdin),
+                prelude=prelude,
+                **streams,
+            )
+        )
+
+    def finish(self, process: Process, codes: Container[int] = (0, 1)) -> Outcome:
         """Wait for its own end, which must be with one of these exit codes."""
         try:
             code = process.wait(PATIENCE_SECONDS)
@@ -161,7 +188,7 @@ class Submit:
         """From a start to its end."""
         return self.finish(self.start())
 
-    def kill(self, process: subprocess.Popen[bytes]) -> None:
+    def kill(self, process: Process) -> None:
         """End it as a power cut would. It must be alive: what has ended by itself proves nothing."""
         assert process.poll() is None, f"submit ended with {process.returncode} before it was killed; {self.said()}"
         self._kill(process)
@@ -190,7 +217,14 @@ class Submit:
         """The journal's records of one kind: started, sent, ended..."""
         return [record for record in self.lines("journal.jsonl") if record.get("t") == kind]
 
-    def _kill(self, process: subprocess.Popen[bytes]) -> None:
+    def _begin(self) -> dict[str, str]:
+        """One more start; its environment."""
+        self._starts += 1
+        environment = _environment() | {"XDG_CONFIG_HOME": str(self._directory), **self._more}
+        canary.watch(self._directory, environment)
+        return environment
+
+    def _kill(self, process: Process) -> None:
         os.killpg(process.pid, signal.SIGKILL)  # a measured one has a child
         process.wait(PATIENCE_SECONDS)
 
@@ -205,7 +239,7 @@ def _environment() -> dict[str, str]:
 
 
 def wait_until(
-    process: subprocess.Popen[bytes],
+    process: Process,
     happened: Callable[[], bool],
     what: str,
     poll_seconds: float = POLL_SECONDS,
@@ -220,7 +254,7 @@ def wait_until(
     raise AssertionError(f"waited for {what} in vain")
 
 
-def lives_for(process: subprocess.Popen[bytes], seconds: float) -> bool:
+def lives_for(process: Process, seconds: float) -> bool:
     """Let that much time pass; whether the process has not ended by itself."""
     try:
         process.wait(seconds)

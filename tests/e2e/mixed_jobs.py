@@ -33,9 +33,9 @@ class Inputs(NamedTuple):
     stdin: Path
 
 
-def write_jobs(path: Path, count: int, seed: int) -> list[str]:
+def write_jobs(path: Path, count: int, seed: int, name: str = "job") -> list[str]:
     """A job file over the three conversational shapes, and Anthropic's own line; the custom_ids."""
-    lines = mixed_lines(count, seed, shapes=CONVERSATIONS)
+    lines = mixed_lines(count, seed, shapes=CONVERSATIONS, name=name)
     path.write_bytes(b"".join(lines.values()))
     return list(lines)
 

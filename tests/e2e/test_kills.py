@@ -6,19 +6,20 @@ The platform survives, and works on what a killed runner had in flight to its en
 from __future__ import annotations
 
 import bisect
-import itertools
 import random
-from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.books import Books, attempt_of, prove, read_books
-from tests.e2e.harness import Submit, lives_for, simulated, wait_until
+from tests.e2e.books import prove_sends, read_books
+from tests.e2e.harness import Outcome, Submit, lives_for, simulated, wait_until
+from tests.e2e.killing import JOURNAL_BYTES_A_JOB, KilledRun, repeats
+from tests.e2e.many_runs import customers, two_at_a_time
 from tests.e2e.mixed_jobs import write_jobs
+from tests.e2e.preforked import Launcher
 
-#: less than what the journal grows by for a job that goes well: two records
-JOURNAL_BYTES_A_JOB = 400
+#: of a small run
+JOBS_A_KILL = 8
 FEW_FAULTS = "error500=0.02,error504=0.02,rate_limited=0.005,reset_body=0.02,truncated=0.02,slow=0.02"
 WINDOW_NS = 60 * 1_000_000_000
 
@@ -34,68 +35,62 @@ long = pytest.mark.campaign
         pytest.param(30, 3_000, FEW_FAULTS, 14, id="30-kills-and-faults", marks=long),
     ],
 )
-def test_killed_again_and_again(tmp_path: Path, kills: int, count: int, faults: str, seed: int) -> None:
+def test_r01_killed_again_and_again(tmp_path: Path, kills: int, count: int, faults: str, seed: int) -> None:
     """Killed at random moments and resumed each time, a run ends whole; only what was in flight at a kill was sent again."""
-    rng = random.Random(seed)
     ids = write_jobs(tmp_path / "jobs.jsonl", count, seed)
     # Kept small enough in sum that the run cannot end before the last kill.
     most_bytes = count * JOURNAL_BYTES_A_JOB // kills
-    kept: set[bytes] = set()
-    in_flight: set[tuple[str, int]] = set()
     with simulated(tmp_path, "--seed", str(seed), "--latency", "0.05", "--faults", faults) as platform:
         run = Submit(tmp_path, tmp_path / "jobs.jsonl", platform.url, "--rpm", "30000", "--tpm", "0")
+        killed = KilledRun(run, run.start, random.Random(seed), most_bytes)
         for _ in range(kills):
-            kill_somewhere(run, rng, most_bytes)
-            in_flight |= attempts_in_flight(run)
-            kept.update(whole_lines(run.run_dir / "results.jsonl"))
+            killed.kill_somewhere()
         books = read_books(run, platform, run.run())
-        ended = run.records("ended")
-        assert len(run.records("started")) > kills // 2, "hardly a kill found the run at work"
-    lost = {(record["id"], record["attempt"]) for record in ended if record["what"] == "lost"}
-    concluded = {attempt_of(line) for line in (*books.results, *books.errors)}
-    print(
-        f"{kills} kills: {len(lost)} attempts lost, {len(in_flight - lost)} adopted, {repeats(books)} repeats;", books.figures()
-    )
-    prove(books, ids)
-    assert kept <= set(whole_lines(run.run_dir / "results.jsonl")), "a result that had been written is gone"
+    lost = killed.prove(books, ids, faults=bool(faults))
+    adopted = len(killed.in_flight - lost)
+    print(f"{kills} kills: {len(lost)} attempts lost, {adopted} adopted, {repeats(books)} repeats;", books.figures())
     assert lost, "kills that interrupt nothing prove nothing"
-    assert lost <= in_flight
-    assert in_flight - lost <= concluded, "attempts that were in flight at a kill and left no trace"
-    assert all(books.costs[custom_id][attempt]["state"] == "maybe_billed" for custom_id, attempt in lost)
-    if not faults:
-        assert len(books.results) == count
-        assert len(books.lines_in("maybe_billed")) == len(lost)
-        times_lost = Counter(custom_id for custom_id, _ in lost)
-        for custom_id, entries in books.ledger.items():
-            assert len(entries) - 1 <= times_lost[custom_id], f"{custom_id!r} was sent again without a kill"
 
 
-def kill_somewhere(run: Submit, rng: random.Random, most_bytes: int) -> None:
-    """Start it and kill it at a random moment: once the journal has grown by so much, or earlier by the clock, so that
-    starts and recoveries are hit too.
-    """
-    target = run.size("journal.jsonl") + rng.randrange(most_bytes)
-    polls = iter(range(rng.randrange(600)) if rng.random() < 0.3 else itertools.count())
-    process = run.start()
-    try:
-        wait_until(process, lambda: next(polls, None) is None or run.size("journal.jsonl") > target, "the journal to grow")
-    finally:
-        run.kill(process)
+@pytest.mark.parametrize(
+    ("runs", "kills", "faults", "seed"),
+    [
+        pytest.param(2, 5, "", 31, id="10-kills"),
+        pytest.param(2, 4, FEW_FAULTS, 32, id="8-kills-and-faults"),
+        pytest.param(30, 10, "", 33, id="300-kills", marks=long),
+        pytest.param(20, 10, FEW_FAULTS, 34, id="200-kills-and-faults", marks=long),
+    ],
+)
+def test_r01_many_small_runs_killed(tmp_path: Path, runs: int, kills: int, faults: str, seed: int) -> None:
+    """The same of many runs, two at a time: their starts, recoveries and ends are hit as often as their work."""
+    accounts = {f"run-{number}": f"sk-empiriolabs-test-{seed}-{number}-/+%q" for number in range(runs)}
+    with customers(tmp_path, accounts, "--seed", str(seed), "--latency", "0.03", "--faults", faults) as platform:
 
+        def carry_out(name: str, launcher: Launcher) -> tuple[KilledRun, Outcome, list[str]]:
+            rng = random.Random(f"{seed} {name}")
+            ids = write_jobs(tmp_path / f"{name}.jsonl", JOBS_A_KILL * kills, rng.randrange(1 << 30), name)
+            key = {"BATCHRUN_API_KEY": accounts[name]}
+            options = ("--rpm", "30000", "--tpm", "0", "--max-in-flight", "6")
+            run = Submit(tmp_path, tmp_path / f"{name}.jsonl", platform.url, *options, name=name, environment=key)
+            killed = KilledRun(run, lambda: run.start_by(launcher), rng, JOBS_A_KILL * JOURNAL_BYTES_A_JOB)
+            for _ in range(kills):
+                killed.kill_somewhere()
+            return killed, run.finish(run.start_by(launcher)), ids
 
-def attempts_in_flight(run: Submit) -> set[tuple[str, int]]:
-    """What was sent and not ended, as the journal stands."""
-    sent = {(record["id"], record["attempt"]) for record in run.records("sent")}
-    return sent - {(record["id"], record["attempt"]) for record in run.records("ended")}
-
-
-def repeats(books: Books) -> int:
-    """Bills beyond one for each job."""
-    return sum(len(entries) - 1 for entries in books.ledger.values())
-
-
-def whole_lines(path: Path) -> list[bytes]:
-    return [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")] if path.exists() else []
+        ended = two_at_a_time(carry_out, list(accounts))
+        everybody = [read_books(killed.run, platform, outcome, name) for name, (killed, outcome, _) in ended.items()]
+    lost = 0
+    for books, (killed, _, ids) in zip(everybody, ended.values(), strict=True):
+        lost += len(killed.prove(books, ids, faults=bool(faults)))
+    prove_sends(everybody)
+    found = sum(len(killed.in_flight) for killed, _, _ in ended.values())
+    bills = sum(len(books.entries()) for books in everybody)
+    print(
+        f"{runs * kills} kills of {runs} runs found {found} attempts in flight: {lost} lost, {found - lost} adopted; "
+        f"{bills} bills, {sum(map(repeats, everybody))} of them repeats, {sum(len(books.lines()) for books in everybody)} cost lines; "
+        "0 jobs lost, 0 twice"
+    )
+    assert lost, "kills that interrupt nothing prove nothing"
 
 
 # The rate limit over restarts ---------------------------------------------------------------------------------------
