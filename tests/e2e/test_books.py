@@ -19,7 +19,7 @@ from tests.e2e.harness import Simulated, Submit, simulated
 from tests.e2e.mixed_jobs import UNKNOWN_EVERY, Inputs, mixed_lines, write_inputs, write_jobs
 from tests.e2e.test_cli_secrets import assert_clean
 from tests.e2e.test_kills import most_in_a_minute
-from tests.e2e.two_accounts import ACCOUNTS, FIRST, KEYS, SECOND, Shift, Stop, shift_of, two_accounts
+from tests.e2e.two_accounts import ACCOUNTS, FIRST, KEYS, Shift, Stop, shift_of, two_accounts
 
 #: answers without end: each takes until the timeout, or 64 MiB, and is met below in a run of its own
 WITHOUT_END = {"endless", "endless_length", "endless_drip", "oversize", "oversize_chunked"}
