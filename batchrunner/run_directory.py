@@ -13,7 +13,7 @@ from batchrunner.config import Options
 from batchrunner.copies import Copies, Copy
 from batchrunner.costs import timestamp
 from batchrunner.disk import Disk, SystemDisk
-from batchrunner.errors import InvalidInput
+from batchrunner.errors import DiskError, InvalidInput
 from batchrunner.inputs import Identity
 from batchrunner.journal import RunLock, read_finished
 from batchrunner.pricing import PriceTable
@@ -107,7 +107,10 @@ class RunDirectory:
         self._write(msgspec.structs.replace(self.manifest, copies=copies))
 
     def finished(self, identity: list[Identity] | None, options: Options) -> status.Status | None:
-        """The last status of a run that has ended, where neither its input nor its options ask for more."""
+        """The last status of a run that has ended, where neither its input nor its options ask for more.
+
+        A crash may have come between the note that the run has ended and the file that shows it: it is written now.
+        """
         known = self.manifest
         if known is None or known.options.simulate != options.simulate:
             return None
@@ -115,9 +118,13 @@ class RunDirectory:
         if record is None or record.identity != identity:
             return None
         try:
-            return msgspec.structs.replace(status.decode(bytes(record.summary)), run_dir=options.run_dir)
+            last = status.decode(bytes(record.summary))
         except msgspec.DecodeError:
             return None
+        shown = status.encode(last)
+        if b"".join(self.disk.chunks("status.json")) != shown:
+            self.disk.replace("status.json", [shown])
+        return msgspec.structs.replace(last, run_dir=options.run_dir)
 
     def _read(self) -> Manifest | None:
         data = b"".join(self.disk.chunks(MANIFEST))
@@ -178,7 +185,9 @@ def _refuse_strangers(path: Path) -> None:
         names = {entry.name for entry in path.iterdir()}
     except FileNotFoundError:
         return
+    except NotADirectoryError:
+        raise InvalidInput(f"{path}: cannot be used as a run directory: it is a file. Use another --run-dir.") from None
     except OSError as cause:
-        raise InvalidInput(f"{path}: cannot be used as a run directory: {cause.strerror or cause}.") from None
+        raise DiskError(str(path), "reading the directory", cause) from cause
     if names and not names & {MANIFEST, "lock", "journal.jsonl"}:
         raise InvalidInput(f"{path}: is no run directory and not empty. Use another --run-dir.")

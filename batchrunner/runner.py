@@ -72,6 +72,8 @@ class Run:
         self._tokens_before = parts.tally.usage.total_tokens
         self._stopped_by: StoppedBy | None = None
         self._over = False
+        #: a write failed: also where every job has ended, not all of it may be noted
+        self._broken = False
         #: why the job file cannot be gone on with
         self._unusable: BatchrunError | None = None
         self._reached = False
@@ -89,6 +91,7 @@ class Run:
             await self._run()
         except* DiskError as errors:
             self._stop("disk", str(_first(errors)))
+            self._broken = True
         self._over = True
         return self.status()
 
@@ -135,7 +138,7 @@ class Run:
             run_dir=parts.options.run_dir,
             run_id=parts.run_id,
             state=self._state(done),
-            stopped_by=self._stopped_by if done < self._total else None,
+            stopped_by=self._stopped_by if done < self._total or self._broken else None,
             simulated=parts.options.simulate,
             pid=os.getpid(),
             at=timestamp(self._clock.wall_ns()),
@@ -275,7 +278,7 @@ class Run:
     def _state(self, done: int) -> RunState:
         if not self._over:
             return "running" if self._stopped_by is None else "draining"
-        return "completed" if done == self._total else "stopped"
+        return "completed" if done == self._total and not self._broken else "stopped"
 
     def _binding(self) -> Binding:
         if self._over:

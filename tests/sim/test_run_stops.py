@@ -296,6 +296,32 @@ async def test_a_disk_error_while_draining_is_the_reason(autojump_clock: MockClo
     assert any("Input/output error" in line for line in night.said)
 
 
+@pytest.mark.parametrize("from_the_end", range(1, 7))
+async def test_a_disk_error_when_every_job_has_ended_stops_the_run(
+    autojump_clock: MockClock, make_night: MakeNight, from_the_end: int
+) -> None:
+    """One of the last commits, or the note that the run is over: it is `stopped` by `disk`, never `completed`, and resumes."""
+    night = make_night(jobs(3), latency_sigma=0.0)
+    await night.run()
+    left = len(night.disk.operations) - from_the_end + 1
+
+    def fail(operation: str, name: str) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise OSError(errno.EIO, "Input/output error")
+
+    night.disk = MemoryDisk()
+    night.platform.asked.clear()
+    night.disk.fail = fail  # type: ignore[method-assign]
+    first = await night.run()
+    assert left <= 0
+    assert (first.state, first.stopped_by) == ("stopped", "disk")
+    night.disk = night.killed()
+    assert_once(night, await night.run())
+    assert night.asked() == Counter(["job-0", "job-1", "job-2"]), "nothing was paid for twice"
+
+
 async def test_a_job_file_that_changes_under_the_run_stops_it(autojump_clock: MockClock, make_night: MakeNight) -> None:
     """A line that is not what was indexed is never sent: ChangedLines; with the line back, the run goes on."""
     night = make_night(jobs(20), latency_median_seconds=1.0)

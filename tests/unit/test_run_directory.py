@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
@@ -16,7 +17,7 @@ import pytest
 from batchrunner import __version__
 from batchrunner.clock import VirtualClock
 from batchrunner.config import Options
-from batchrunner.errors import InvalidInput, RunDirectoryInUse
+from batchrunner.errors import DiskError, InvalidInput, RunDirectoryInUse
 from batchrunner.journal.files import RunFiles
 from batchrunner.journal.records import Finished
 from batchrunner.pricing import PriceTable
@@ -199,6 +200,20 @@ def test_a_file_is_no_directory(path: Path, open_directory: OpenDirectory) -> No
         open_directory()
 
 
+def test_a_directory_that_cannot_be_looked_into(
+    path: Path, open_directory: OpenDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No permission, no descriptor, a broken disk: that is no fault of the input, and can be mended: 74."""
+
+    def refuse(self: Path) -> Iterator[Path]:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    path.mkdir()
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(DiskError, match=r"jobs\.run: reading the directory failed: Permission denied\. Remove the cause"):
+        open_directory()
+
+
 def test_a_journal_without_a_manifest_is_refused(path: Path, open_directory: OpenDirectory) -> None:
     """A journal whose run nobody knows is not gone on with."""
     path.mkdir()
@@ -248,6 +263,24 @@ def test_a_finished_run_is_known(open_directory: OpenDirectory, make_status: Mak
     finish(directory, msgspec.json.encode(status))
     assert directory.finished(IDENTITY, OPTIONS) == msgspec.structs.replace(status, run_dir=OPTIONS.run_dir)
     assert directory.finished([["/jobs.jsonl", 11, 1, 2]], OPTIONS) is None
+
+
+@pytest.mark.parametrize("shown", [None, b"", b'{"state": "running"}'])
+def test_a_finished_run_shows_its_end(
+    path: Path, open_directory: OpenDirectory, make_status: MakeStatus, shown: bytes | None
+) -> None:
+    """Killed between the note that the run has ended and the file that says so, it shows its end from the next start on."""
+    directory = open_directory()
+    directory.begin(OPTIONS)
+    status = make_status(state="completed")
+    finish(directory, msgspec.json.encode(status))
+    if shown is not None:
+        (path / "status.json").write_bytes(shown)
+    assert directory.finished(IDENTITY, OPTIONS) is not None
+    assert (path / "status.json").read_bytes() == encode(status)
+    written = (path / "status.json").stat()
+    assert directory.finished(IDENTITY, OPTIONS) is not None
+    assert (path / "status.json").stat().st_ino == written.st_ino, "what is right is left alone"
 
 
 def test_a_finished_run_of_another_program(open_directory: OpenDirectory) -> None:
