@@ -6,6 +6,7 @@ Everything is read as plain JSON, by none of the program's own readers; then the
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Container
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -39,6 +40,8 @@ class Books(NamedTuple):
     in_vain: set[tuple[str, int]]
     summary: Json
     statistics: Json
+    #: nobody else was the platform's customer
+    alone: bool
 
     def lines(self) -> list[Json]:
         """The valid cost lines."""
@@ -63,11 +66,17 @@ class Books(NamedTuple):
         )
 
 
-def read_books(run: Submit, platform: Simulated, outcome: Outcome, account: str = "default") -> Books:
-    """The books of a run whose last start ended so, and what the platform says of its account."""
+def read_books(
+    run: Submit, platform: Simulated, outcome: Outcome, account: str = "default", ids: Container[str] | None = None
+) -> Books:
+    """The books of a run whose last start ended so, and what the platform says of its account; where others share that account,
+    of these jobs.
+    """
     ledger: dict[str, list[Json]] = defaultdict(list)
-    for entry in platform.ledger():
-        if entry["account"] == account:
+    entries = platform.ledger()
+    statistics = platform.statistics()
+    for entry in entries:
+        if entry["account"] == account and (ids is None or entry["tag"] in ids):
             ledger[entry["tag"]].append({"replay": False} | entry)
     ended = {(record["id"], record["attempt"]): record for record in run.records("ended")}
     return Books(
@@ -81,7 +90,8 @@ def read_books(run: Submit, platform: Simulated, outcome: Outcome, account: str 
         lost={attempt for attempt, record in ended.items() if record["what"] == "lost"},
         in_vain={attempt for attempt, record in ended.items() if record.get("in_vain")},
         summary=outcome.summary,
-        statistics=platform.statistics(),
+        statistics=statistics,
+        alone=ids is None and len(statistics["accounts"]) == 1,
     )
 
 
@@ -100,7 +110,7 @@ def prove(books: Books, ids: list[str]) -> None:
     for custom_id in ids:
         prove_ledger_is_covered(books, custom_id)
     prove_summary(books, ids)
-    if len(books.statistics["accounts"]) == 1:
+    if books.alone:
         prove_sends([books])
     prove_verified(books.run)
 

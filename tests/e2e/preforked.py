@@ -161,7 +161,5 @@ def _tell(what: _Began | _Ended) -> None:
     os.write(1, msgspec.json.encode(what) + b"\n")
 
 
-
-
 if __name__ == "__main__":
     serve()

@@ -48,7 +48,7 @@ def test_r01_killed_again_and_again(tmp_path: Path, kills: int, count: int, faul
         books = read_books(run, platform, run.run())
     lost = killed.prove(books, ids, faults=bool(faults))
     adopted = len(killed.in_flight - lost)
-    print(f"{kills} kills: {len(lost)} attempts lost, {adopted} adopted, {repeats(books)} repeats;", books.figures())
+    print(f"R-01: {kills} kills: {len(lost)} attempts lost, {adopted} adopted, {repeats(books)} repeats;", books.figures())
     assert lost, "kills that interrupt nothing prove nothing"
 
 
@@ -85,10 +85,11 @@ def test_r01_many_small_runs_killed(tmp_path: Path, runs: int, kills: int, fault
     prove_sends(everybody)
     found = sum(len(killed.in_flight) for killed, _, _ in ended.values())
     bills = sum(len(books.entries()) for books in everybody)
+    lines = [len([line for books in everybody for line in books.lines_in(state)]) for state in ("billed", "maybe_billed")]
     print(
-        f"{runs * kills} kills of {runs} runs found {found} attempts in flight: {lost} lost, {found - lost} adopted; "
-        f"{bills} bills, {sum(map(repeats, everybody))} of them repeats, {sum(len(books.lines()) for books in everybody)} cost lines; "
-        "0 jobs lost, 0 twice"
+        f"R-01: {runs * kills} kills of {runs} runs found {found} attempts in flight: {lost} lost, {found - lost} adopted; "
+        f"{bills} bills, {sum(map(repeats, everybody))} of them repeats; {lines[0]} billed, {lines[1]} maybe_billed; "
+        f"{len(everybody) * JOBS_A_KILL * kills} jobs, 0 lost, 0 twice"
     )
     assert lost, "kills that interrupt nothing prove nothing"
 
