@@ -29,6 +29,8 @@ DEFAULT_DRAIN_SECONDS = 20.0
 MAX_IN_FLIGHT = 10_000
 #: Descriptors that are not connections: files, pipes, the metrics server, the resolver.
 RESERVED_DESCRIPTORS = 64
+#: Of those, what a plain run cannot do without, and some more.
+MIN_DESCRIPTORS = 32
 #: The key that the embedded platform accepts.
 SIMULATED_KEY = "sk-empiriolabs-test-simulated"
 
@@ -154,5 +156,13 @@ def is_loopback(host: str) -> bool:
 
 
 def in_flight_cap(wanted: int | None, descriptors: int) -> int:
-    """How many requests may be in flight: what was asked for, else what the descriptors allow, at most MAX_IN_FLIGHT."""
+    """How many requests may be in flight: what was asked for, else what the descriptors allow, at most MAX_IN_FLIGHT.
+
+    Raises: UsageError where there are too few descriptors for any run.
+    """
+    if descriptors < MIN_DESCRIPTORS:
+        raise UsageError(
+            f"this process may open {descriptors} files, and a run takes {MIN_DESCRIPTORS} besides its connections. "
+            "Raise the limit (ulimit -n)."
+        )
     return wanted if wanted is not None else max(1, min(MAX_IN_FLIGHT, descriptors - RESERVED_DESCRIPTORS))

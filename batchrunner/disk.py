@@ -99,14 +99,14 @@ class SystemDisk:
 
     def open(self, name: str) -> SystemAppendFile:
         path = self.directory / name
-        made = not path.exists()
+        made = self._stat(name) is None
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            file = SystemAppendFile(name, path)
         except OSError as cause:
             raise DiskError(str(path), "opening", cause) from cause
         if made:
             self._sync_directory()
-        return SystemAppendFile(name, path, fd)
+        return file
 
     def size(self, name: str) -> int | None:
         info = self._stat(name)
@@ -176,14 +176,18 @@ class SystemDisk:
 
 
 class SystemAppendFile:
-    """An append-only file behind a descriptor of its own."""
+    """An append-only file behind a descriptor of its own. Raises, while being made: OSError."""
 
-    def __init__(self, name: str, path: Path, fd: int) -> None:
+    def __init__(self, name: str, path: Path) -> None:
         self.name = name
         self.path = path
-        self.size = os.fstat(fd).st_size
-        self._fd = fd
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._broken: DiskError | None = None
+        try:
+            self.size = os.fstat(self._fd).st_size
+        except OSError:
+            self.close()
+            raise
 
     def append(self, data: bytes) -> int:
         self._refuse_if_broken()

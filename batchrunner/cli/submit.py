@@ -111,7 +111,7 @@ class _MaxFailures(click.ParamType):  # type: ignore[type-arg]  # generic in the
 @click.option(
     "-o",
     "--run-dir",
-    type=click.Path(),
+    type=click.Path(readable=False),
     metavar="DIR",
     help="The run directory.  [default: beside the first job file, its name with .run]",
 )

@@ -104,7 +104,10 @@ class RunLock:
 
         Where directories cannot be locked, the file has to do.
         """
-        self._directory_fd = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self._directory_fd = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as cause:
+            raise DiskError(str(self._path.parent), "opening", cause) from cause
         with contextlib.suppress(InvalidInput, DiskError):
             self._flock(self._directory_fd)
 

@@ -144,6 +144,22 @@ def test_a_missing_directory_is_a_disk_error(tmp_path: Path) -> None:
         RunLock(tmp_path / "missing", wall_ns=0)
 
 
+def test_a_directory_that_cannot_be_opened_is_a_disk_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No descriptor is left for it, say: the lock is let go of, and the next start gets in."""
+    system = os.open
+
+    def fail(path: Path, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_DIRECTORY:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return system(path, flags, mode)
+
+    with monkeypatch.context() as scarce:
+        scarce.setattr(os, "open", fail)
+        with pytest.raises(DiskError, match="opening failed: Too many open files"):
+            RunLock(tmp_path, wall_ns=0)
+    RunLock(tmp_path, wall_ns=0).release()
+
+
 def test_a_full_disk_does_not_leave_the_lock_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A lock whose holder could not be written is let go."""
 

@@ -16,6 +16,7 @@ from tests.e2e.preforked import Launcher, launcher
 
 Result = TypeVar("Result")
 Which = TypeVar("Which")
+Pair = tuple[Launcher, Launcher]
 
 
 @contextlib.contextmanager
@@ -30,14 +31,20 @@ def customers(home: Path, keys: Mapping[str, str], *options: str) -> Iterator[Si
         yield platform
 
 
-def two_at_a_time(carry_out: Callable[[Which, Launcher], Result], which: Iterable[Which]) -> dict[Which, Result]:
+@contextlib.contextmanager
+def two_launchers() -> Iterator[Pair]:
+    """One for each half of `two_at_a_time`."""
+    with launcher() as one, launcher() as other:
+        yield one, other
+
+
+def two_at_a_time(carry_out: Callable[[Which, Launcher], Result], which: Iterable[Which], launchers: Pair) -> dict[Which, Result]:
     """What came of each, in their order. Each half has a launcher of its own."""
     todo = list(which)
 
-    def work(half: list[Which]) -> list[tuple[Which, Result]]:
-        with launcher() as mine:
-            return [(one, carry_out(one, mine)) for one in half]
+    def work(half: list[Which], mine: Launcher) -> list[tuple[Which, Result]]:
+        return [(one, carry_out(one, mine)) for one in half]
 
     with ThreadPoolExecutor(2) as threads:
-        done = dict(chain.from_iterable(threads.map(work, (todo[::2], todo[1::2]))))
+        done = dict(chain.from_iterable(threads.map(work, (todo[::2], todo[1::2]), launchers)))
     return {one: done[one] for one in todo}

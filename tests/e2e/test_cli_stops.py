@@ -7,8 +7,7 @@ import socket
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from tests.e2e.cli_support import (
     started,
     write_jobs,
 )
+from tests.e2e.disks import mounted_disk, needs_mount
 
 IDS = [f"job-{number}" for number in range(40)]
 MIB = 1 << 20
@@ -133,40 +133,16 @@ def test_credits_that_run_out_end_with_69(tmp_path: Path, healthy: Platform) -> 
 # -------------------------------------------------------------------------------------------------------------- the disk
 
 
-@contextmanager
-def small_disk(path: Path, size_bytes: int) -> Iterator[Callable[[int], None]]:
-    """A file system of this size at `path`, and a way to give it another one. Skips where none can be mounted."""
-    path.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(path)], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
-
-    def resize(size_bytes: int) -> None:
-        subprocess.run(["mount", "-o", f"remount,size={size_bytes}", str(path)], check=True)
-
-    try:
-        yield resize
-    finally:
-        subprocess.run(["umount", str(path)], check=True)
-
-
-needs_mount = pytest.mark.skipif(
-    sys.platform != "linux" or os.geteuid() != 0, reason="mounting a small disk takes root, on Linux"
-)
-
-
 @needs_mount
 def test_a_disk_with_little_room_ends_with_74_before_it_is_full(tmp_path: Path, healthy: Platform) -> None:
     """Below 64 MiB nothing is sent whose answer might not fit; with room the same command runs every job."""
     jobs = write_jobs(tmp_path, IDS)
-    with small_disk(tmp_path / "disk", 32 * MIB) as resize:
+    with mounted_disk(tmp_path / "disk", f"size={32 * MIB}") as remount:
         run_dir = tmp_path / "disk" / "jobs.run"
         ended = healthy.submit(tmp_path, jobs, "--json", "-o", run_dir)
         assert_stopped(ended, 74, "disk", "MiB are free where", "Free space")
         assert ended.summary["request_counts"]["failed"] == 0
-        resize(256 * MIB)
+        remount(f"size={256 * MIB}")
         assert healthy.submit(tmp_path, jobs, "-o", run_dir).code == 0
         assert finals(run_dir) == Counter(IDS)
 
@@ -176,7 +152,7 @@ def test_a_disk_that_is_full_ends_with_74(tmp_path: Path, healthy: Platform) -> 
     """Somebody fills the disk between two looks at it: the first write that fails ends the run, and no job is lost."""
     jobs = write_jobs(tmp_path, IDS)
     with (
-        small_disk(tmp_path / "disk", 80 * MIB),
+        mounted_disk(tmp_path / "disk", f"size={80 * MIB}"),
         platform(tmp_path, "--latency", "0.5", "--latency-sigma", "0") as slow,
     ):
         run_dir = tmp_path / "disk" / "jobs.run"

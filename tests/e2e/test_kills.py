@@ -14,7 +14,7 @@ import pytest
 from tests.e2e.books import prove_sends, read_books
 from tests.e2e.harness import Outcome, Submit, lives_for, simulated, wait_until
 from tests.e2e.killing import JOURNAL_BYTES_A_JOB, KilledRun, repeats
-from tests.e2e.many_runs import customers, two_at_a_time
+from tests.e2e.many_runs import customers, two_at_a_time, two_launchers
 from tests.e2e.mixed_jobs import write_jobs
 from tests.e2e.preforked import Launcher
 
@@ -77,7 +77,8 @@ def test_r01_many_small_runs_killed(tmp_path: Path, runs: int, kills: int, fault
                 killed.kill_somewhere()
             return killed, run.finish(run.start_by(launcher)), ids
 
-        ended = two_at_a_time(carry_out, list(accounts))
+        with two_launchers() as launchers:
+            ended = two_at_a_time(carry_out, list(accounts), launchers)
         everybody = [read_books(killed.run, platform, outcome, name) for name, (killed, outcome, _) in ended.items()]
     lost = 0
     for books, (killed, _, ids) in zip(everybody, ended.values(), strict=True):

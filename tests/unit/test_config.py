@@ -8,6 +8,7 @@ import pytest
 from batchrunner.config import (
     DEFAULT_BASE_URL,
     MAX_IN_FLIGHT,
+    MIN_DESCRIPTORS,
     RESERVED_DESCRIPTORS,
     MaxFailures,
     Options,
@@ -148,7 +149,7 @@ def test_not_loopback(host: str) -> None:
         (None, 1_024, 1_024 - RESERVED_DESCRIPTORS),
         (None, 1 << 20, MAX_IN_FLIGHT),
         (None, RESERVED_DESCRIPTORS, 1),
-        (None, 10, 1),
+        (None, MIN_DESCRIPTORS, 1),
         (7, 1_024, 7),
         (50_000, 1_024, 50_000),
     ],
@@ -156,6 +157,13 @@ def test_not_loopback(host: str) -> None:
 def test_in_flight_cap(wanted: int | None, descriptors: int, expected: int) -> None:
     """What was asked for; else what the descriptors leave room for, between 1 and 10,000."""
     assert in_flight_cap(wanted, descriptors) == expected
+
+
+@pytest.mark.parametrize("wanted", [None, 1])
+def test_too_few_descriptors_for_any_run(wanted: int | None) -> None:
+    """Said before the run begins: once it had begun, its first file would be what fails."""
+    with pytest.raises(UsageError, match=r"may open 31 files, and a run takes 32 .* \(ulimit -n\)"):
+        in_flight_cap(wanted, MIN_DESCRIPTORS - 1)
 
 
 def test_options_are_what_the_manifest_keeps() -> None:

@@ -203,6 +203,16 @@ class TestSystem:
             with pytest.raises(DiskError, match="a: reading failed: "):
                 look("a")
 
+    @pytest.mark.parametrize("name", ["open", "fstat"])
+    def test_a_file_that_cannot_be_opened_is_a_disk_error(self, tmp_path: Path, break_os: BreakOs, name: str) -> None:
+        """Nor one whose size is not told; its descriptor is not kept."""
+        disk = SystemDisk(tmp_path)
+        before = len(os.listdir("/dev/fd"))
+        break_os(name, iter([OSError(errno.EIO, "Input/output error")]))
+        with pytest.raises(DiskError, match="a: opening failed: Input/output error"):
+            disk.open("a")
+        assert len(os.listdir("/dev/fd")) == before
+
     def test_when_a_file_was_changed_is_known(self, tmp_path: Path) -> None:
         """By the file system's own time."""
         disk = SystemDisk(tmp_path)
