@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -25,9 +26,9 @@ sys.stdin.read()
 """
 
 
-def hold(directory: Path) -> subprocess.Popen[bytes]:
+def hold(directory: Path, program: str = HOLDER) -> subprocess.Popen[bytes]:
     """Another process that holds the directory until its stdin ends."""
-    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(directory)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    holder = subprocess.Popen([sys.executable, "-c", program, str(directory)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert holder.stdout is not None
     assert holder.stdout.readline() == b"held\n"
     return holder
@@ -69,6 +70,19 @@ def test_a_killed_holder_leaves_no_lock_behind(tmp_path: Path) -> None:
     end(holder)
     with RunLock(tmp_path, wall_ns=0):
         assert (tmp_path / "lock").stat().st_ino == inode
+
+
+def test_r09_a_child_of_a_killed_holder_holds_nothing(tmp_path: Path) -> None:
+    """A process that it had started, and that outlives it, has inherited no lock, though descriptors were left open to it."""
+    parent = HOLDER.replace("print(", "import subprocess; subprocess.Popen(['cat'], close_fds=False); print(")
+    holder = hold(tmp_path, parent)
+    assert holder.stdout is not None
+    os.kill(holder.pid, signal.SIGKILL)
+    os.waitpid(holder.pid, 0)
+    assert select.select([holder.stdout], [], [], 0)[0] == [], "the child is gone, and proves nothing"
+    RunLock(tmp_path, wall_ns=0).release()
+    holder.returncode = -signal.SIGKILL
+    end(holder)
 
 
 def test_a_released_directory_is_free_and_its_lock_file_stays(tmp_path: Path) -> None:

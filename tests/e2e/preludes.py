@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import itertools
 import os
 import resource
 import signal
+import time
 from typing import Any
 
 from batchrunner import disk
@@ -73,3 +75,10 @@ class _ShortWrite:
         if self._left < 0 and self._then == "tears":
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         os.ftruncate(fd, size)
+
+
+def wall_clock_jumps(readings: int, seconds: int) -> None:
+    """From so many readings on, people's clock is wrong by so many seconds. The monotonic one is what it was."""
+    right = time.time_ns
+    count = itertools.count()
+    time.time_ns = lambda: right() + (seconds * 1_000_000_000 if next(count) >= readings else 0)
