@@ -307,7 +307,7 @@ def play(examples: int) -> None:
     run_state_machine_as_test(RunMachine, settings=settings(max_examples=examples, stateful_step_count=50, deadline=None))
 
 
-def test_r12_the_journal_is_the_model() -> None:
+def test_R12_the_journal_is_the_model() -> None:
     play(60)
 
 
@@ -334,5 +334,5 @@ def test_a_job_that_failed_unsent_keeps_the_bill_of_its_lost_attempt(seed: int) 
 
 
 @pytest.mark.campaign
-def test_r12_the_journal_is_the_model_500_times() -> None:
+def test_R12_the_journal_is_the_model_500_times() -> None:
     play(500)

@@ -214,7 +214,7 @@ HISTORIES = given(seed=st.integers(0, 2**32), rpm=st.integers(1, 120), tpm=st.sa
 
 @HISTORIES
 @settings(max_examples=150, deadline=None)
-def test_b01_any_history_holds_the_budget(seed: int, rpm: int, tpm: int) -> None:
+def test_B01_any_history_holds_the_budget(seed: int, rpm: int, tpm: int) -> None:
     """Whatever is sent, settled, refused, lost or stalled: no 60 s hold more than N sends, the sums equal the log, the
     state survives its encoding, and every request goes sooner or later.
     """
@@ -224,7 +224,7 @@ def test_b01_any_history_holds_the_budget(seed: int, rpm: int, tpm: int) -> None
 @pytest.mark.campaign
 @HISTORIES
 @settings(max_examples=10_000, deadline=None)
-def test_b01_ten_thousand_histories(seed: int, rpm: int, tpm: int) -> None:
+def test_B01_ten_thousand_histories(seed: int, rpm: int, tpm: int) -> None:
     """The same, far more often."""
     any_history(seed, rpm, tpm)
 
@@ -259,7 +259,7 @@ def any_history(seed: int, rpm: int, tpm: int) -> None:
 
 @given(tokens=st.lists(st.integers(1, 1_000), min_size=50, max_size=200))
 @settings(max_examples=50, deadline=None)
-def test_b01_tokens_hold_in_every_window(tokens: list[int]) -> None:
+def test_B01_tokens_hold_in_every_window(tokens: list[int]) -> None:
     """Settled at their prediction, the tokens of any 60 s stay within the limit."""
     state = opened(rpm=0, tpm=2_000)
     now_ns = 0

@@ -79,7 +79,7 @@ def test_sums_are_exact(amounts: list[tuple[Decimal, bool]]) -> None:
     assert Fraction(totals.maybe_billed) == sum((Fraction(amount) for amount, billed in amounts if not billed), Fraction())
 
 
-def test_c01_a_million_records_sum_exactly() -> None:
+def test_C01_a_million_records_sum_exactly() -> None:
     """No rounding, however long the night: counted in whole units of the smallest price, to the last one."""
     rng = random.Random(1)
     totals = Totals()
