@@ -172,13 +172,15 @@ class Night:
         self.events: list[Event] = []
         self.pool: Pool | None = None
 
-    async def run(self, meanwhile: Meanwhile | None = None, *, retry_failed: bool = False, **wishes: Any) -> Status:
+    async def run(
+        self, meanwhile: Meanwhile | None = None, *, retry_failed: bool = False, accept_changes: bool = False, **wishes: Any
+    ) -> Status:
         """Start, and go on to the end. `wishes` are fields of Options; no limits unless given."""
         settings = {"rpm": 0, "tpm": 0, "max_in_flight": 1_000} | wishes
         options = Options(inputs=(str(self.path),), run_dir="night.run", base_url=str(ORIGIN), **settings)
         with trio.fail_after(LONGEST_SECONDS), opened(options.inputs) as sources:
             inputs = Inputs([plain for source in sources if (plain := source.as_it_is()) is not None])
-            run, pool = await self._put_together(options, inputs, retry_failed=retry_failed)
+            run, pool = await self._put_together(options, inputs, retry_failed=retry_failed, accept_changes=accept_changes)
             try:
                 async with trio.open_nursery() as nursery:
                     if meanwhile is not None:
@@ -189,7 +191,9 @@ class Night:
                 await pool.aclose()
         return status
 
-    async def _put_together(self, options: Options, inputs: Inputs, *, retry_failed: bool) -> tuple[Run, Pool]:
+    async def _put_together(
+        self, options: Options, inputs: Inputs, *, retry_failed: bool, accept_changes: bool
+    ) -> tuple[Run, Pool]:
         """As the command line does, with a double at each seam."""
         clock = self.clock
         bad_lines: list[BadLine] = []
@@ -203,8 +207,10 @@ class Night:
             pid=1,
             version="test",
             bad_lines=bad_lines,
+            accept_changes=accept_changes,
             retry_failed=retry_failed,
         )
+        self.said += recovered.warnings
         tally = _tally(recovered)
         self.events = events = []
 
