@@ -145,7 +145,7 @@ async def with_a_tail(operations: int) -> MemoryDisk:
 
 
 @share
-async def test_r03_journals_damaged_below_the_mark(tmp_path: Path, disks: Disks, times: int) -> None:
+async def test_R03_journals_damaged_below_the_mark(tmp_path: Path, disks: Disks, times: int) -> None:
     """Refused at the byte where the first damaged record begins, nothing touched; `verify` finds it too."""
     before = contents(disks.whole)
     data, mark = before[JOURNAL], newest_mark(disks.whole).journal
@@ -180,7 +180,7 @@ def is_found(disk: MemoryDisk, directory: Path, name: str) -> bool:
 
 
 @share
-async def test_r03_journals_damaged_above_the_mark(disks: Disks, times: int) -> None:
+async def test_R03_journals_damaged_above_the_mark(disks: Disks, times: int) -> None:
     """What was never synced may be anything: a beginning of what was written is kept, and the run goes on to its end."""
     ids = ids_of(JOBS)
     data, mark, written_records = before_of(disks.cut_off, JOURNAL), newest_mark(disks.cut_off).journal, records_of(disks.cut_off)
@@ -203,7 +203,7 @@ async def test_r03_journals_damaged_above_the_mark(disks: Disks, times: int) -> 
 
 @share
 @pytest.mark.parametrize("name", [RESULTS, ERRORS, COSTS])
-async def test_r03_other_files_damaged_below_their_mark(tmp_path: Path, disks: Disks, name: str, times: int) -> None:
+async def test_R03_other_files_damaged_below_their_mark(tmp_path: Path, disks: Disks, name: str, times: int) -> None:
     """Refused with its place and nothing touched, and found by `verify`.
 
     Or, where every line is there all the same, doubled or in another order: each job's line is kept once, as it was written.
@@ -243,7 +243,7 @@ def refusal(disk: MemoryDisk) -> JournalDamaged | None:
 
 
 @pytest.mark.parametrize("every", [pytest.param(29, id="some"), pytest.param(1, id="all", marks=pytest.mark.campaign)])
-async def test_r02_a_whole_run_torn_at_each_byte_goes_on(disks: Disks, every: int) -> None:
+async def test_R02_a_whole_run_torn_at_each_byte_goes_on(disks: Disks, every: int) -> None:
     """Cut its journal's tail at any byte behind the mark: the run recovers, appends, is read back, and ends whole."""
     ids = ids_of(JOBS)
     data, mark = before_of(disks.cut_off, JOURNAL), newest_mark(disks.cut_off).journal

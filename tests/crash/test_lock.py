@@ -72,7 +72,7 @@ def test_a_killed_holder_leaves_no_lock_behind(tmp_path: Path) -> None:
         assert (tmp_path / "lock").stat().st_ino == inode
 
 
-def test_r09_a_child_of_a_killed_holder_holds_nothing(tmp_path: Path) -> None:
+def test_R09_a_child_of_a_killed_holder_holds_nothing(tmp_path: Path) -> None:
     """A process that it had started, and that outlives it, has inherited no lock, though descriptors were left open to it."""
     parent = HOLDER.replace("print(", "import subprocess; subprocess.Popen(['cat'], close_fds=False); print(")
     holder = hold(tmp_path, parent)

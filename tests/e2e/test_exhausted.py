@@ -58,7 +58,7 @@ def leave_killed(run: Submit, mine: Launcher) -> None:
 
 
 @pytest.mark.parametrize("share", shares.values())
-def test_r04_short_writes(tmp_path: Path, platform: Simulated, launchers: Pair, share: int | None) -> None:
+def test_R04_short_writes(tmp_path: Path, platform: Simulated, launchers: Pair, share: int | None) -> None:
     """Half of the Nth write is taken: with its rest it is a whole one; without, it is cut off, or else found by its checksum."""
     run, _ = small_run(tmp_path, platform, "count")
     run.finish(run.start_by(launchers[0]))
@@ -80,7 +80,7 @@ def test_r04_short_writes(tmp_path: Path, platform: Simulated, launchers: Pair, 
 
 
 @pytest.mark.parametrize("share", shares.values())
-def test_r07_descriptors(tmp_path: Path, platform: Simulated, launchers: Pair, share: int | None) -> None:
+def test_R07_descriptors(tmp_path: Path, platform: Simulated, launchers: Pair, share: int | None) -> None:
     """With too few for any run it is not begun (2); with more than that it comes to its end, whatever it needs them for."""
     numbers = list(DESCRIPTORS) if share is None else [3, 31, 32, 33]
 
@@ -100,7 +100,7 @@ def test_r07_descriptors(tmp_path: Path, platform: Simulated, launchers: Pair, s
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux takes descriptors from a process at work")
 @pytest.mark.parametrize("share", shares.values())
-def test_r07_descriptors_that_run_out(tmp_path: Path, platform: Simulated, launchers: Pair, share: int | None) -> None:
+def test_R07_descriptors_that_run_out(tmp_path: Path, platform: Simulated, launchers: Pair, share: int | None) -> None:
     """No more of them from one moment on, with a few left or none: 74, and no job fails for want of a connection."""
 
     def one(left: int, mine: Launcher) -> Faulty:
@@ -121,7 +121,7 @@ def test_r07_descriptors_that_run_out(tmp_path: Path, platform: Simulated, launc
 
 @pytest.mark.skipif(sys.platform != "linux" and os.geteuid() == 0, reason="permissions do not bind root")
 @pytest.mark.parametrize("share", shares.values())
-def test_r07_permissions(tmp_path: Path, platform: Simulated, launchers: Pair, share: int | None) -> None:
+def test_R07_permissions(tmp_path: Path, platform: Simulated, launchers: Pair, share: int | None) -> None:
     """A directory or file that may not be read, or not written, stops the start that meets it; with permission it goes on."""
 
     def one(case: tuple[str, int], mine: Launcher) -> Faulty:
@@ -145,7 +145,7 @@ def test_r07_permissions(tmp_path: Path, platform: Simulated, launchers: Pair, s
 
 
 @needs_mount
-def test_r07_a_disk_that_can_only_be_read(tmp_path: Path, platform: Simulated, launchers: Pair) -> None:
+def test_R07_a_disk_that_can_only_be_read(tmp_path: Path, platform: Simulated, launchers: Pair) -> None:
     """A run that had begun, and a new one, where the file system can only be read from now on: 74; writable again, they go on."""
     with contextlib.ExitStack() as mounts:
         runs = [small_run(tmp_path, platform, what) for what in ("begun", "new")]

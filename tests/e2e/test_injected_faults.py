@@ -26,6 +26,14 @@ pytestmark = pytest.mark.skipif(straced.why_not() is not None, reason=str(strace
 KILLED_AT = Fault("live", "write", 14, "signal=SIGKILL")
 SEED = 6
 
+#: calls, and what befalls each of them in turn
+KILLED = ((*WRITES, *SYNCS, *RENAMES, *OPENS), ("signal=SIGKILL",))
+WRITE_FAILS = (WRITES, ("error=ENOSPC", "error=EIO"))
+SYNC_FAILS = (SYNCS, ("error=EIO",))
+OPENING_FAILS = ((*OPENS, *RENAMES), ("error=EMFILE", "error=EACCES", "error=EROFS"))
+READING_FAILS = (READS, ("error=EIO",))
+FAILED = (WRITE_FAILS, SYNC_FAILS, OPENING_FAILS, READING_FAILS)
+
 #: (the run was killed before, phase) -> how often it makes each call
 Counts = dict[tuple[bool, str], dict[str, int]]
 
@@ -135,38 +143,41 @@ def went_on(seen: list[Call]) -> Iterator[str]:
         yield f"synced again: {again}"
 
 
-@pytest.mark.parametrize("share", [pytest.param(6, id="some"), pytest.param(None, id="all", marks=pytest.mark.campaign)])
+def test_R04_to_R07_a_few_of_each(platform: Simulated, counts: Counts, carry_out: CarryOut) -> None:
+    """A seeded share of what the campaign does to every call."""
+    kills, failures = some(cases(counts, *KILLED), 6), [case for which in FAILED for case in some(cases(counts, *which), 5)]
+    hits = carry_out([*kills, *failures])
+    prove_stopped([(one, seen) for one, seen in hits if one.code != -9])
+    print(f"R-04 to R-07: {len(kills)} kills, {len(failures)} failures:", prove_books(platform, [one for one, _ in hits]))
+
+
+@pytest.mark.campaign
 class TestEachCall:
-    def test_r06_killed_at(self, platform: Simulated, counts: Counts, carry_out: CarryOut, share: int | None) -> None:
+    def test_R06_killed_at(self, platform: Simulated, counts: Counts, carry_out: CarryOut) -> None:
         """kill -9 in each write, sync, rename and opening: the run goes on to its end, and every bill is in its books."""
-        found = cases(counts, (*WRITES, *SYNCS, *RENAMES, *OPENS), ("signal=SIGKILL",))
-        hits = carry_out(found if share is None else some(found, share))
+        hits = carry_out(found := cases(counts, *KILLED))
         print(f"R-06: killed at {len(hits)} of {len(found)} calls:", prove_books(platform, [one for one, _ in hits]))
 
-    def test_r04_write_fails(self, platform: Simulated, counts: Counts, carry_out: CarryOut, share: int | None) -> None:
+    def test_R04_write_fails(self, platform: Simulated, counts: Counts, carry_out: CarryOut) -> None:
         """No space, or a broken disk, at each write and truncation: 74, by its name, and the run goes on with room again."""
-        found = cases(counts, WRITES, ("error=ENOSPC", "error=EIO"))
-        hits = carry_out(found if share is None else some(found, share))
+        hits = carry_out(found := cases(counts, *WRITE_FAILS))
         prove_stopped(hits)
         print(f"R-04: {len(hits)} of {len(found)} writes failed:", prove_books(platform, [one for one, _ in hits]))
 
-    def test_r05_sync_fails(self, platform: Simulated, counts: Counts, carry_out: CarryOut, share: int | None) -> None:
+    def test_R05_sync_fails(self, platform: Simulated, counts: Counts, carry_out: CarryOut) -> None:
         """EIO at each sync: 74, and that file is never synced again; what was written is there for the next start."""
-        found = cases(counts, SYNCS, ("error=EIO",))
-        hits = carry_out(found if share is None else some(found, share))
+        hits = carry_out(found := cases(counts, *SYNC_FAILS))
         prove_stopped(hits)
         print(f"R-05: {len(hits)} of {len(found)} syncs failed:", prove_books(platform, [one for one, _ in hits]))
 
-    def test_r07_opening_fails(self, platform: Simulated, counts: Counts, carry_out: CarryOut, share: int | None) -> None:
+    def test_R07_opening_fails(self, platform: Simulated, counts: Counts, carry_out: CarryOut) -> None:
         """No descriptor, no permission or a read-only disk at each opening and renaming: as a write that fails."""
-        found = cases(counts, (*OPENS, *RENAMES), ("error=EMFILE", "error=EACCES", "error=EROFS"))
-        hits = carry_out(found if share is None else some(found, share))
+        hits = carry_out(found := cases(counts, *OPENING_FAILS))
         prove_stopped(hits)
         print(f"R-07: {len(hits)} of {len(found)} openings failed:", prove_books(platform, [one for one, _ in hits]))
 
-    def test_r07_reading_fails(self, platform: Simulated, counts: Counts, carry_out: CarryOut, share: int | None) -> None:
-        """EIO at each reading and looking: the same."""
-        found = cases(counts, READS, ("error=EIO",))
-        hits = carry_out(found if share is None else some(found, share))
+    def test_R07_reading_fails(self, platform: Simulated, counts: Counts, carry_out: CarryOut) -> None:
+        """EIO at each reading: the same."""
+        hits = carry_out(found := cases(counts, *READING_FAILS))
         prove_stopped(hits)
         print(f"R-07: {len(hits)} of {len(found)} readings failed:", prove_books(platform, [one for one, _ in hits]))

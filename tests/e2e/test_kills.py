@@ -35,7 +35,7 @@ long = pytest.mark.campaign
         pytest.param(30, 3_000, FEW_FAULTS, 14, id="30-kills-and-faults", marks=long),
     ],
 )
-def test_r01_killed_again_and_again(tmp_path: Path, kills: int, count: int, faults: str, seed: int) -> None:
+def test_R01_killed_again_and_again(tmp_path: Path, kills: int, count: int, faults: str, seed: int) -> None:
     """Killed at random moments and resumed each time, a run ends whole; only what was in flight at a kill was sent again."""
     ids = write_jobs(tmp_path / "jobs.jsonl", count, seed)
     # Kept small enough in sum that the run cannot end before the last kill.
@@ -61,7 +61,7 @@ def test_r01_killed_again_and_again(tmp_path: Path, kills: int, count: int, faul
         pytest.param(20, 10, FEW_FAULTS, 34, id="200-kills-and-faults", marks=long),
     ],
 )
-def test_r01_many_small_runs_killed(tmp_path: Path, runs: int, kills: int, faults: str, seed: int) -> None:
+def test_R01_many_small_runs_killed(tmp_path: Path, runs: int, kills: int, faults: str, seed: int) -> None:
     """The same of many runs, two at a time: their starts, recoveries and ends are hit as often as their work."""
     accounts = {f"run-{number}": f"sk-empiriolabs-test-{seed}-{number}-/+%q" for number in range(runs)}
     with customers(tmp_path, accounts, "--seed", str(seed), "--latency", "0.03", "--faults", faults) as platform:

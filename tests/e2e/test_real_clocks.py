@@ -19,7 +19,7 @@ JUMPS = [10 * DAY_SECONDS, -25 * 365 * DAY_SECONDS, 3_600]
 RPM = 600
 
 
-def test_r08_a_clock_that_is_set_while_a_run_is_killed_and_resumed(tmp_path: Path) -> None:
+def test_R08_a_clock_that_is_set_while_a_run_is_killed_and_resumed(tmp_path: Path) -> None:
     """Ten days on, 25 years back, an hour: books, check from outside and the story of a job are those of any other run."""
     ids = [f"job-{number}" for number in range(60)]
     with quick_platform(tmp_path) as platform, launcher() as mine:
@@ -38,7 +38,7 @@ def test_r08_a_clock_that_is_set_while_a_run_is_killed_and_resumed(tmp_path: Pat
     print(f"R-08: {len(JUMPS)} clocks set, cost lines of {days};", books.figures())
 
 
-def test_r10_a_process_that_was_stopped_catches_up_on_nothing(tmp_path: Path) -> None:
+def test_R10_a_process_that_was_stopped_catches_up_on_nothing(tmp_path: Path) -> None:
     """SIGSTOP for three seconds, in which 30 requests would have gone out: from SIGCONT on they go out at their pace."""
     ids = [f"job-{number}" for number in range(4 * RPM)]  # too many for a fast start
     with quick_platform(tmp_path) as platform, launcher() as mine:

@@ -22,7 +22,7 @@ RACES = 20
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells when a process has stopped itself")
-def test_r09_of_two_processes_one_is_refused(tmp_path: Path) -> None:
+def test_R09_of_two_processes_one_is_refused(tmp_path: Path) -> None:
     """The one that comes too late ends with 75 and names the other, 20 times of 20; a kill leaves no lock; the run ends whole."""
     ids = [f"job-{number}" for number in range(60)]
     with quick_platform(tmp_path) as platform, two_launchers() as launchers:

@@ -77,7 +77,7 @@ def undated(night: Night, name: str) -> list[object]:
 
 @pytest.mark.parametrize("hint", [RetryAfter.SECONDS, RetryAfter.DATE, RetryAfter.NONE])
 @pytest.mark.parametrize("wall", WALL_CLOCKS.values(), ids=WALL_CLOCKS)
-async def test_r08_a_wall_clock_moves_no_request(
+async def test_R08_a_wall_clock_moves_no_request(
     autojump_clock: MockClock, make_night: MakeNight, wall: WallClock, hint: RetryAfter
 ) -> None:
     """Pace, backoff, the wait that a 429 asks for and the minute before a kill: all as with a clock that is right."""
@@ -101,7 +101,7 @@ def most_ahead_seconds(times: list[float], spacing_seconds: float) -> float:
 
 
 @pytest.mark.parametrize("stopped_seconds", [10.0, 60.0, 3_600.0])
-async def test_r10_a_process_that_stood_still_catches_up_on_nothing(
+async def test_R10_a_process_that_stood_still_catches_up_on_nothing(
     autojump_clock: MockClock, make_night: MakeNight, stopped_seconds: float
 ) -> None:
     """SIGSTOP in mid-run, then SIGCONT: slots that passed are gone; the next requests keep their distance and the limit."""
@@ -119,7 +119,7 @@ async def test_r10_a_process_that_stood_still_catches_up_on_nothing(
     assert (status.rate_limited, night.platform.counters.accepted.peak <= 50) == (0, True)
 
 
-async def test_r10_a_process_that_stood_still_in_its_fast_start(autojump_clock: MockClock, make_night: MakeNight) -> None:
+async def test_R10_a_process_that_stood_still_in_its_fast_start(autojump_clock: MockClock, make_night: MakeNight) -> None:
     """What it was ahead by is not had twice."""
     night = make_night(jobs(100), rpm=50, latency_sigma=0.0)
 

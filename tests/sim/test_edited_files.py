@@ -86,7 +86,7 @@ async def stopped_half_way(night: Night) -> None:
 
 
 @pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
-async def test_r13_a_job_file_that_was_edited(autojump_clock: MockClock, make_night: MakeNight, edit: Edit) -> None:
+async def test_R13_a_job_file_that_was_edited(autojump_clock: MockClock, make_night: MakeNight, edit: Edit) -> None:
     """Refused by its name, with nothing touched, wherever it was sent and has not succeeded; then, accepted, run as it stands."""
     lines = [job(f"job-{number}", text=f"How high is the moon, {number}?") for number in range(JOBS)]
     night = make_night(lines, rules=RULES)
