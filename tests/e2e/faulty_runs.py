@@ -42,9 +42,9 @@ def quick_platform(home: Path) -> Iterator[Simulated]:
 
 
 def small_run(home: Path, platform: Simulated, what: str, *options: str) -> tuple[Submit, list[str]]:
-    """Jobs of which one fails, for a run of their own; failed ones are tried again with each start."""
+    """Jobs of which one fails, for a run of their own, with ids of their own; failed ones are tried again with each start."""
     name = re.sub(r"\W+", "-", what)
-    ids = [f"{name}-{number}" for number in range(JOBS)]
+    ids = [f"{home.name}-{name}-{number}" for number in range(JOBS)]
     lines = [job(custom_id, model=UNKNOWN_MODEL) if number == FAILS else job(custom_id) for number, custom_id in enumerate(ids)]
     (home / f"{name}.jsonl").write_bytes(b"".join(lines))
     options = ("--rpm", "0", "--tpm", "0", "--max-in-flight", str(IN_FLIGHT), "--retry-failed", *options)
