@@ -34,7 +34,7 @@ test: $(STAMP) ## run all tests but the campaign (ARGS="-k name" for some of the
 	$(BIN)/pytest -m "not campaign" -n 4 --dist worksteal $(ARGS)
 
 campaign: $(STAMP) ## run the long proofs, then let coverage lead the fuzzers
-	$(BIN)/pytest -m campaign --timeout 3600 $(ARGS)
+	$(BIN)/pytest -m campaign --timeout 3600 -rP $(ARGS)
 	$(MAKE) fuzz
 
 fuzz: $(STAMP) ## let coverage lead each fuzz target for a minute (SECONDS=600 for ten, TARGETS="wire reply" for some)
