@@ -33,8 +33,9 @@ demo: $(STAMP) ## run 300 jobs against the embedded platform: no key, no cost, n
 test: $(STAMP) ## run all tests but the campaign (ARGS="-k name" for some of them)
 	$(BIN)/pytest -m "not campaign" -n 4 --dist worksteal $(ARGS)
 
-campaign: $(STAMP) ## run the long proofs
+campaign: $(STAMP) ## run the long proofs, then let coverage lead the fuzzers
 	$(BIN)/pytest -m campaign --timeout 3600 $(ARGS)
+	$(MAKE) fuzz
 
 fuzz: $(STAMP) ## let coverage lead each fuzz target for a minute (SECONDS=600 for ten, TARGETS="wire reply" for some)
 	$(PIP) install --no-build-isolation --editable '.[fuzz]'

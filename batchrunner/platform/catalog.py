@@ -8,7 +8,7 @@ import trio
 
 from batchrunner.errors import AccountError, UnreachableError
 from batchrunner.heads import Heads
-from batchrunner.outcome import NO_CONNECTION
+from batchrunner.outcome import NO_CONNECTION, PERMANENT_FAILURES
 from batchrunner.pricing import PriceTable
 from batchrunner.transport import Pool, Timeouts, TransportError
 
@@ -51,9 +51,11 @@ async def _try(pool: Pool, heads: Heads, fetched_at: str) -> PriceTable:
         connection = await pool.connect(TIMEOUTS)
         reply = heads.without_keys(await connection.exchange(heads.get(CATALOG_PATH), b"", TIMEOUTS))
     except TransportError as error:
-        kind = UnreachableError if error.failure.kind in NO_CONNECTION else AccountError
-        message = heads.failure_without_keys(error.failure).message
-        raise _NotNowError(kind(f"the catalog cannot be fetched: {message}.")) from None
+        failure = heads.failure_without_keys(error.failure)
+        message = f"the catalog cannot be fetched: {failure.message}."
+        if failure.kind in PERMANENT_FAILURES:
+            raise AccountError(message) from None
+        raise _NotNowError((UnreachableError if failure.kind in NO_CONNECTION else AccountError)(message)) from None
     refusal = AccountError(f"the catalog cannot be fetched: the server answered with status {reply.status}.")
     if reply.status >= 500 or reply.status in TRIED_AGAIN_STATUSES:
         raise _NotNowError(refusal)

@@ -328,7 +328,7 @@ class ReplyParser:
             elif name == "content-encoding" and value.lower() not in ("", "identity"):
                 self._error = WireError(
                     FailureKind.COMPRESSED,
-                    f"the server compressed its answer ({_word(value)}) though 'identity' was asked for: is there a proxy?",
+                    f"the server compressed its answer ({_word(value)}) though 'identity' was asked for; perhaps a proxy did",
                 )
                 return
         self._framed = self._chunked or length is not None

@@ -19,14 +19,16 @@ GOOD = b'{"data":[{"id":"m","pricing":{"prompt":"0.1","completion":"0.2"}}]}'
 Step = tuple[int, bytes] | None
 
 
-async def fetch(nursery: trio.Nursery, *steps: Step) -> tuple[PriceTable | AccountError, list[bytes]]:
+async def fetch(
+    nursery: trio.Nursery, *steps: Step, header: bytes = b"connection: close"
+) -> tuple[PriceTable | AccountError, list[bytes]]:
     """What comes of fetching from a server that does this, one step a connection; and what it was asked."""
     todo = list(steps)
     asked: list[bytes] = []
 
     async def serve(stream: trio.abc.Stream, status: int, body: bytes) -> None:
         asked.append(bytes(await stream.receive_some(65_536)))
-        await stream.send_all(b"HTTP/1.1 %d X\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b" % (status, len(body), body))
+        await stream.send_all(b"HTTP/1.1 %d X\r\ncontent-length: %d\r\n%b\r\n\r\n%b" % (status, len(body), header, body))
 
     async def connect() -> trio.abc.Stream:
         await trio.lowlevel.checkpoint()
@@ -91,3 +93,11 @@ async def test_it_is_given_up_in_the_end(autojump_clock: MockClock, nursery: tri
     error, asked = await fetch(nursery, trouble)
     assert isinstance(error, AccountError)
     assert len(asked) == len(PAUSES_SECONDS) + 1
+
+
+async def test_what_will_not_change_is_not_asked_again(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    """Whoever compresses what was asked for plain does so always: said at once."""
+    error, asked = await fetch(nursery, (200, GOOD), header=b"content-encoding: gzip")
+    assert isinstance(error, AccountError)
+    assert "gzip" in str(error)
+    assert len(asked) == 1
