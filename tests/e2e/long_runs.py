@@ -19,6 +19,7 @@ from typing import TypeVar
 
 import msgspec
 import pytest
+from _pytest.mark.structures import ParameterSet
 
 from tests.e2e.harness import Submit
 
@@ -29,7 +30,7 @@ MIB = 1 << 20
 LINE_BYTES = 152
 #: what a run leaves for each job that goes well: two records, a result, a cost line; and the platform's ledger
 RUN_BYTES_A_JOB = 1_900
-#: for a start, a recovery or a whole run of any size; the campaign's own timeout comes first
+#: for a start, a recovery or a whole run of any size; the proof's own timeout comes first
 PATIENCE_SECONDS = 24 * 3600.0
 POLL_SECONDS = 0.05
 
@@ -37,6 +38,11 @@ POLL_SECONDS = 0.05
 def size(name: str, default: int) -> int:
     """How large a proof is to be: SIZE_LINES=1000000 in the environment makes `lines` a million."""
     return int(os.environ.get(f"SIZE_{name.upper()}", default))
+
+
+def whole(*sizes: int, minutes: float) -> ParameterSet:
+    """A proof at its whole size, which the campaign alone runs, and no longer than this."""
+    return pytest.param(*sizes, marks=[pytest.mark.campaign, pytest.mark.timeout(60 * minutes)])
 
 
 @contextmanager
@@ -62,6 +68,17 @@ def write_lines(path: Path, count: int) -> None:
     with path.open("wb") as file:
         for start in range(0, count, 10_000):
             file.write(b"".join(line % (number, number) for number in range(start, min(start + 10_000, count))))
+
+
+@contextmanager
+def working(run: Submit) -> Iterator[subprocess.Popen[bytes]]:
+    """A start of the run, which does not outlive whoever looks at it."""
+    process = run.start()
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            run.kill(process)
 
 
 # What a process holds ------------------------------------------------------------------------------------------------
