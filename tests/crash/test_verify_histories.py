@@ -103,7 +103,7 @@ async def test_a_repair_does_not_guess_the_price_of_what_it_never_saw_sent(tmp_p
     start(disk, IDS, retry_failed=True)
     disk.files[RESULTS] += raw_success("job-0")
     directory = written(disk, tmp_path / "a.run", run_id=RUN)
-    with pytest.raises(InvalidInput, match="no sending is known.* Submit its job file again"):
+    with pytest.raises(InvalidInput, match=r"no sending is known.* Submit its job file again"):
         repair(directory, StepClock())
 
 
