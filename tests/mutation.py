@@ -36,7 +36,7 @@ MODULES = {
         ["batchrunner/journal/*.py"],
         [
             "tests/unit/test_records.py",
-            "tests/unit/test_journal_reading.py",
+            "tests/unit/test_journal_*.py",
             "tests/unit/test_replay.py",
             "tests/unit/test_tariff.py",
             "tests/unit/test_errors.py",

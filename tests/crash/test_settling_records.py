@@ -10,7 +10,7 @@ import pytest
 
 from batchrunner.costs import Charge, cost_line
 from batchrunner.disk import MemoryDisk
-from batchrunner.errors import ChangedLines
+from batchrunner.errors import ChangedLines, JournalDamaged
 from batchrunner.events import Billing
 from batchrunner.exchange import Reply
 from batchrunner.job import BadLine
@@ -304,3 +304,39 @@ async def test_bad_lines_that_are_the_same_are_left_as_they_stand() -> None:
         assert bytes(disk.files[ERRORS]) != before
         start(disk, ids, bad_lines=bad)
         assert bytes(disk.files[ERRORS]) == before
+
+
+# Lines of jobs that are gone -----------------------------------------------------------------------------------------
+
+
+async def test_a_line_of_a_job_that_is_gone_stays_only_where_it_is_json() -> None:
+    """Nothing else seals it: a later reader must be able to read the file."""
+    ids = ids_of(4)
+    disk = await finished(ids)
+    broken = raw_success("job-3")[:-2] + b",}\n"
+    disk.files[RESULTS] += raw_success("job-9") + broken
+    start(disk, ids[:3])
+    assert raw_success("job-9") in disk.files[RESULTS]
+    assert bytes(disk.files[CUT]) == broken
+
+
+async def test_costs_that_are_cut_short_are_refused_at_their_end() -> None:
+    """With how long they were once."""
+    ids = ids_of(4)
+    disk = await finished(ids)
+    whole = len(disk.files[COSTS])
+    del disk.files[COSTS][-10:]
+    with pytest.raises(JournalDamaged) as caught:
+        start(disk, ids)
+    assert (caught.value.path, caught.value.offset) == (COSTS, whole - 10)
+    assert f"it ends here, and was {whole} bytes long once" in str(caught.value)
+
+
+async def test_altered_costs_are_refused_from_their_beginning_on() -> None:
+    """No mark stands before the first."""
+    ids = ids_of(4)
+    disk = await finished(ids)
+    disk.files[COSTS][5] ^= 1
+    with pytest.raises(JournalDamaged) as caught:
+        start(disk, ids)
+    assert (caught.value.path, caught.value.offset) == (COSTS, 0)
