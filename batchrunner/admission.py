@@ -10,7 +10,6 @@ from __future__ import annotations
 import enum
 import random
 from collections.abc import Callable, Mapping
-from typing import Literal, get_args
 
 import msgspec
 import trio
@@ -20,11 +19,8 @@ from batchrunner.account_store import AccountStore
 from batchrunner.clock import NS_PER_SECOND, Clock
 from batchrunner.fair import FairQueue, RefusedJobs
 from batchrunner.job import Job, RequestSize, Usage
+from batchrunner.waits import Cause, JobWaits, Waits
 
-#: What the dispatcher can wait for. `rate_limited`: the account is closed after a 429; `retries`: all that could be sent is
-#: waiting out a backoff, or for the retry budget; `models`: the models of all that could be sent are offline; `work`: there is
-#: nothing that could be.
-Cause = Literal["requests", "tokens", "in_flight", "rate_limited", "server", "keys", "models", "retries", "work"]
 #: No sleep is shorter: a nanosecond lost in a float must not make a loop spin.
 SHORTEST_SLEEP_NS = 1_000
 
@@ -85,6 +81,8 @@ class Ticket(msgspec.Struct, frozen=True):
     wait_seconds: float
     #: no other tokens are in the window
     alone: bool
+    #: what the job has waited for since it last ended, or since the beginning: milliseconds by cause
+    waits: Mapping[str, int] = {}
 
     @property
     def job(self) -> Job:
@@ -103,20 +101,6 @@ class Statistics(msgspec.Struct, frozen=True):
     #: how long it has waited for what, the present wait included
     waited_seconds: Mapping[str, float]
     admitted: int
-
-
-class _Waits(msgspec.Struct, frozen=True):
-    """What the dispatcher waits for and has waited for. Replaced as a whole: other threads look at it."""
-
-    ended_ns: Mapping[Cause, int]
-    cause: Cause | None = None
-    since_ns: int = 0
-
-    def at(self, now_ns: int) -> Mapping[Cause, int]:
-        """By cause, up to now."""
-        if self.cause is None:
-            return self.ended_ns
-        return {**self.ended_ns, self.cause: self.ended_ns[self.cause] + max(0, now_ns - self.since_ns)}
 
 
 class Admission:
@@ -154,7 +138,8 @@ class Admission:
         self._admitted = 0
         self._closed = False
         self._changed = trio.Event()
-        self._waits = _Waits(dict.fromkeys(get_args(Cause), 0))
+        self._waits = Waits()
+        self._job_waits = JobWaits()
 
     async def ready(self) -> bool:
         """Wait until a job could be sent now, but for the budget. False once there will be none, or after `close`."""
@@ -203,7 +188,8 @@ class Admission:
                     self._in_flight += 1
                     self._admitted += 1
                     wait_seconds = (now_ns - asked_ns) / NS_PER_SECOND
-                    return Ticket(candidate, entry, now_ns, wait_seconds, alone)
+                    waits = self._job_waits.sent(number, now_ns, self._waits)
+                    return Ticket(candidate, entry, now_ns, wait_seconds, alone, waits)
                 case budget.Later(at_ns, tokens):
                     await self._wait(changed, "tokens" if tokens else "requests", at_ns)
                 case _:
@@ -224,7 +210,7 @@ class Admission:
 
     def release(self, name: str | None) -> None:
         """Let all jobs go that are held under this name."""
-        self._queue.release(name)
+        self._release(name, self._clock.monotonic_ns())
         self._wake()
 
     async def succeeded(self, ticket: Ticket, tokens: int | None) -> None:
@@ -247,12 +233,14 @@ class Admission:
 
     async def refused(self, ticket: Ticket, retry_after_ns: int | None) -> bool:
         """The server answered 429: the job goes back to its place. False where it is found to be one that never fits."""
-        number = ticket.job.number
+        number, now_ns = ticket.job.number, self._clock.monotonic_ns()
         yields_ns = self._refused.refused(number, alone=ticket.alone)
         if yields_ns == 0:
             self._queue.refused(number)
         elif yields_ns is not None:
-            self._queue.again(number, self._clock.monotonic_ns() + yields_ns)
+            self._queue.again(number, now_ns + yields_ns)
+        if yields_ns is not None:
+            self._job_waits.back(number, now_ns, self._waits, backoff_ns=yields_ns)
         await self._give_back(budget.Refuse(ticket.entry, retry_after_ns, self._rng.random()))
         return yields_ns is not None
 
@@ -267,6 +255,9 @@ class Admission:
             repeat = self._queue.remove(number, now_ns, sent=False)
             if isinstance(why, Held):
                 self._queue.hold(number, why.name, why.due_ns, repeat=repeat)
+                self._job_waits.held(number, now_ns, self._waits)
+            else:
+                self._job_waits.gone(number)
             await trio.lowlevel.checkpoint()  # a whole file of them must not keep signals and the writer waiting
 
     def _release_the_hopeless(self, now_ns: int) -> bool:
@@ -275,8 +266,11 @@ class Admission:
             return False
         names = [name for name in self._queue.held_names() if self._hopeless(name, now_ns)]
         for name in names:
-            self._queue.release(name)
+            self._release(name, now_ns)
         return bool(names)
+
+    def _release(self, name: str | None, now_ns: int) -> None:
+        self._job_waits.released(self._queue.release(name), now_ns)
 
     def _idle_reason(self) -> Cause:
         """What is waited for where nothing of the queue can be sent now."""
@@ -299,11 +293,14 @@ class Admission:
 
     def _requeue(self, ticket: Ticket, then: Then) -> None:
         # Before the request is given back: else the dispatcher could see nothing queued and nothing in flight, and end.
+        number, now_ns = ticket.job.number, self._clock.monotonic_ns()
         match then:
             case Backoff(after_ns, repeat):
-                self._queue.again(ticket.job.number, self._clock.monotonic_ns() + after_ns, repeat=repeat)
+                self._queue.again(number, now_ns + after_ns, repeat=repeat)
+                self._job_waits.back(number, now_ns, self._waits, backoff_ns=after_ns)
             case Held(name, due_ns):
-                self._queue.hold(ticket.job.number, name, due_ns, repeat=True)
+                self._queue.hold(number, name, due_ns, repeat=True)
+                self._job_waits.held(number, now_ns, self._waits)
 
     async def _give_back(self, event: budget.Event) -> None:
         self._in_flight -= 1
@@ -317,11 +314,11 @@ class Admission:
         now_ns = self._clock.monotonic_ns()
         gate_seconds = self._store.statistics(now_ns).closed_for_seconds
         cause: Cause = "rate_limited" if gate_seconds and reason == "requests" else reason
-        self._waits = _Waits(self._waits.ended_ns, cause, now_ns)
+        self._waits = self._waits.begin(cause, now_ns)
         seconds = float("inf") if until_ns is None else max(until_ns - now_ns, SHORTEST_SLEEP_NS) / NS_PER_SECOND
         with trio.move_on_after(seconds):
             await changed.wait()
-        self._waits = _Waits(self._waits.at(self._clock.monotonic_ns()))
+        self._waits = self._waits.end(self._clock.monotonic_ns())
 
     def _wake(self) -> None:
         self._changed.set()

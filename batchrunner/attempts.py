@@ -131,6 +131,7 @@ class Attempts:
             input_tokens=ticket.candidate.size.input_tokens,
             output_cap_tokens=self._parts.spending.output_bound(ticket.candidate.size),
             reserve_tokens=ticket.candidate.tokens,
+            waits=ticket.waits,
         )
         self._parts.spending.sent(ticket.candidate)
         key = self._resilience.sent(ticket)

@@ -120,14 +120,17 @@ class FairQueue:
         if name in self._held:
             self._held[name].due_ns = due_ns
 
-    def release(self, name: str | None) -> None:
-        """Let all go that were held under this name: repeats as repeats, the others before what follows them in the file."""
+    def release(self, name: str | None) -> list[int]:
+        """Let all go that were held under this name: repeats as repeats, the others before what follows them in the file. Which
+        they were.
+        """
         aside = self._held.pop(name, None)
         if aside is None:
-            return
+            return []
         self._held_count -= len(aside.jobs)
         for number, repeat in aside.jobs:
             heapq.heappush(self._repeats if repeat else self._released, (_AT_ONCE, number))
+        return [number for number, _ in aside.jobs]
 
     def held_names(self) -> list[str | None]:
         return list(self._held)

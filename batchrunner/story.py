@@ -50,6 +50,8 @@ class Step(msgspec.Struct, frozen=True, omit_defaults=True):
     cap_tokens: int | None = None
     model: str | None = None
     endpoint: str | None = None
+    #: sent: what the job waited for since it last ended or since the process began, milliseconds by cause, see `waits`
+    waits_ms: dict[str, int] = {}
     #: ended: why, and whether it counts toward --max-attempts
     why: str | None = None
     finish: str | None = None
@@ -177,6 +179,7 @@ class _Teller:
             cap_tokens=sent.cap,
             model=sent.model,
             endpoint=sent.endpoint,
+            waits_ms=sent.waits,
         )
         self._add(step, self._wall_ns(sent))
 

@@ -6,7 +6,11 @@ from batchrunner.costs import Charge
 from batchrunner.events import Billing
 from batchrunner.status import Status
 from batchrunner.story import Step, Story
+from batchrunner.waits import OwnCause
 from batchrunner.wording import AGAIN, BINDING_TEXT, STOPPED, counted, duration, escape_terminal, usd
+
+_OWN_WAITS: dict[OwnCause, str] = {"backoff": "its own backoff", "held": "put aside until model or server are back"}
+_WAITS = {str(cause): text for words in (BINDING_TEXT, _OWN_WAITS) for cause, text in words.items()}
 
 
 def story_text(story: Story, status: Status | None, *, live: bool) -> str:
@@ -24,7 +28,11 @@ def _since(step: Step) -> str:
     seconds = step.after_seconds
     if seconds is None or seconds < 0:
         return ""
-    return f"+{seconds:.3f} s" if seconds < 60 else f"+{duration(seconds)}"
+    return f"+{_length(seconds)}"
+
+
+def _length(seconds: float) -> str:
+    return f"{seconds:.3f} s" if seconds < 60 else duration(seconds)
 
 
 def _words(step: Step) -> str:
@@ -32,7 +40,7 @@ def _words(step: Step) -> str:
     match step.what:
         case "sent":
             cap = "no cap on output" if step.cap_tokens is None else f"at most {step.cap_tokens:,} out"
-            tokens = f"about {step.input_tokens:,} tokens in, {cap}, {step.reserve_tokens:,} reserved"
+            tokens = f"about {step.input_tokens:,} tokens in, {cap}, {step.reserve_tokens:,} reserved{_waited(step)}"
             return f"attempt {step.attempt} sent to {step.endpoint} for {step.model} by process {step.pid}; {tokens}"
         case "done":
             return f"attempt {step.attempt} succeeded, ended by {step.finish or 'an unknown cause'}{code}; {_charge(step.charge)}"
@@ -52,6 +60,12 @@ def _words(step: Step) -> str:
             return f"{counted(step.attempt, 'attempt')} given back: part of an outage"
         case "process":
             return f"process {step.pid} took the run over"
+
+
+def _waited(step: Step) -> str:
+    """The causes overlap: while a job pauses after a failure, the run waits for what it waits for."""
+    waits = ", ".join(f"{_WAITS.get(cause, cause)} {_length(ms / 1_000)}" for cause, ms in step.waits_ms.items())
+    return f"; before that {waits}" if waits else ""
 
 
 def _free(step: Step) -> str:

@@ -113,6 +113,7 @@ class RunFiles:
         self.disk.replace(name, parts)
         self._files[name].close()
         self._files[name] = self.disk.open(name)
+        self._on_disk[name] = -1  # of the old file: the new one may grow for long before it is as large
 
     def truncate(self, name: str, size: int) -> None:
         """Cut a torn tail."""

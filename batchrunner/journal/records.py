@@ -70,6 +70,8 @@ class Sent(_Record, tag="sent", frozen=True):
     cap: int | None
     model: str
     endpoint: str
+    #: what the job has waited for since it last ended, or since the process began: milliseconds by cause, see `waits`
+    waits: dict[str, int] = {}
 
 
 class Line(msgspec.Struct, frozen=True):

@@ -327,13 +327,17 @@ class _Recovery:
         assert isinstance(number, int)
         flight = self.replay.in_flight.get(line.custom_id)
         sent = flight.sent if flight is not None and flight.sent.attempt == identity.attempt else None
-        charge: Charge | None
+        charge: Charge | None = None
         finish: str | None = None
+        # An error line may name an attempt that has ended otherwise, with its own bill: the job then failed without another.
+        spent = name == RESULTS or sent is not None or identity.attempt > self.replay.sends(number)
+        known = self.cost_tail.get((line.custom_id, identity.attempt))
         if name == RESULTS:
             charge, finish = self.tariff.success(number, sent, line)
-        else:
+        elif spent:
             charge = self.tariff.failure(number, sent, line)
-        known = self.cost_tail.get((line.custom_id, identity.attempt))
+        if spent and known is not None:
+            charge = known.charge
         self._end(
             Ended(
                 id=line.custom_id,
@@ -341,8 +345,8 @@ class _Recovery:
                 attempt=identity.attempt,
                 what=What.DONE if name == RESULTS else What.FAILED,
                 wall_ns=self.clock.wall_ns(),
-                spent=True,
-                charge=charge if known is None else known.charge,
+                spent=spent,
+                charge=charge,
                 line=Line(name, offset, len(raw), zlib.crc32(raw)),
                 why="adopted" if name == RESULTS else line.error_code(),
                 finish=finish,

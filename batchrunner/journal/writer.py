@@ -6,7 +6,7 @@ power cut would take back is told to nobody: an event is handed to the sink only
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Final
 
@@ -35,6 +35,7 @@ from batchrunner.results import clean, failure_line, success_line
 
 COMMIT_RECORDS: Final = 256
 COMMIT_SECONDS: Final = 0.020
+_NO_WAITS: Final[Mapping[str, int]] = {}
 
 #: Runs a blocking function to its end and returns; never before its end, cancelled or not.
 SyncIn = Callable[[Callable[[], None]], Awaitable[None]]
@@ -106,9 +107,19 @@ class Journal:
     # What happens to attempts -------------------------------------------------------------------------------------
 
     def sent(
-        self, job: Job, attempt: int, *, model: str, input_tokens: int, output_cap_tokens: int | None, reserve_tokens: int
+        self,
+        job: Job,
+        attempt: int,
+        *,
+        model: str,
+        input_tokens: int,
+        output_cap_tokens: int | None,
+        reserve_tokens: int,
+        waits: Mapping[str, int] = _NO_WAITS,
     ) -> None:
-        """The request's first byte goes out next. `attempt` is the ordinal of the send among all of the job's."""
+        """The request's first byte goes out next. `attempt` is the ordinal of the send among all of the job's; `waits` is what
+        it has waited for, in milliseconds by cause.
+        """
         self.record(
             Sent(
                 id=job.custom_id,
@@ -121,6 +132,7 @@ class Journal:
                 cap=output_cap_tokens,
                 model=model,
                 endpoint=job.url,
+                waits=dict(waits),
             )
         )
         self.totals.attempts += 1

@@ -136,7 +136,7 @@ def test_the_last_sample_is_the_runs_own_summary(watched: Watched) -> None:
     assert sum(last("batchrun_replies_total").values()) == JOBS - 1
 
 
-def test_counters_rise_and_never_fall(watched: Watched) -> None:
+def test_M01_counters_rise_and_never_fall(watched: Watched) -> None:
     """Sample by sample; and the run was seen on its way, not only at its ends."""
     rising = watched.prometheus.query(f'{{__name__=~"batchrun_.*_(total|count|bucket|sum)", job="{JOB}"}}[1h]')
     assert len(rising) > 100

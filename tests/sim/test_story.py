@@ -19,6 +19,7 @@ from batchrunner.simulator.settings import Rule
 from batchrunner.status import decode
 from batchrunner.story import Story, tell
 from tests.sim.nights import PRICES, MakeNight, Night, after, fault, job, jobs
+from tests.sim.test_run_outages import OTHER, Outage
 from tests.verified import written
 
 
@@ -183,3 +184,50 @@ async def test_a_damaged_journal_is_said_to_be(autojump_clock: MockClock, make_n
     story = told(night, tmp_path)
     assert story.damaged
     assert "batchrun verify says where" in words.story_text(story, None, live=False)
+
+
+def waits(story: Story) -> dict[int, dict[str, int]]:
+    """By attempt: what the job waited for before it, in whole seconds."""
+    return {
+        step.attempt: {cause: round(ms / 1_000) for cause, ms in step.waits_ms.items() if ms >= 500}
+        for step in story.steps
+        if step.what == "sent"
+    }
+
+
+async def test_the_cause_of_each_wait(autojump_clock: MockClock, make_night: MakeNight, tmp_path: Path) -> None:
+    """A first send waits for the limit; one that repeats, for its own backoff, of which the run may know nothing."""
+    night = make_night(jobs(120), latency_median_seconds=1.0, latency_sigma=0.0, **fault("error500", custom_id="job-0"))
+    await night.run(rpm=60, tpm=0)
+    repeated, last = told(night, tmp_path, "job-0"), told(night, tmp_path, "job-119")
+    sends = [step for step in repeated.steps if step.what == "sent"]
+    assert sends[0].waits_ms == {}
+    assert sends[1].waits_ms.keys() == {"backoff", "requests"}
+    assert sends[1].after_seconds is not None
+    assert sends[1].waits_ms["backoff"] <= sends[1].after_seconds * 1_000 + 1
+    (first,) = waits(last).values()
+    assert first.keys() == {"requests"}
+    assert first["requests"] > 5
+    assert "; before that limited by requests " in words.story_text(last, None, live=False)
+    assert "; before that its own backoff " in words.story_text(repeated, None, live=False)
+
+
+async def test_a_job_put_aside_says_so(autojump_clock: MockClock, make_night: MakeNight, tmp_path: Path) -> None:
+    """Ten minutes of a model that is offline are a wait of its jobs, and of the run once there is nothing else."""
+    lines = [job(f"job-{number}", model=OTHER if number % 2 else "simulated-small") for number in range(60)]
+    night = make_night(lines, latency_median_seconds=1.0, latency_sigma=0.0)
+    night.platform._plan = Outage("model_unavailable", 0.0, 600.0, lambda ask: ask.model.id == OTHER)
+    await night.run(rpm=60)
+    (waited,) = waits(told(night, tmp_path, "job-59")).values()
+    assert waited["held"] > 500
+    assert waited["models"] > 400
+    assert "put aside until model or server are back " in words.story_text(told(night, tmp_path, "job-59"), None, live=False)
+
+
+async def test_waits_begin_with_the_process(autojump_clock: MockClock, make_night: MakeNight, tmp_path: Path) -> None:
+    """An hour in which nothing ran is no wait for anything."""
+    night = make_night(jobs(2), **fault("slow"))
+    await night.run(after(2, Run.cancel))
+    await trio.sleep(3_600)
+    await night.run()
+    assert waits(told(night, tmp_path)) == {1: {}, 2: {}}

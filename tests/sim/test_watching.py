@@ -16,7 +16,6 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from trio.testing import MockClock
 
-from batchrunner.admission import Cause
 from batchrunner.cli.watching import last_scrape, watch
 from batchrunner.clock import NS_PER_SECOND, VirtualClock
 from batchrunner.events import Onlookers
@@ -24,6 +23,7 @@ from batchrunner.metrics import Metrics, Scrapes
 from batchrunner.runner import STATUS_FILE, Run
 from batchrunner.simulator.settings import TEST_KEY, Rule
 from batchrunner.status import Status, decode
+from batchrunner.waits import Cause
 from tests.sim.nights import MODEL, MakeNight, after, assert_whole, job, jobs
 from tests.sim.test_run_outages import HOUR, OTHER, Outage
 

@@ -209,12 +209,27 @@ def test_a_large_account_groups_its_log() -> None:
     assert len(state.window.cells) <= CELL_THRESHOLD + now_ns // CELL_NS + 1
 
 
-@given(seed=st.integers(0, 2**32), rpm=st.integers(1, 120), tpm=st.sampled_from([0, 500, 10_000]))
+HISTORIES = given(seed=st.integers(0, 2**32), rpm=st.integers(1, 120), tpm=st.sampled_from([0, 500, 10_000]))
+
+
+@HISTORIES
 @settings(max_examples=150, deadline=None)
-def test_any_history_holds_the_budget(seed: int, rpm: int, tpm: int) -> None:
+def test_B01_any_history_holds_the_budget(seed: int, rpm: int, tpm: int) -> None:
     """Whatever is sent, settled, refused, lost or stalled: no 60 s hold more than N sends, the sums equal the log, the
     state survives its encoding, and every request goes sooner or later.
     """
+    any_history(seed, rpm, tpm)
+
+
+@pytest.mark.campaign
+@HISTORIES
+@settings(max_examples=10_000, deadline=None)
+def test_B01_ten_thousand_histories(seed: int, rpm: int, tpm: int) -> None:
+    """The same, far more often."""
+    any_history(seed, rpm, tpm)
+
+
+def any_history(seed: int, rpm: int, tpm: int) -> None:
     rng = random.Random(seed)
     state = opened(rpm, tpm, jobs=rng.choice([10, 100_000]))
     now_ns = 0
@@ -244,7 +259,7 @@ def test_any_history_holds_the_budget(seed: int, rpm: int, tpm: int) -> None:
 
 @given(tokens=st.lists(st.integers(1, 1_000), min_size=50, max_size=200))
 @settings(max_examples=50, deadline=None)
-def test_tokens_hold_in_every_window(tokens: list[int]) -> None:
+def test_B01_tokens_hold_in_every_window(tokens: list[int]) -> None:
     """Settled at their prediction, the tokens of any 60 s stay within the limit."""
     state = opened(rpm=0, tpm=2_000)
     now_ns = 0

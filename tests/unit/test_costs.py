@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import random
 from decimal import Decimal
 from fractions import Fraction
 
@@ -76,6 +77,20 @@ def test_sums_are_exact(amounts: list[tuple[Decimal, bool]]) -> None:
         totals.add(Charge("m", "/e", Billing.BILLED if billed else Billing.MAYBE, amount=amount))
     assert Fraction(totals.billed) == sum((Fraction(amount) for amount, billed in amounts if billed), Fraction())
     assert Fraction(totals.maybe_billed) == sum((Fraction(amount) for amount, billed in amounts if not billed), Fraction())
+
+
+def test_C01_a_million_records_sum_exactly() -> None:
+    """No rounding, however long the night: counted in whole units of the smallest price, to the last one."""
+    rng = random.Random(1)
+    totals = Totals()
+    units = dict.fromkeys((Billing.BILLED, Billing.MAYBE), 0)
+    kinds = [(billing, amount) for billing in units for amount in (rng.randrange(10**11) for _ in range(500))]
+    charges = [Charge("m", "/e", billing, amount=Decimal(amount).scaleb(-12)) for billing, amount in kinds]
+    for _ in range(1_000):
+        for (billing, amount), charge in zip(kinds, charges, strict=True):
+            totals.add(charge)
+            units[billing] += amount
+    assert (totals.billed, totals.maybe_billed) == tuple(Decimal(sum_).scaleb(-12) for sum_ in units.values())
 
 
 def test_a_tiny_amount_is_not_lost_beside_a_huge_one() -> None:
