@@ -9,6 +9,7 @@ import pytest
 from batchrunner import budget
 from batchrunner.budget.gate import CANARY_GRACE_NS, Gate
 from batchrunner.budget.pacer import LATENESS_NS, NS, SAFE_WINDOW_NS, RequestPacer, TokenPacer, interval_ns
+from batchrunner.budget.steps import SLOT_LIFE_NS
 from batchrunner.budget.window import CELL_NS, CELL_THRESHOLD, Cell, Window
 from tests.unit.budgets import opened, send, slot_of
 
@@ -211,3 +212,37 @@ def test_statistics_name_the_limits_and_how_long_the_gate_is_closed() -> None:
     found = budget.statistics(state, 100 * NS + NS // 4)
     assert (found.rpm_limit, found.tpm_limit, found.closed_for_seconds) == (0, 1_000, 1.0)
     assert budget.statistics(state, 200 * NS).closed_for_seconds == 0
+
+
+# Borders -------------------------------------------------------------------------------------------------------------
+
+
+def test_three_minutes_of_jobs_still_start_fast() -> None:
+    """One more does not."""
+    assert (opened(rpm=50, jobs=150).pacer.fast_left, opened(rpm=50, jobs=151).pacer.fast_left) == (50, 0)
+
+
+def test_a_past_send_has_left_the_window_when_it_is_its_length_old() -> None:
+    """Those behind it count on."""
+    state = budget.State(budget.Limits(50, 0))
+    past = (budget.PastSend(0, 1), budget.PastSend(1, 1))
+    budget.step(state, SAFE_WINDOW_NS, budget.Open(past=past, jobs=1))
+    assert (state.window.requests, state.window.cells[0].first_ns) == (1, 1)
+
+
+def test_a_send_leaves_the_window_to_the_nanosecond() -> None:
+    window = Window()
+    window.add(0, 10)
+    window.expire(SAFE_WINDOW_NS - 1)
+    assert window.requests == 1
+    window.expire(SAFE_WINDOW_NS)
+    assert (window.requests, window.tokens, window.cells) == (0, 0, [])
+
+
+def test_a_slot_lives_for_three_seconds() -> None:
+    """To the last nanosecond of them."""
+    for late_ns, good in ((SLOT_LIFE_NS, True), (SLOT_LIFE_NS + 1, False)):
+        state = opened(rpm=50)
+        slot = slot_of(state, 0)
+        decision = budget.step(state, slot.at_ns + late_ns, budget.Take(slot.slot, 0))
+        assert isinstance(decision, budget.Taken) is good
