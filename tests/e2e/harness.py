@@ -93,13 +93,12 @@ def simulated(directory: Path, *options: str) -> Iterator[Simulated]:
             assert line, f"the simulated platform did not start: {command}"
             yield Simulated(process, json.loads(line)["url"], ledger_path)
         finally:
-            end_with_stdin(process)
+            end_in_order(process)
 
 
-def end_with_stdin(process: subprocess.Popen[bytes]) -> None:
-    """Let a platform end by itself, as that of `--simulate` does, or else by force: what is killed cannot say what it covered."""
-    assert process.stdin is not None
-    process.stdin.close()
+def end_in_order(process: subprocess.Popen[bytes]) -> None:
+    """Let a platform end by itself, or else by force: what is killed cannot say what it covered."""
+    process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(10)
     process.kill()
