@@ -105,7 +105,7 @@ class IllegalTransitionError(Exception):
     `so_far`: what it went through, in words; the journal has the whole story.
     """
 
-    def __init__(self, custom_id: str, state: State, happening: Happening, so_far: str = "") -> None:
+    def __init__(self, custom_id: str, state: State, happening: Happening, so_far: str) -> None:
         self.custom_id = custom_id
         self.state = state
         self.happening = happening

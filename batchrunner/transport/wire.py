@@ -332,9 +332,7 @@ class ReplyParser:
                 )
                 return
         self._framed = self._chunked or length is not None
-        if self._chunked and length is not None:
-            self._error = WireError(FailureKind.PROTOCOL, "the server's answer has both a content-length and chunks")
-        elif length is not None and status not in (204, 304) and int(length) > self._max_body_bytes:
+        if length is not None and status not in (204, 304) and int(length) > self._max_body_bytes:
             self._error = self._too_large_body()
 
     def _head_bytes(self) -> int:

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import re
 import select
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -185,3 +187,52 @@ def test_a_full_disk_does_not_leave_the_lock_taken(tmp_path: Path, monkeypatch: 
         with pytest.raises(DiskError, match="no space"):
             RunLock(tmp_path, wall_ns=0)
     RunLock(tmp_path, wall_ns=0).release()
+
+
+def test_the_lock_file_holds_its_newest_holder_alone(tmp_path: Path) -> None:
+    """Whatever stood there before, however long: one line of JSON, and the time in UTC."""
+    (tmp_path / "lock").write_bytes(b"x" * 500)
+    with RunLock(tmp_path, wall_ns=1_000_000_000):
+        assert json.loads((tmp_path / "lock").read_bytes()) == {"pid": os.getpid(), "started": "1970-01-01T00:00:01.000Z"}
+        assert (tmp_path / "lock").read_bytes().count(b"\n") == 1
+        with pytest.raises(RunDirectoryInUse, match=rf"\(pid {os.getpid()}, since 1970-01-01T00:00:01\.000Z\)\. Wait"):
+            RunLock(tmp_path, wall_ns=2_000_000_000)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EIO])
+def test_where_directories_cannot_be_locked_the_file_has_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Some file systems lock files alone: a run starts there, and a second one does not."""
+    flock = fcntl.flock
+
+    def refuse(fd: int, operation: int) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(number, os.strerror(number))
+        flock(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with RunLock(tmp_path, wall_ns=0), pytest.raises(RunDirectoryInUse):
+        RunLock(tmp_path, wall_ns=0)
+
+
+def test_a_holder_that_cannot_be_written_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(fd: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(os, "ftruncate", fail)
+    with pytest.raises(DiskError) as caught:
+        RunLock(tmp_path, wall_ns=0)
+    assert (caught.value.path, caught.value.operation) == (str(tmp_path / "lock"), "writing")
+
+
+def test_a_holder_that_cannot_be_read_is_respected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lock counts, and not whether its file can say whose it is."""
+
+    def fail(fd: int, size: int, offset: int) -> bytes:
+        raise OSError(errno.EIO, "broken")
+
+    with RunLock(tmp_path, wall_ns=0):
+        monkeypatch.setattr(os, "pread", fail)
+        with pytest.raises(RunDirectoryInUse, match=re.escape("run directory. Wait")):
+            RunLock(tmp_path, wall_ns=0)

@@ -45,7 +45,7 @@ class Ended(msgspec.Struct, frozen=True):
 
 def environment(home: Path, **more: str) -> dict[str, str]:
     """An environment in which nobody's configuration or key is found."""
-    kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
+    kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR", "COVERAGE_PROCESS_CONFIG") if name in os.environ}
     canary.watch(home, more)
     return kept | {"HOME": str(home), "XDG_CONFIG_HOME": str(home / "config"), "PYTHONPATH": str(ROOT)} | more
 

@@ -105,7 +105,15 @@ def simulated(directory: Path, *options: str) -> Iterator[Simulated]:
             assert line, f"the simulated platform did not start: {command}"
             yield Simulated(process, json.loads(line)["url"], ledger_path)
         finally:
-            process.kill()
+            end_in_order(process)
+
+
+def end_in_order(process: subprocess.Popen[bytes]) -> None:
+    """Let a platform end by itself, or else by force: what is killed cannot say what it covered."""
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(10)
+    process.kill()
 
 
 class Submit:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import msgspec
 
 from batchrunner.simulator.settings import TEST_KEY
+from tests.e2e.harness import end_in_order
 
 PAYLOAD = b'{"model":"simulated-small","messages":[{"role":"user","content":"How high is the moon?"}]}'
 REQUEST = b"POST /v1/chat/completions HTTP/1.1\r\nhost: loopback\r\nauthorization: Bearer %b\r\ncontent-length: %d\r\n\r\n%b" % (
@@ -32,7 +33,7 @@ def simulator(*options: str) -> Iterator[tuple[subprocess.Popen[bytes], tuple[st
             host, _, port = ready["url"].removeprefix("http://").partition(":")
             yield process, (host, int(port))
         finally:
-            process.kill()
+            end_in_order(process)
 
 
 def read_to_end(client: socket.socket, data: bytearray) -> None:

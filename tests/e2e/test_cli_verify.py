@@ -95,7 +95,7 @@ def test_a_repair_needs_quiet(tmp_path: Path) -> None:
     jobs = write_jobs(tmp_path, IDS)
     run = tmp_path / "r.run"
     with platform(tmp_path, "--fault-on", "c=silent") as server:
-        options = ("submit", jobs, "-o", run, "--timeout", "3", *server.options)
+        options = ("submit", jobs, "-o", run, "--timeout", "10", *server.options)
         with started(tmp_path, *options, env=server.env) as process:
             server.until_silent(1)
             refused = batchrun(tmp_path, "verify", run, "--repair")

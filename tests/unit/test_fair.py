@@ -238,6 +238,16 @@ def test_what_was_shown_can_be_removed_though_it_was_released_since(repeat: bool
     assert queue.empty()
 
 
+def test_a_probe_is_taken_from_among_the_names_that_wait() -> None:
+    """The one whose time has come is shown and removed, whoever was held before it."""
+    queue = FairQueue(iter([]))
+    queue.hold(1, "a", None)
+    queue.hold(2, "b", 0)
+    assert queue.peek(0) == 2
+    assert queue.remove(2, 0) is False
+    assert queue.held_names() == ["a"]
+
+
 def test_a_drawn_job_is_not_lost_by_a_release() -> None:
     """The file's next job was shown; others are let go before it; it is removed all the same."""
     queue = FairQueue(iter([7, 8]))

@@ -71,8 +71,15 @@ def test_an_illegal_transition_tells_what_the_job_went_through() -> None:
     """The error carries the job's history, in words."""
     history = History(sends=4, spent=2, excused=1, in_vain=1, reopened=1)
     words = r"is in flight and cannot ready \(sent 4 times, 2 of them counted, 1 excused, 1 in vain, reopened after 1\)"
-    with pytest.raises(IllegalTransitionError, match=words):
+    with pytest.raises(IllegalTransitionError, match=words) as caught:
         after(IN_FLIGHT, Happening.READY, "a", history)
+    assert caught.value.so_far == str(history)
+
+
+def test_an_illegal_transition_of_a_job_with_no_history_tells_none() -> None:
+    with pytest.raises(IllegalTransitionError, match=r"is backing off and cannot reopen$") as caught:
+        after(BACKING_OFF, Happening.REOPEN, "a")
+    assert caught.value.so_far == ""
 
 
 # Who moves a job ----------------------------------------------------------------------------------------------------

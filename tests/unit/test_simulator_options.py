@@ -17,6 +17,7 @@ from batchrunner.simulator.settings import (
     LogAt,
     RateHeaders,
     RetryAfter,
+    Rule,
     Settings,
     WindowShape,
 )
@@ -87,6 +88,15 @@ def test_changes_and_other_programs_of_the_one_account() -> None:
     )
 
 
+def test_faults_by_chance_by_order_and_by_tag() -> None:
+    """Each says which kind; a rule is for once, where it does not say how often."""
+    said = settings("--faults", "error500=0.25, silent=0.5", "--script", "ok, silent", "--fault-on", "a=b=silent*3")
+    assert said.faults == {"error500": 0.25, "silent": 0.5}
+    assert said.script == ("ok", "silent")
+    assert said.rules == (Rule(kind="silent", tag="a=b", times=3),)
+    assert settings("--fault-on", "a=silent").rules[0].times == 1
+
+
 def test_accounts_from_a_file(tmp_path: Path) -> None:
     """TOML, or JSON where the name says so; amounts are exact."""
     (tmp_path / "accounts.toml").write_text(TOML)
@@ -112,6 +122,18 @@ def test_accounts_from_a_file(tmp_path: Path) -> None:
         (("--foreign", "x"), "say RPM"),
         (("--foreign", "0"), "at least one request a minute"),
         (("--jitter", "3-1"), "LOW-HIGH"),
+        (("--faults", "sulks=0.1"), "no such kind of fault: 'sulks'. There are: "),
+        (("--faults", "error500=1.1"), "must lie between 0 and 1"),
+        (("--faults", "error500=0.6,error504=0.6"), "add up to more than 1"),
+        (("--script", "ok,sulks"), "no such kind of fault: 'sulks'"),
+        (("--fault-on", "error500"), "say TAG=KIND, or TAG=KIND*N"),
+        (("--fault-on", "job-1=error500*x"), "'x' is no whole number from 0 on"),
+        (("--balance", "much"), "'much' is no amount"),
+        (("--balance", "inf"), "'inf' is no amount"),
+        (("--port", "65536"), "'65536' is no port"),
+        (("--output-tokens", "0"), "must be at least 1"),
+        (("--latency", "soon"), "'soon' is no number"),
+        (("--latency=-1",), "'-1' must be 0 or more"),
         (("--window", "hourly"), "'hourly': say one of sliding, calendar, "),
         (("--rate-headers", "somebody"), "say one of none, openai, "),
         (("--accounts", "nowhere.toml"), "nowhere.toml cannot be read: No such file"),

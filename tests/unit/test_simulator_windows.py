@@ -268,6 +268,17 @@ def test_a_limit_can_be_lifted_and_come_back(shape: WindowShape) -> None:
     assert window.wait_ns(3, 1) > 0
 
 
+def test_a_log_lets_go_of_what_has_left_it() -> None:
+    """After 100,000 charges at a steady pace it holds the last minute's and some; and it answers as if it held all."""
+    window = SlidingLog(60)
+    for second in range(100_000):
+        now_ns = second * SECOND_NS
+        assert window.wait_ns(now_ns, 1) == 0
+        window.take(now_ns, 1)
+        assert window.wait_ns(now_ns, 1) == (SECOND_NS if second >= 59 else 0)
+    assert len(window._log) < 5_000
+
+
 def test_a_storm_that_counts_is_not_looked_through_each_time() -> None:
     """A log of 100,000 that is far over its limit answers as many questions while it looks at each charge a few times."""
     looks = 0

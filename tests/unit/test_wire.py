@@ -329,6 +329,18 @@ def test_only_a_complete_parser_has_a_reply() -> None:
         _ = parser.reply
 
 
+def test_a_parser_that_has_ended_takes_nothing_more() -> None:
+    """Neither after a whole reply nor after an error: what comes then belongs to nobody."""
+    whole, broken = ReplyParser(), ReplyParser()
+    assert whole.feed(OK)
+    with pytest.raises(WireError):
+        broken.feed(b"SSH-2.0\r\n")
+    for parser in (whole, broken):
+        with pytest.raises(RuntimeError, match="has ended"):
+            parser.feed(OK)
+    assert whole.reply.body == b"{}"
+
+
 @settings(max_examples=300)
 @given(st.binary(max_size=200), st.lists(st.integers(0, 400), max_size=4))
 @example(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n", [])

@@ -28,6 +28,12 @@ class TestSummary:
         assert "jobs/chat.run/errors.jsonl" in text
         assert "--retry-failed" in text
 
+    @pytest.mark.parametrize("what", [{"maybe_billed_usd": Decimal("0.01")}, {"unpriced_attempts": 1}])
+    def test_a_bill_that_is_not_certain_names_its_file(self, make_status: MakeStatus, what: dict[str, object]) -> None:
+        """Whoever may have paid for what did not come learns where each such attempt stands, and who knows better."""
+        text = summary_text(make_status(state="completed", completed=10, **what))
+        assert text.splitlines()[-1].startswith("See jobs/chat.run/costs.jsonl for each attempt whose cost is not certain")
+
     @pytest.mark.parametrize("why", sorted(STOPPED))
     def test_each_stop_says_why_and_how_to_go_on(self, make_status: MakeStatus, why: str) -> None:
         """Every stopped run names its cause, what is left open, and that the same command resumes it."""
