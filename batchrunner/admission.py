@@ -258,6 +258,7 @@ class Admission:
                 self._job_waits.held(number, now_ns, self._waits)
             else:
                 self._job_waits.gone(number)
+                self._refused.forget(number)
             await trio.lowlevel.checkpoint()  # a whole file of them must not keep signals and the writer waiting
 
     def _release_the_hopeless(self, now_ns: int) -> bool:

@@ -93,7 +93,11 @@ class SystemDisk:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         try:
+            made = [path for path in (directory, *directory.parents) if not path.exists()]
             directory.mkdir(parents=True, mode=0o700, exist_ok=True)
+            for path in made:
+                with contextlib.suppress(PermissionError):  # one may be allowed to make a directory where one may not look
+                    _sync_directory(path.parent)
         except OSError as cause:
             raise DiskError(str(directory), "making the directory", cause) from cause
 
@@ -166,13 +170,17 @@ class SystemDisk:
 
     def _sync_directory(self) -> None:
         try:
-            fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+            _sync_directory(self.directory)
         except OSError as cause:
             raise DiskError(str(self.directory), "syncing the directory", cause) from cause
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 class SystemAppendFile:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+from collections import Counter
 from collections.abc import Callable
 from decimal import Decimal
 
@@ -27,6 +28,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             for item in items:
                 if item.get_closest_marker(marker):
                     item.add_marker(pytest.mark.skip(reason=f"{program} is not installed"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how often each fault fired in the nights that were played, in whichever processes that was."""
+    fired: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if getattr(report, "when", None) == "call":
+                for name, times in report.user_properties:
+                    if name == "fired":
+                        fired.update(times)
+    if fired:
+        terminalreporter.section("faults that fired in simulated nights")
+        for fault, times in sorted(fired.items()):
+            terminalreporter.write_line(f"{times:8,}  {fault}")
 
 
 @pytest.fixture

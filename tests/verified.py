@@ -14,8 +14,11 @@ from batchrunner.verification import Report, verify
 
 
 def written(disk: MemoryDisk, directory: Path, *, run_id: str, prices: PriceTable | None = None) -> Path:
-    """A run directory with these files and a manifest."""
+    """A run directory with these files and a manifest, and nothing else."""
     directory.mkdir(exist_ok=True)
+    for stale in directory.iterdir():
+        if stale.name not in disk.files:
+            stale.unlink()
     for name, data in disk.files.items():
         (directory / name).write_bytes(data)
     manifest = Manifest(

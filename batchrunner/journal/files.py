@@ -42,8 +42,8 @@ _NEW: Final = Ends()
 class RunFiles:
     """The open files of a run directory, the end of the journal's chain and the checksum of the costs.
 
-    What stands behind `ends` is cut. An empty journal gets its header, synced before anything else is written, so that one
-    without it was never this run's.
+    What stands behind `ends` is cut. A journal comes into being with its header, whole or not at all, so that a file without it
+    was never this run's.
 
     Raises: DiskError from every method. The first one is final: the file concerned refuses more.
     """
@@ -51,6 +51,8 @@ class RunFiles:
     def __init__(self, disk: Disk, run_id: str, ends: Ends = _NEW) -> None:
         self.disk = disk
         self.run_id = run_id
+        if ends.journal == 0:
+            ends = _with_header(disk, run_id, ends)
         self._files: dict[str, AppendFile] = {name: disk.open(name) for name in _SYNC_ORDER}
         self._number = ends.number
         self._crc = ends.crc
@@ -61,10 +63,6 @@ class RunFiles:
         for name, end in ((JOURNAL, ends.journal), (COSTS, ends.costs)):
             if self._files[name].size > end:
                 self.truncate(name, end)
-        if self._files[JOURNAL].size == 0:
-            line, self._crc = header(run_id)
-            self._append(JOURNAL, line)
-            self._files[JOURNAL].sync()
 
     def record(self, record: Record) -> None:
         """Put a record into the journal, with one write, before this returns."""
@@ -128,6 +126,13 @@ class RunFiles:
         offset = self._files[name].append(data)
         self.bytes_written += len(data)
         return offset
+
+
+def _with_header(disk: Disk, run_id: str, ends: Ends) -> Ends:
+    """Make the journal, durably; where it ends now."""
+    line, crc = header(run_id)
+    disk.replace(JOURNAL, [line])
+    return msgspec.structs.replace(ends, journal=len(line), crc=crc)
 
 
 def whole_lines(disk: Disk, name: str, offset: int = 0) -> Iterator[tuple[int, bytes]]:

@@ -125,6 +125,18 @@ def test_what_is_written_where_a_tail_was_cut_is_synced_again() -> None:
     assert disk.synced["results.jsonl"] == 6
 
 
+def test_what_is_written_behind_a_shorter_replacement_is_synced() -> None:
+    """A file that was replaced by less is on disk only as far as the new one was synced, whatever the old one's length."""
+    disk = MemoryDisk()
+    files = RunFiles(disk, RUN)
+    files.final_line("errors.jsonl", b"a line that goes\n")
+    files.commit()
+    files.replace("errors.jsonl", [])
+    files.final_line("errors.jsonl", b"other\n")
+    files.commit()
+    assert disk.synced["errors.jsonl"] == 6
+
+
 def test_a_header_of_another_run_is_not_resumed() -> None:
     """A journal that was copied from another run directory is refused by name."""
     disk = disk_with(header("another")[0])

@@ -20,16 +20,17 @@ from trio.testing import MockClock
 from batchrunner.account_store import MemoryStore
 from batchrunner.budget import Limits, Open
 from batchrunner.cli.start import _last_minute, _tally, _tariff
-from batchrunner.clock import VirtualClock
+from batchrunner.clock import Clock, VirtualClock
 from batchrunner.config import Options
 from batchrunner.costs import CostLine, read_cost_line
 from batchrunner.disk import MemoryDisk
 from batchrunner.estimate import Estimator
 from batchrunner.events import Billing, Event
 from batchrunner.heads import Heads
+from batchrunner.index import Index
 from batchrunner.inputs import Inputs, index_inputs
 from batchrunner.job import BadLine
-from batchrunner.journal import Journal, inline, recover
+from batchrunner.journal import Journal, Recovered, inline, recover
 from batchrunner.journal.files import COSTS, ERRORS, JOURNAL, RESULTS
 from batchrunner.journal.records import Sent, decode
 from batchrunner.lifecycle import State
@@ -48,7 +49,7 @@ from batchrunner.sources import opened
 from batchrunner.spending import Spending
 from batchrunner.status import Status
 from batchrunner.transport import Origin, Pool, StreamDriver
-from tests.sim.streams import stream_pair
+from tests.sim.streams import MemoryStream, stream_pair
 
 ORIGIN = Origin.parse("http://localhost:8000")
 CHAT = "/v1/chat/completions"
@@ -88,8 +89,8 @@ class Asked(msgspec.Struct, frozen=True):
 class WatchedPlatform(Platform):
     """The simulated platform, with a list of what it was asked, refused requests included."""
 
-    def __init__(self, settings: Settings, plan: Plan | None = None) -> None:
-        super().__init__(settings, plan=plan)
+    def __init__(self, settings: Settings, plan: Plan | None = None, now_ns: Callable[[], int] | None = None) -> None:
+        super().__init__(settings, plan=plan, now_ns=now_ns)
         self.asked: list[Asked] = []
 
     async def answer(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Answer:
@@ -121,7 +122,7 @@ class Server:
         self.hides_closing = False
         self.opened = 0
         self._nursery = nursery
-        self._open: dict[trio.abc.Stream, trio.CancelScope] = {}
+        self._open: dict[MemoryStream, trio.CancelScope] = {}
 
     def driver(self) -> StreamDriver:
         return StreamDriver(self._connect, is_alive=lambda stream: self.hides_closing or stream in self._open)
@@ -141,18 +142,26 @@ class Server:
             await trio.sleep_forever()
         if self.down:
             raise OSError(111, "Connection refused")
-        client, server = stream_pair()
+        client, server = self._pair()
         self.opened += 1
         self._open[client] = scope = trio.CancelScope()
         self._nursery.start_soon(self._serve, client, server, scope)
         return client
 
-    async def _serve(self, client: trio.abc.Stream, server: trio.abc.Stream, scope: trio.CancelScope) -> None:
+    def _pair(self) -> tuple[MemoryStream, MemoryStream]:
+        """The client's and the server's end of a new connection."""
+        return stream_pair()
+
+    async def _serve(self, client: MemoryStream, server: MemoryStream, scope: trio.CancelScope) -> None:
         try:
             with scope:
-                await serve_stream(self.platform, server)
+                await self._carry(server)
         finally:
             del self._open[client]
+
+    async def _carry(self, server: MemoryStream) -> None:
+        """What happens at the other end of a connection until it is over."""
+        await serve_stream(self.platform, server)
 
 
 class Night:
@@ -165,7 +174,10 @@ class Night:
         self.platform = platform
         self.server = Server(nursery, platform)
         self.disk = MemoryDisk()
-        self.clock = VirtualClock(trio.current_time)
+        self.clock: Clock = VirtualClock(trio.current_time)
+        self.store_of: Callable[[Limits], MemoryStore] = MemoryStore
+        #: of the jitter that a run draws
+        self.seed = "1"
         self.keys: tuple[str, ...] = (TEST_KEY,)
         self.said: list[str] = []
         #: of the newest run
@@ -211,14 +223,15 @@ class Night:
             retry_failed=retry_failed,
         )
         self.said += recovered.warnings
+        self.recovered(recovered, index)
         tally = _tally(recovered)
-        self.events = events = []
+        self.events = []
 
         def sink(event: Event) -> None:
             tally.add(event)
-            events.append(event)
+            self.shown(event)
 
-        store = MemoryStore(Limits(options.rpm, options.tpm))
+        store = self.store_of(Limits(options.rpm, options.tpm))
         jobs = index.state.count(State.PENDING)
         await store.step(clock.monotonic_ns(), Open(_last_minute(recovered), jobs=jobs))
         self.pool = pool = Pool(ORIGIN, self.server.driver())
@@ -227,7 +240,7 @@ class Night:
             run_id="night",
             clock=clock,
             disk=self.disk,
-            rng=random.Random(1),
+            rng=random.Random(self.seed),
             inputs=inputs,
             index=index,
             bad_lines=recovered.bad_lines,
@@ -242,6 +255,13 @@ class Night:
             say=self.said.append,
         )
         return Run(parts), pool
+
+    def recovered(self, recovered: Recovered, index: Index) -> None:
+        """A run is about to go on from here."""
+
+    def shown(self, event: Event) -> None:
+        """An event has been handed out."""
+        self.events.append(event)
 
     # What it came to ------------------------------------------------------------------------------------------------
 

@@ -168,6 +168,17 @@ async def test_a_job_that_load_withdraws_is_passed_over(autojump_clock: MockCloc
     assert (await admit(admission)).job.number == 1
 
 
+async def test_what_was_refused_is_forgotten_with_a_job_that_is_withdrawn(autojump_clock: MockClock) -> None:
+    """A job that ends between two sends leaves nothing behind: memory must not grow with every job that was ever refused."""
+    refused: set[int] = set()
+    admission = await admission_for(2, load=lambda number: NotNow.WITHDRAWN if number in refused else candidate(number))
+    ticket = await admit(admission)
+    assert await admission.refused(ticket, None)
+    refused.add(ticket.job.number)
+    assert (await admit(admission)).job.number != ticket.job.number
+    assert not len(admission._refused)
+
+
 async def test_a_job_that_load_holds_back_waits_for_an_end(autojump_clock: MockClock) -> None:
     """Where a job may not be sent before something has ended, it is asked for again then, and not before."""
     asked: list[float] = []

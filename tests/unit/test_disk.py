@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -184,6 +185,27 @@ class TestSystem:
         """A file in the place of the run directory is named."""
         (tmp_path / "x.run").write_bytes(b"")
         with pytest.raises(DiskError, match=r"x\.run: making the directory failed"):
+            SystemDisk(tmp_path / "x.run")
+
+    def test_a_new_directory_is_on_disk_under_its_name(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Each directory that got one in it is synced: else a power cut could take a whole run. Once it is there, none is."""
+        synced: list[str] = []
+        fsync = os.fsync
+
+        def watched(fd: int) -> None:
+            synced.append(str(Path(f"/dev/fd/{fd}").resolve().relative_to(tmp_path.resolve())))
+            fsync(fd)
+
+        monkeypatch.setattr("os.fsync", watched)
+        SystemDisk(tmp_path / "a" / "b" / "x.run")
+        SystemDisk(tmp_path / "a" / "b" / "x.run")
+        assert sorted(synced) == [".", "a", "a/b"]
+
+    @pytest.mark.parametrize(("error", "tells"), [(errno.EACCES, False), (errno.EIO, True)])
+    def test_a_parent_that_cannot_be_synced(self, tmp_path: Path, break_os: BreakOs, error: int, tells: bool) -> None:
+        """One that may not be looked at cannot be, and has to do; a broken one is said to be."""
+        break_os("open", iter([OSError(error, os.strerror(error))]))
+        with pytest.raises(DiskError, match="making the directory failed") if tells else contextlib.nullcontext():
             SystemDisk(tmp_path / "x.run")
 
     def test_closing_twice_is_harmless(self, tmp_path: Path) -> None:

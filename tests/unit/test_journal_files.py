@@ -70,13 +70,14 @@ def test_a_sync_goes_to_what_has_grown_since_the_last() -> None:
     assert syncs(disk, lambda: files.sync(files.marks())) == []
 
 
-def test_a_journal_that_is_begun_anew_is_synced_before_anything_else() -> None:
-    """One without its first line was never this run's."""
+def test_a_journal_comes_into_being_with_its_header() -> None:
+    """Whole and on disk before there is anything else: a power cut leaves no part of it."""
     disk = MemoryDisk()
     disk.files[JOURNAL] = bytearray(b"torn")
     disk.synced[JOURNAL] = 0
     files = RunFiles(disk, "run", Ends())
-    assert [name for operation, name in disk.operations if operation != "open"] == [JOURNAL] * 3
+    assert disk.operations[0] == ("replace", JOURNAL)
+    assert {operation for operation, _ in disk.operations[1:]} == {"open"}
     assert disk.synced[JOURNAL] == len(disk.files[JOURNAL]) == files.marks().journal
 
 
@@ -89,4 +90,4 @@ def test_marks_name_each_file_and_the_costs_checksum() -> None:
     files.cost_line(b"4\n")
     marks = files.marks()
     assert (marks.results, marks.errors, marks.costs, marks.costs_crc) == (2, 3, 6, zlib.crc32(b"333\n4\n"))
-    assert files.bytes_written == 2 + 3 + 6 + marks.journal
+    assert files.bytes_written == 2 + 3 + 6
