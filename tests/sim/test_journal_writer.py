@@ -290,8 +290,7 @@ async def test_statistics_say_what_was_written() -> None:
     bench.journal.record(Reopened("job-0", "0", 1))
     before = bench.journal.statistics()
     assert (before.records, before.commits, before.pending) == (2, 0, 2)
-    assert before.bytes_written == len(bench.disk.files[JOURNAL])
-    assert before.bytes_written > header_bytes
+    assert before.bytes_written == len(bench.disk.files[JOURNAL]) - header_bytes > 0
     await bench.journal.commit()
     after = bench.journal.statistics()
     assert (after.records, after.commits, after.pending) == (2, 1, 0)
