@@ -17,7 +17,7 @@ from benchmarks.limiter.adaptive import Adaptive
 from benchmarks.limiter.network import Network, Send
 from benchmarks.limiter.ours import Client, Stepped, step_through
 from benchmarks.limiter.peers import PEERS, Crowd, MakePeer
-from benchmarks.limiter.servers import SERVERS, WITH_BURST, Server
+from benchmarks.limiter.servers import SERVERS, Server
 from benchmarks.limiter.strain import STRAIN_ENDS_NS, STRAINS, Strain
 from benchmarks.limiter.timers import HeapTimers, Timers
 from benchmarks.limiter.workloads import Work, jobs_of
@@ -28,6 +28,8 @@ PATIENCE = 4
 PATIENCE_NS = 600 * NS_PER_SECOND
 #: how long a strained run goes on
 STRAINED_NS = STRAIN_ENDS_NS + 900 * NS_PER_SECOND
+#: more than any of them could send in that time
+STRAINED_JOBS = 6_000
 
 OURS = "batchrun"
 AIOLIMITER = "aiolimiter"
@@ -142,12 +144,9 @@ def all_cells() -> list[Cell]:
     for workload, jobs in (("bigmax", 600), ("bigout", 300)):
         for charging in (Charging.ESTIMATE, Charging.SETTLE, Charging.ACTUAL):
             cells += [tokens(server=server, workload=workload, jobs=jobs, charging=charging) for server in minutes]
-    strained = partial(Cell, "strain", workload="short", jobs=100_000)
+    strained = partial(Cell, "strain", workload="short", jobs=STRAINED_JOBS)
     for hints in (False, True):
         for strain in ("halved", "stranger"):
             cells += [strained(server=server, strain=strain, hints=hints) for server in ("fixed", "sliding", "bucket-full")]
         cells.append(strained(server="sliding-counts", strain="stranger-gives-up", hints=hints))
     return cells
-
-
-

@@ -83,7 +83,7 @@ class Figures(msgspec.Struct):
         return self.makespan / self.runs
 
 
-def measure(cell: Cell, seed: int, run: Run, best: Passage, promised: Passage | None) -> Figures:
+def measure(cell: Cell, run: Run, best: Passage, promised: Passage | None) -> Figures:
     """One run's figures, beside what the clairvoyant client makes of the cell (`promised`: keeping to the limit itself)."""
     accepted = sorted((send for send in run.sends if send.accepted), key=lambda send: send.arrived_ns)
     figures = Figures(runs=1, refused=sum(send.replied_ns >= 0 and not send.accepted for send in run.sends), lost=run.lost)
@@ -180,10 +180,11 @@ def pooled(runs: Iterable[Figures]) -> Figures:
     """Add up runs of one cell and client."""
     total = Figures()
     for run in runs:
-        worst = {"makespan_worst": max(total.makespan_worst, run.makespan_worst), "peak": max(total.peak, run.peak)}
-        both = _pooled_strains(total.strained, run.strained)
-        sums = {name: getattr(total, name) + getattr(run, name) for name in _SUMS}
-        total = Figures(**sums, **worst, strained=both)
+        both = Figures(**{name: getattr(total, name) + getattr(run, name) for name in _SUMS})
+        both.makespan_worst = max(total.makespan_worst, run.makespan_worst)
+        both.peak = max(total.peak, run.peak)
+        both.strained = _pooled_strains(total.strained, run.strained)
+        total = both
     return total
 
 

@@ -43,9 +43,7 @@ class Client:
         store = MemoryStore(limits)
         _at_once(store.step(clock.monotonic_ns(), budget.Open(past=(), jobs=jobs)))
         queue = FairQueue(iter(range(jobs)))
-        self.admission = kind(
-            store, queue, clock, load=self._load, max_in_flight=MAX_IN_FLIGHT, tpm=limits.tpm, rng=rng
-        )
+        self.admission = kind(store, queue, clock, load=self._load, max_in_flight=MAX_IN_FLIGHT, tpm=limits.tpm, rng=rng)
 
     async def dispatch(self) -> None:
         """Send until nothing is left to send."""

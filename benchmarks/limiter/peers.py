@@ -2,7 +2,7 @@
 
 | client | modelled on |
 | --- | --- |
-| cookbook | the script for parallel requests of the OpenAI cookbook; kinder than written, whose pause tests for a code no 429 has |
+| cookbook | the script for parallel requests of the OpenAI cookbook, kinder than written: its pause tests for a code of no 429 |
 | full-bucket | buckets of a whole minute, full at first, and a shared pause of 10 s after a 429 (lm-deluge, curator) |
 | full-bucket-refund | the same, and what a reply did not use goes back (curator, token-throttle) |
 | aimd | even spacing, halved by a 429, and back in a minute |

@@ -81,14 +81,15 @@ _TOKENS: dict[str, Callable[[random.Random], tuple[int, int, int]]] = {
 }
 
 
+def _small_seconds(rng: random.Random) -> float:
+    return SMALL_LATENCY_SECONDS * math.exp(rng.gauss(0, SMALL_LATENCY_SIGMA))
+
+
 def jobs_of(workload: str, count: int, rng: random.Random, *, small: bool = False) -> Sequence[Work]:
     """A file of so many jobs. `small`: with the latencies of small files."""
     jobs = []
     for _ in range(count):
         prompt, cap, output = _TOKENS[workload](rng)
-        if small:
-            latency = SMALL_LATENCY_SECONDS * math.exp(rng.gauss(0, SMALL_LATENCY_SIGMA))
-        else:
-            latency = rng.uniform(*LATENCY_SECONDS)
-        jobs.append(Work(prompt, cap, output, round(latency * NS_PER_SECOND)))
+        seconds = _small_seconds(rng) if small else rng.uniform(*LATENCY_SECONDS)
+        jobs.append(Work(prompt, cap, output, round(seconds * NS_PER_SECOND)))
     return jobs

@@ -1,0 +1,58 @@
+"""All cells by all clients over all seeds, in several processes; a record of it lets a long sweep go on later."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import msgspec
+
+from benchmarks.limiter.cells import Cell, run
+from benchmarks.limiter.measures import Figures, best_of, measure, pooled
+
+
+class Measured(msgspec.Struct, frozen=True):
+    """A line of the record: one run's figures."""
+
+    cell: str
+    policy: str
+    seed: int
+    figures: Figures
+
+
+def sweep(
+    cells: Sequence[Cell], policies: Sequence[str], seeds: Iterable[int], *, workers: int, record: Path | None
+) -> dict[tuple[str, str], Figures]:
+    """The pooled figures by cell and client. A dot on stderr for each cell and seed.
+
+    `record`: a file of what was measured before, which is added to. It knows nothing of the code that was measured: who changes
+    that begins a new one.
+    """
+    known = {(line.cell, line.policy, line.seed): line.figures for line in _read(record)}
+    wanted = [(cell, seed, tuple(p for p in policies if (cell.name, p, seed) not in known)) for seed in seeds for cell in cells]
+    with ProcessPoolExecutor(workers) as pool:
+        for lines in pool.map(_measured, [task for task in wanted if task[2]]):
+            if record:
+                with record.open("ab") as file:
+                    file.write(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
+            known |= {(line.cell, line.policy, line.seed): line.figures for line in lines}
+            print(".", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    return {
+        (cell.name, policy): pooled(known[cell.name, policy, seed] for seed in seeds) for cell in cells for policy in policies
+    }
+
+
+def _read(record: Path | None) -> list[Measured]:
+    if record is None or not record.exists():
+        return []
+    return msgspec.json.decode(b"[" + b",".join(record.read_bytes().splitlines()) + b"]", type=list[Measured])
+
+
+def _measured(task: tuple[Cell, int, tuple[str, ...]]) -> list[Measured]:
+    """One cell with one seed by each of the clients."""
+    cell, seed, policies = task
+    best, promised = best_of(cell, seed)
+    return [Measured(cell.name, policy, seed, measure(cell, run(cell, policy, seed), best, promised)) for policy in policies]
