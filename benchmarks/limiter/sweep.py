@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import TypeAlias
 
 import msgspec
 
 from benchmarks.limiter.cells import Cell, run
 from benchmarks.limiter.measures import Figures, best_of, measure, pooled
+
+#: a cell, a seed, and the clients that are to be measured
+_Task: TypeAlias = tuple[Cell, int, tuple[str, ...]]
 
 
 class Measured(msgspec.Struct, frozen=True):
@@ -32,13 +36,12 @@ def sweep(
     """
     known = {(line.cell, line.policy, line.seed): line.figures for line in _read(record)}
     wanted = [(cell, seed, tuple(p for p in policies if (cell.name, p, seed) not in known)) for seed in seeds for cell in cells]
-    with ProcessPoolExecutor(workers) as pool:
-        for lines in pool.map(_measured, [task for task in wanted if task[2]]):
-            if record:
-                with record.open("ab") as file:
-                    file.write(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
-            known |= {(line.cell, line.policy, line.seed): line.figures for line in lines}
-            print(".", end="", file=sys.stderr, flush=True)
+    for lines in _all_measured([task for task in wanted if task[2]], workers):
+        if record:
+            with record.open("ab") as file:
+                file.write(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
+        known |= {(line.cell, line.policy, line.seed): line.figures for line in lines}
+        print(".", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     return {
         (cell.name, policy): pooled(known[cell.name, policy, seed] for seed in seeds) for cell in cells for policy in policies
@@ -51,7 +54,15 @@ def _read(record: Path | None) -> list[Measured]:
     return msgspec.json.decode(b"[" + b",".join(record.read_bytes().splitlines()) + b"]", type=list[Measured])
 
 
-def _measured(task: tuple[Cell, int, tuple[str, ...]]) -> list[Measured]:
+def _all_measured(tasks: Sequence[_Task], workers: int) -> Iterator[list[Measured]]:
+    if workers == 1:
+        yield from map(_measured, tasks)
+        return
+    with ProcessPoolExecutor(workers) as pool:
+        yield from pool.map(_measured, tasks)
+
+
+def _measured(task: _Task) -> list[Measured]:
     """One cell with one seed by each of the clients."""
     cell, seed, policies = task
     best, promised = best_of(cell, seed)
