@@ -51,7 +51,13 @@ def main() -> None:
     of.add_argument("--policies", nargs="+", default=POLICIES, choices=POLICIES, metavar="NAME", help=", ".join(POLICIES))
     of.add_argument("--output", type=Path, metavar="FILE", help="write what is printed to this file too")
     of.add_argument("--record", type=Path, metavar="FILE", help="keep each run's figures here, and measure none that it has")
-    of.add_argument("--workers", type=int, default=os.cpu_count(), metavar="N", help="processes at once; default: one a core")
+    of.add_argument(
+        "--workers",
+        type=int,
+        default=os.cpu_count(),
+        metavar="N",
+        help="processes at once; default: one a core; 0: show what is on record",
+    )
     of.add_argument("--list", action="store_true", help="print the names of the cells")
     options = of.parse_args()
     cells = [cell for cell in all_cells() if cell.name.startswith(tuple(options.cells) or "")]

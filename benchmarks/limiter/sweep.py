@@ -32,10 +32,10 @@ def sweep(
     """The pooled figures by cell and client. A dot on stderr for each cell and seed.
 
     `record`: a file of what was measured before, which is added to. It knows nothing of the code that was measured: who changes
-    that begins a new one.
+    that begins a new one. Without `workers` nothing is measured, and only what the record has of every seed is there.
     """
     known = {(line.cell, line.policy, line.seed): line.figures for line in _read(record)}
-    wanted = [(cell, seed, tuple(p for p in policies if (cell.name, p, seed) not in known)) for seed in seeds for cell in cells]
+    wanted = [(cell, seed, tuple(p for p in policies if (cell.name, p, seed) not in known)) for cell in cells for seed in seeds]
     for lines in _all_measured([task for task in wanted if task[2]], workers):
         if record:
             with record.open("ab") as file:
@@ -44,7 +44,10 @@ def sweep(
         print(".", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     return {
-        (cell.name, policy): pooled(known[cell.name, policy, seed] for seed in seeds) for cell in cells for policy in policies
+        (cell.name, policy): pooled(known[cell.name, policy, seed] for seed in seeds)
+        for cell in cells
+        for policy in policies
+        if all((cell.name, policy, seed) in known for seed in seeds)
     }
 
 
@@ -57,9 +60,9 @@ def _read(record: Path | None) -> list[Measured]:
 def _all_measured(tasks: Sequence[_Task], workers: int) -> Iterator[list[Measured]]:
     if workers == 1:
         yield from map(_measured, tasks)
-        return
-    with ProcessPoolExecutor(workers) as pool:
-        yield from pool.map(_measured, tasks)
+    elif workers:
+        with ProcessPoolExecutor(workers) as pool:
+            yield from pool.map(_measured, tasks)
 
 
 def _measured(task: _Task) -> list[Measured]:

@@ -11,8 +11,10 @@ import msgspec
 from batchrunner.clock import NS_PER_SECOND
 from batchrunner.simulator.settings import Charging
 
-#: answers take between half a second and half a minute
+#: answers take between half a second and half a minute; long ones as long as it takes to write them, within that
 LATENCY_SECONDS = (0.5, 30.0)
+WRITTEN_PER_SECOND = 100
+_LONG = ("bigmax", "bigout")
 #: those of small files, where the last answer is what one waits for: about 20 s, two in three between 15 and 27
 SMALL_LATENCY_SECONDS = 20.0
 SMALL_LATENCY_SIGMA = 0.3
@@ -81,15 +83,16 @@ _TOKENS: dict[str, Callable[[random.Random], tuple[int, int, int]]] = {
 }
 
 
-def _small_seconds(rng: random.Random) -> float:
-    return SMALL_LATENCY_SECONDS * math.exp(rng.gauss(0, SMALL_LATENCY_SIGMA))
-
-
 def jobs_of(workload: str, count: int, rng: random.Random, *, small: bool = False) -> Sequence[Work]:
     """A file of so many jobs. `small`: with the latencies of small files."""
     jobs = []
     for _ in range(count):
         prompt, cap, output = _TOKENS[workload](rng)
-        seconds = _small_seconds(rng) if small else rng.uniform(*LATENCY_SECONDS)
+        if small:
+            seconds = SMALL_LATENCY_SECONDS * math.exp(rng.gauss(0, SMALL_LATENCY_SIGMA))
+        elif workload in _LONG:
+            seconds = min(LATENCY_SECONDS[0] + output / WRITTEN_PER_SECOND * rng.uniform(0.5, 1.5), LATENCY_SECONDS[1])
+        else:
+            seconds = rng.uniform(*LATENCY_SECONDS)
         jobs.append(Work(prompt, cap, output, round(seconds * NS_PER_SECOND)))
     return jobs

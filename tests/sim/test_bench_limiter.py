@@ -276,7 +276,8 @@ def test_a_sweep_goes_on_where_its_record_ends(tmp_path: Path, monkeypatch: pyte
     assert len(record.read_bytes().splitlines()) == 4
     monkeypatch.setattr("benchmarks.limiter.sweep.run", None)
     assert sweep(cells, ["cookbook"], range(1), workers=1, record=record) == first
-    assert sweep(cells, ["cookbook", OURS], range(2), workers=1, record=record) == second
+    assert sweep(cells, ["cookbook", OURS], range(2), workers=0, record=record) == second
+    assert sweep(cells, ["cookbook", "aimd"], range(2), workers=0, record=record).keys() == {(cells[0].name, "cookbook")}
     text = "\n".join(tables(cells, second))
     assert "| batchrun | 1." in text
     assert "| cookbook | 1.0" in text
