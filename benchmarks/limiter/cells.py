@@ -144,6 +144,7 @@ def all_cells() -> list[Cell]:
     for workload, jobs in (("bigmax", 600), ("bigout", 300)):
         for charging in (Charging.ESTIMATE, Charging.SETTLE, Charging.ACTUAL):
             cells += [tokens(server=server, workload=workload, jobs=jobs, charging=charging) for server in minutes]
+    cells += [tokens(server=server, workload="bigmax-slow", jobs=600, charging=Charging.SETTLE) for server in minutes]
     strained = partial(Cell, "strain", workload="short", jobs=STRAINED_JOBS)
     for hints in (False, True):
         for strain in ("halved", "stranger"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import statistics
 import time
+from operator import truediv
 
 import msgspec
 import trio
@@ -18,31 +19,30 @@ from batchrunner.job import Job, RequestSize, Usage
 
 #: requests in the budget's window at once; above 1,000 they share cells
 JOBS = 20_000
-ROUNDS = 5
+ROUNDS = 9
 #: so high that nothing is ever waited for
 RPM = 10**9
 TPM = 10**12
 
 
 class Cost(msgspec.Struct, frozen=True):
-    """Microseconds of CPU: an admission with its settling, without a task; a bare task."""
+    """Microseconds of CPU at the least: an admission with its settling, without a task; a bare task. And their ratio: the median
+    over pairs of rounds, since what else the machine does slows down both of a pair.
+    """
 
     admission_us: float
     task_us: float
-
-    @property
-    def ratio(self) -> float:
-        return self.admission_us / self.task_us
+    ratio: float
 
 
 def measured() -> Cost:
-    """The medians of alternating rounds of either."""
+    """Alternating rounds of either."""
     admissions, tasks = [], []
     for _ in range(ROUNDS):
         tasks.append(trio.run(_bare_tasks))
         admissions.append(trio.run(_admissions))
     scale = 1e6 / JOBS
-    return Cost(statistics.median(admissions) * scale, statistics.median(tasks) * scale)
+    return Cost(min(admissions) * scale, min(tasks) * scale, statistics.median(map(truediv, admissions, tasks)))
 
 
 async def _bare_tasks() -> float:

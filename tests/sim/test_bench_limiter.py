@@ -254,7 +254,7 @@ def test_a_goal_is_met_at_its_bounds_and_not_beyond(steady: float, refused: floa
     """99.5 % and under 1 in 1,000, of 10,000 jobs."""
     name = "steady-50/short/sliding"
     figures = Figures(runs=1, jobs=10_000, refused=round(refused * 10), steady=steady, steady_most=1)
-    verdict = next(line for line in verdicts({name: figures}, Cost(1, 1)) if "sliding" in line.title)
+    verdict = next(line for line in verdicts({name: figures}, Cost(1, 1, 1)) if "sliding" in line.title)
     assert verdict.met is met
 
 
@@ -262,9 +262,9 @@ def test_a_goal_may_be_met_in_another_way() -> None:
     """Seconds' slices at 600 a minute: 91 % at 6 in 1,000, or 88 % at 1."""
     name = "steady-600/short/seconds"
     figures = Figures(runs=1, jobs=1_000, refused=1, steady=0.88, steady_most=1)
-    assert verdicts({name: figures}, Cost(1, 1))[0].met
+    assert verdicts({name: figures}, Cost(1, 1, 1))[0].met
     figures.refused = 2
-    assert not verdicts({name: figures}, Cost(1, 1))[0].met
+    assert not verdicts({name: figures}, Cost(1, 1, 1))[0].met
 
 
 def test_a_sweep_goes_on_where_its_record_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,4 +282,4 @@ def test_a_sweep_goes_on_where_its_record_ends(tmp_path: Path, monkeypatch: pyte
     assert "| batchrun | 1." in text
     assert "| cookbook | 1.0" in text
     figures = {cell.name: second[cell.name, OURS] for cell in cells}
-    assert "makespan of 40 jobs, sliding" in "\n".join(goals_table(verdicts(figures, Cost(1, 1))))
+    assert "makespan of 40 jobs, sliding" in "\n".join(goals_table(verdicts(figures, Cost(1, 1, 1))))
