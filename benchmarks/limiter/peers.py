@@ -185,7 +185,7 @@ class Crowd:
         self._peer = peer
         self._fresh = iter(range(len(network.jobs)))
         self._next: int | None = next(self._fresh, None)
-        self._again: list[tuple[float, int]] = []
+        self._again: list[tuple[int, int]] = []
         self._tries = [0] * len(network.jobs)
         self._busy = 0
         self._turns = 0
@@ -196,7 +196,7 @@ class Crowd:
         while True:
             now = self._timers.now_ns / NS_PER_SECOND
             free = self._busy + (len(self._again) if self._peer.holds_place else 0) < self._peer.places
-            if self._again and self._again[0][0] <= now and self._busy < self._peer.places:
+            if self._again and self._again[0][0] <= self._timers.now_ns and self._busy < self._peer.places:
                 number = self._again[0][1]
             elif self._next is not None and free:
                 number = self._next
@@ -209,7 +209,7 @@ class Crowd:
                 return
             self._send(number, now)
         if self._again and self._busy < self._peer.places:
-            self._come_back(math.ceil(self._again[0][0] * NS_PER_SECOND))
+            self._come_back(self._again[0][0])
 
     def _send(self, number: int, now: float) -> None:
         if number == self._next:
@@ -233,7 +233,7 @@ class Crowd:
             if due is None or self._tries[number] == self._peer.attempts:
                 self.lost += 1
             else:
-                heapq.heappush(self._again, (due, number))
+                heapq.heappush(self._again, (math.ceil(due * NS_PER_SECOND), number))
         self.turn()
 
     def _come_back(self, at_ns: int) -> None:

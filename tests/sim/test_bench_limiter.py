@@ -14,6 +14,7 @@ from trio.testing import MockClock
 
 from batchrunner import budget
 from batchrunner.clock import NS_PER_SECOND
+from benchmarks.limiter import cost
 from benchmarks.limiter.adaptive import Adaptive
 from benchmarks.limiter.aio import VirtualLoop
 from benchmarks.limiter.cells import OURS, POLICIES, Cell, Run, all_cells, run
@@ -265,6 +266,14 @@ def test_a_goal_may_be_met_in_another_way() -> None:
     assert verdicts({name: figures}, Cost(1, 1, 1))[0].met
     figures.refused = 2
     assert not verdicts({name: figures}, Cost(1, 1, 1))[0].met
+
+
+def test_the_cost_is_compared_in_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one pair of rounds, its ratio; every job of either round has gone through."""
+    monkeypatch.setattr(cost, "JOBS", 20)
+    monkeypatch.setattr(cost, "ROUNDS", 1)
+    found = cost.measured()
+    assert found.ratio == pytest.approx(found.admission_us / found.task_us)
 
 
 def test_a_sweep_goes_on_where_its_record_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
