@@ -96,6 +96,13 @@ def test_a_client_does_the_same_again(policy: str) -> None:
     assert sum(send.accepted for send in one.sends) + one.lost == 60
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+def test_no_client_waits_for_ever_for_a_fraction_of_a_nanosecond(policy: str) -> None:
+    """Some backoffs of this run end where a float of seconds rounds to a nanosecond before them."""
+    one = run(Cell("small", "ten-seconds", "short", 40), policy, 1004)
+    assert sum(send.accepted for send in one.sends) + one.lost == 40
+
+
 @pytest.mark.parametrize("policy", ["cookbook", "full-bucket", "semaphore", "aiolimiter"])
 def test_whoever_is_refused_by_a_bucket_of_ten_has_sent_more(policy: str) -> None:
     """A burst of 50 meets a bucket of 10: at least 30 are refused, before anybody knows."""
