@@ -8,7 +8,8 @@ knew the server's state (`clairvoyant`).
 
 - `servers`: the ways to count requests and tokens. The windows are those of the embedded platform, and their tests.
 - `workloads`: files of jobs. `cells`: which file meets which server, under which strain.
-- `ours`: the admission, queue, estimates and budget of a run, unchanged. `peers`, `adaptive` and `aio`: what others do.
+- `ours`: the admission, queue, estimates and budget of a run, unchanged. `peers`, `adaptive` and `aio`: what others do;
+  `crowd` sends a file by their rules.
 - `sweep`: all cells, clients and seeds, in several processes. `cost`: what an admission takes of the CPU.
 - `goals`: the figures that the limiter is held to. `tables`: all of it as text.
 

@@ -14,9 +14,10 @@ from batchrunner.clock import NS_PER_SECOND
 from batchrunner.simulator.settings import Charging
 from benchmarks.limiter import aio
 from benchmarks.limiter.adaptive import Adaptive
+from benchmarks.limiter.crowd import Crowd
 from benchmarks.limiter.network import Network, Send
 from benchmarks.limiter.ours import Client, Stepped, step_through
-from benchmarks.limiter.peers import PEERS, Crowd, MakePeer
+from benchmarks.limiter.peers import PEERS, MakePeer
 from benchmarks.limiter.servers import SERVERS, Server
 from benchmarks.limiter.strain import STRAIN_ENDS_NS, STRAINS, Strain
 from benchmarks.limiter.timers import HeapTimers, Timers
