@@ -81,7 +81,7 @@ def _strain(figures: Figures) -> str:
 
 
 def _losses(figures: Figures) -> str:
-    lost = f", loses {figures.lost_per_1000:.0f}" if figures.lost else ""
+    lost = f", loses {figures.lost_per_1000:.1f}" if figures.lost else ""
     return lost + (f", stuck in {figures.stuck} of {figures.runs}" if figures.stuck else "")
 
 
