@@ -11,6 +11,8 @@ from benchmarks.limiter.measures import Figures
 
 #: a client that loses more of the file than this has no rate to speak of
 GAVE_UP_PER_1000 = 500
+#: and one that loses more than this has not done the file: its large jobs, mostly, so that the time for it says nothing
+INCOMPLETE_PER_1000 = 10
 
 TITLES: dict[Group, str] = {
     "steady-50": "Bound by requests, 50 a minute, 1,500 jobs: % of the limit in the steady state (whole file: % of the "
@@ -57,7 +59,8 @@ def goals_table(verdicts: Iterable[Verdict]) -> Iterable[str]:
 def _rate(figures: Figures) -> str:
     if figures.lost_per_1000 > GAVE_UP_PER_1000:
         return f"gives up {figures.lost_per_1000:.0f} of 1,000"
-    shown = f"{figures.steady_share:.1%} ({figures.used_share:.1%}) / {figures.refused_per_1000:.1f}"
+    whole_file = "-" if figures.lost_per_1000 > INCOMPLETE_PER_1000 else f"{figures.used_share:.1%}"
+    shown = f"{figures.steady_share:.1%} ({whole_file}) / {figures.refused_per_1000:.1f}"
     return shown.replace("%", "") + _losses(figures)
 
 

@@ -266,6 +266,15 @@ def test_a_goal_is_met_at_its_bounds_and_not_beyond(steady: float, refused: floa
     assert verdict.met is met
 
 
+@pytest.mark.parametrize(
+    ("lost", "shown"), [(0, "90.0 (80.0) / 1.0 |"), (20, "90.0 (-) / 1.0, loses 20.0 |"), (600, "gives up 600 of 1,000 |")]
+)
+def test_who_loses_jobs_has_not_done_the_file(lost: int, shown: str) -> None:
+    cells = [cell for cell in all_cells() if cell.name == "steady-50/short/sliding"]
+    figures = Figures(runs=1, jobs=1_000, refused=1, lost=lost, steady=9, steady_most=10, best_seconds=8, seconds=10)
+    assert f"| cookbook | {shown}" in "\n".join(tables(cells, {(cells[0].name, "cookbook"): figures}))
+
+
 def test_a_goal_may_be_met_in_another_way() -> None:
     """Seconds' slices at 600 a minute: 91 % at 6 in 1,000, or 88 % at 1."""
     name = "steady-600/short/seconds"
