@@ -118,13 +118,12 @@ def steady(cell: Cell, run: Run, accepted: Sequence[Send]) -> tuple[float, float
 
 
 def strained(cell: Cell, sends: Sequence[Send], accepted: Sequence[Send]) -> Strained:
-    """Before, during and after: accepted requests by arrival, refused ones by when they were sent."""
+    """Before, during and after, by when requests reached the server."""
     half = cell.rpm / 2 / MINUTE_NS
-    until_ns = cell.until_ns
     spans = (
         ("before", SETTLED_NS, STRAIN_BEGINS_NS, 2 * half),
         ("during", STRAIN_BEGINS_NS, STRAIN_ENDS_NS, half),
-        ("after", STRAIN_ENDS_NS + 5 * MINUTE_NS, until_ns, 2 * half),
+        ("after", STRAIN_ENDS_NS + 5 * MINUTE_NS, cell.until_ns, 2 * half),
     )
     found = Strained()
     for name, from_ns, to_ns, per_ns in spans:

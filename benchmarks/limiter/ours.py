@@ -1,7 +1,7 @@
 """A run's own dispatcher over a simulated network: admission, queue, estimates and budget as they are.
 
 Only the waiting differs from a real run. The dispatcher is a coroutine that waits in one place, `Admission._wait`, for a
-moment or for a change; `Stepped` hands both to the event queue, which costs a tenth of a trio loop under a MockClock. That the
+moment or for a change; `Stepped` hands both to the event queue, which costs a third of a trio loop under a MockClock. That the
 two send the same requests at the same times is a test.
 """
 

@@ -234,6 +234,19 @@ def test_most_in_any_minute_counts_across_the_edges_of_minutes() -> None:
     assert most_per_minute([0, 30 * SECOND, 59 * SECOND, 60 * SECOND, 61 * SECOND, 200 * SECOND]) == 4
 
 
+def test_a_strain_is_measured_before_meanwhile_and_after() -> None:
+    """Accepted at 50 a minute all the time: all of it before and after, twice what is left meanwhile; 429s where they came."""
+    cell = Cell("strain", "sliding", "short", 1, strain="halved")
+    sends = sends_at(range(0, cell.until_ns, round(1.2 * SECOND)))
+    sends[600].accepted = sends[601].accepted = sends[1_300].accepted = False
+    found = measure(cell, Run([], sends, 0), Passage(0, 0), None).strained
+    assert found is not None
+    assert found.before / found.before_most == pytest.approx(1, abs=0.01)
+    assert found.during / found.during_most == pytest.approx(2, abs=0.01)
+    assert found.after / found.after_most == pytest.approx(1, abs=0.01)
+    assert (found.during_refused, found.outside_refused, found.outside) == (2, 1, 1_249)
+
+
 @pytest.mark.parametrize(("slow_seconds", "expected"), [(0, 0), (90, 75), (1_000, None)])
 def test_recovery_ends_where_a_minute_at_the_full_rate_begins(slow_seconds: int, expected: int | None) -> None:
     """So many seconds at half of the rate after the strain's end, then all of it: 45 of 50 come in the minute that begins 15 s
