@@ -16,10 +16,10 @@ STAMP := $(VENV)/.batchrun-installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check coverage mutation bench campaign fuzz lock clean
+.PHONY: help demo test check coverage mutation bench bench-limiter campaign fuzz lock clean
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 24
 
 demo: $(STAMP) ## run 300 jobs against the embedded platform: no key, no cost, nothing leaves this machine
 	@run="demo.$$(date +%Y%m%d-%H%M%S).run"; code=0; \
@@ -61,6 +61,9 @@ check: $(STAMP) ## lint, formatting, types, layers
 
 bench: $(STAMP) ## run each benchmark; every one prints its table and its machine
 	@set -e; for script in benchmarks/bench_*.py; do printf '\n== %s\n' "$$script"; $(BIN)/python "$$script" $(ARGS); done
+
+bench-limiter: $(STAMP) ## the limiter beside others on every kind of server, in virtual time (ARGS="--seeds 0 --cells tokens" for a part)
+	$(BIN)/python -m benchmarks.limiter $(or $(ARGS),--output benchmarks/results/limiter.md)
 
 lock: | $(BIN)/python ## bring requirements.lock up to pyproject.toml (ARGS=--upgrade: take the newest of everything)
 	$(PIP) install 'uv>=0.9'
