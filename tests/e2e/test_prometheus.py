@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import subprocess
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple, get_args
 
@@ -61,10 +63,9 @@ class Watched(NamedTuple):
     ended: Ended
 
 
-@pytest.fixture(scope="module")
-def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
-    """Prometheus first, so that it misses nothing; then the run, on the port that was kept for it."""
-    home = tmp_path_factory.mktemp("prometheus")
+@contextlib.contextmanager
+def watching(home: Path) -> Iterator[tuple[Prometheus, int]]:
+    """Prometheus first, so that it misses nothing; and the port that is kept for the run."""
     write_jobs(home)
     with socket.socket() as kept:
         # Bound and not listened on: nobody else is given the port, and the run, which reuses addresses, can have it.
@@ -73,11 +74,25 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         port = kept.getsockname()[1]
         with prometheus(home, f"127.0.0.1:{port}") as server:
             until(lambda: bool(server.query("up")), "the first scrape")
-            with started(home, "submit", "jobs.jsonl", *OPTIONS, "--metrics", port, "--json", "--progress", "none") as run:
-                line_with(run, f"metrics on http://127.0.0.1:{port}/metrics")
-                until(lambda: at_work(server, run), "a scrape of the run at work")
-                ended = ending(run)
-            yield Watched(server, ended)
+            yield server, port
+
+
+@contextlib.contextmanager
+def submitted(home: Path, server: Prometheus, port: int) -> Iterator[subprocess.Popen[str]]:
+    """The run, at work and seen to be."""
+    with started(home, "submit", "jobs.jsonl", *OPTIONS, "--metrics", port, "--json", "--progress", "none") as run:
+        line_with(run, f"metrics on http://127.0.0.1:{port}/metrics")
+        until(lambda: at_work(server, run), "a scrape of the run at work")
+        yield run
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    home = tmp_path_factory.mktemp("prometheus")
+    with watching(home) as (server, port):
+        with submitted(home, server, port) as run:
+            ended = ending(run)
+        yield Watched(server, ended)
 
 
 def at_work(server: Prometheus, run: subprocess.Popen[str]) -> bool:
@@ -145,6 +160,30 @@ def test_M01_counters_rise_and_never_fall(watched: Watched) -> None:
         assert values == sorted(values), series.labels
     (succeeded,) = watched.prometheus.query('batchrun_jobs_total{outcome="succeeded"}[1h]')
     assert len({value for _, value in succeeded.values}) >= 3
+
+
+def test_M01_a_run_that_is_killed_and_resumed(tmp_path: Path) -> None:
+    """Counters fall at most once, when the next process begins; what a run has come to is what the second one sums up."""
+    with watching(tmp_path) as (server, port):
+        with submitted(tmp_path, server, port) as run:
+            until(lambda: bool(server.query('batchrun_jobs{state="succeeded"} > 20')), "a scrape of a run that is well under way")
+            run.kill()
+            run.wait()
+        until(lambda: not server.query("up == 1"), "a scrape that finds nobody")
+        with submitted(tmp_path, server, port) as run:
+            ended = ending(run)
+        assert ended.code == 1
+        for series in server.query(f'{{__name__=~"batchrun_.*_(total|count|bucket|sum)", job="{JOB}"}}[1h]'):
+            values = [value for _, value in series.values]
+            falls = sum(later < earlier for earlier, later in pairwise(values))
+            assert falls <= 1, series.labels
+        last, counts = server.last, ended.summary["request_counts"]
+        assert counts == {"total": JOBS, "completed": JOBS - 1, "failed": 1}
+        assert last("batchrun_jobs")["succeeded",] == JOBS - 1
+        assert last("batchrun_run_cost_dollars") == {
+            ("billed",): pytest.approx(ended.summary["cost"]["amount"], rel=1e-9),
+            ("maybe_billed",): pytest.approx(ended.summary["cost"]["maybe_billed"]),
+        }
 
 
 def test_the_target_is_up_for_as_long_as_the_run_lasts(watched: Watched) -> None:

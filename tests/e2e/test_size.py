@@ -144,7 +144,7 @@ def test_a_million_jobs_killed_fifty_times(count: int, kills: int) -> None:
 @pytest.mark.parametrize(
     ("warm", "soak"), [(1_000, 3_000), whole(size("warm", 200_000), size("soak", 400_000), minutes=45)], ids=["share", "whole"]
 )
-def test_memory_and_descriptors_stay(warm: int, soak: int) -> None:
+def test_L01_memory_and_descriptors_stay(warm: int, soak: int) -> None:
     """Once the index is built and 200,000 jobs are done, memory grows by 1 MiB a million jobs at most; descriptors by none."""
     with scratch(warm + soak, warm + soak) as directory:
         write_lines(directory / "jobs.jsonl", warm + soak)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parents[1]
-PAGES = [TESTS.parent / "SECURITY.md", TESTS / "hostile" / "README.md", TESTS / "crash" / "README.md"]
+PAGES = [TESTS.parent / "SECURITY.md", *(TESTS / name for name in ("README.md", "hostile/README.md", "crash/README.md"))]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(TESTS.parent).as_posix())
@@ -17,7 +17,7 @@ def test_each_proof_that_a_page_names_is_there(page: Path) -> None:
     text = page.read_text()
     names = re.findall(r"`(test_\w+)(?:\.{3})?`", text)
     files = re.findall(r"`([\w/]+\.py)`", text)
-    assert len(files) > 10
+    assert files
     assert not [file for file in files if not (TESTS / file).exists() and not (page.parent / file).exists()]
     sources = "".join(path.read_text() for path in TESTS.rglob("test_*.py"))
     assert not [name for name in names if f"def {name}" not in sources]
