@@ -18,7 +18,6 @@ from batchrunner.errors import InvalidInput
 from batchrunner.events import Billing
 from batchrunner.journal.records import Ended, Line, Record, Refunded, Reopened, Sent, Started, What
 from batchrunner.pricing import EXACT
-from batchrunner.results import read_line
 from batchrunner.run_directory import read_manifest
 from batchrunner.verification.chain import Chain
 from batchrunner.verification.reader import RunReader
@@ -100,7 +99,7 @@ def tell(path: Path, custom_id: str) -> Story:
         if not teller.known:
             raise InvalidInput(_unknown(path, custom_id, teller.near))
         line = teller.line
-        final = None if line is None else FinalPlace(line.file, _find(reader, line, custom_id), line.length)
+        final = None if line is None else FinalPlace(line.file, _find(reader, line), line.length)
         return teller.story(final, damaged=chain.damaged)
 
 
@@ -219,15 +218,13 @@ class _Teller:
         self._steps.append(step)
 
 
-def _find(reader: RunReader, line: Line, custom_id: str) -> int | None:
+def _find(reader: RunReader, line: Line) -> int | None:
     """Where a final line stands: where it was written, or elsewhere in a file that was replaced since."""
     if zlib.crc32(reader.read(line.file, line.offset, line.length)) == line.crc:
         return line.offset
     for offset, raw in reader.lines(line.file, end=reader.size(line.file)):
         if len(raw) == line.length and zlib.crc32(raw) == line.crc:
-            found = read_line(raw)
-            if found is not None and found.custom_id == custom_id:
-                return offset
+            return offset
     return None
 
 
