@@ -1,4 +1,4 @@
-"""What holds after every test on real processes."""
+"""What holds after every test on real processes, and what those share that start hundreds of small ones."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.e2e import canary
+from tests.e2e.faulty_runs import quick_platform
+from tests.e2e.harness import Simulated
+from tests.e2e.many_runs import Pair, two_launchers
 
 
 @pytest.fixture(autouse=True)
@@ -17,3 +20,16 @@ def no_key_is_left(tmp_path: Path) -> Iterator[None]:
     yield
     found = canary.search(tmp_path)
     assert not found, "\n".join(found)
+
+
+@pytest.fixture(scope="module")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulated]:
+    """One for many small runs, for as long as a module lasts."""
+    with quick_platform(tmp_path_factory.mktemp("platform")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def launchers() -> Iterator[Pair]:
+    with two_launchers() as pair:
+        yield pair

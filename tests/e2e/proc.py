@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Callable
 
-from tests.e2e.harness import PATIENCE_SECONDS, POLL_SECONDS
+from tests.e2e.cli_support import until
 
 
 def status_of(pid: int, field: str) -> str:
@@ -16,15 +14,6 @@ def status_of(pid: int, field: str) -> str:
             if line.startswith(field + ":"):
                 return line.split(":", 1)[1].strip()
     return ""
-
-
-def until(happened: Callable[[], bool], what: str) -> None:
-    """Wait for it, whoever's doing it is."""
-    for _ in range(int(PATIENCE_SECONDS / POLL_SECONDS)):
-        if happened():
-            return
-        time.sleep(POLL_SECONDS)
-    raise AssertionError(f"waited for {what} in vain")
 
 
 def until_stopped(pid: int) -> None:

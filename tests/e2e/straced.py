@@ -21,9 +21,10 @@ from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.e2e.cli_support import until
 from tests.e2e.harness import PATIENCE_SECONDS, Submit
 from tests.e2e.preforked import Child, Launcher
-from tests.e2e.proc import status_of, until, until_stopped
+from tests.e2e.proc import status_of, until_stopped
 
 WRITES = ("write", "pwrite64", "ftruncate")
 SYNCS = ("fsync", "fdatasync")

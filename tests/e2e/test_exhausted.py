@@ -11,15 +11,14 @@ import random
 import resource
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.disks import mounted_disk, needs_mount
-from tests.e2e.faulty_runs import Faulty, carried_on, prove_books, quick_platform, small_run, wrong_with
+from tests.e2e.faulty_runs import Faulty, carried_on, prove_books, small_run, wrong_with
 from tests.e2e.harness import PATIENCE_SECONDS, Simulated, Submit, wait_until
-from tests.e2e.many_runs import Pair, two_at_a_time, two_launchers
+from tests.e2e.many_runs import Pair, two_at_a_time
 from tests.e2e.preforked import Launcher, Prelude
 from tests.e2e.proc import until_stopped
 
@@ -31,18 +30,6 @@ DESCRIPTORS = range(3, 48)
 FORBIDDEN = [("", 0o000), ("", 0o500), ("lock", 0o400), ("run.json", 0o000), ("journal.jsonl", 0o400), ("costs.jsonl", 0o000)]
 
 shares = {"some": pytest.param(6, id="some"), "all": pytest.param(None, id="all", marks=pytest.mark.campaign)}
-
-
-@pytest.fixture(scope="module")
-def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulated]:
-    with quick_platform(tmp_path_factory.mktemp("platform")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def launchers() -> Iterator[Pair]:
-    with two_launchers() as pair:
-        yield pair
 
 
 def prove_stopped(faulty: list[Faulty]) -> None:

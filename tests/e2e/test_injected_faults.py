@@ -14,9 +14,9 @@ from typing import NamedTuple
 import pytest
 
 from tests.e2e import straced
-from tests.e2e.faulty_runs import IN_FLIGHT, Faulty, carried_on, prove_books, quick_platform, small_run, wrong_with
+from tests.e2e.faulty_runs import IN_FLIGHT, Faulty, carried_on, prove_books, small_run, wrong_with
 from tests.e2e.harness import PATIENCE_SECONDS, Simulated, Submit
-from tests.e2e.many_runs import Pair, two_at_a_time, two_launchers
+from tests.e2e.many_runs import Pair, two_at_a_time
 from tests.e2e.preforked import Launcher
 from tests.e2e.straced import OPENS, READS, RENAMES, SYNCS, WRITES, Call, Fault, calls, counted, traced
 
@@ -51,18 +51,6 @@ class Case(NamedTuple):
 #: a run, and what it did in the phase that the fault befell
 Hit = tuple[Faulty, list[Call]]
 CarryOut = Callable[[Sequence[Case]], list[Hit]]
-
-
-@pytest.fixture(scope="module")
-def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulated]:
-    with quick_platform(tmp_path_factory.mktemp("platform")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def launchers() -> Iterator[Pair]:
-    with two_launchers() as pair:
-        yield pair
 
 
 @pytest.fixture(scope="module")

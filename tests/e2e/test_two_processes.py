@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.books import prove, read_books
-from tests.e2e.cli_support import write_jobs
+from tests.e2e.cli_support import until, write_jobs
 from tests.e2e.faulty_runs import quick_platform
 from tests.e2e.harness import Submit, wait_until
 from tests.e2e.many_runs import Pair, two_launchers
 from tests.e2e.preforked import Child
-from tests.e2e.proc import until, until_stopped
+from tests.e2e.proc import until_stopped
 
 RACES = 20
 
