@@ -37,6 +37,12 @@ class Candidate(msgspec.Struct, frozen=True):
     def tokens(self) -> int:
         return self.predicted.total_tokens
 
+    @property
+    def offer(self) -> budget.Offer:
+        cap = self.size.output_cap_tokens
+        output = self.predicted.output_tokens if cap is None else cap
+        return budget.Offer(self.tokens, self.predicted.input_tokens + output)
+
 
 class NotNow(enum.Enum):
     """Why the job of a slot is not sent."""
@@ -181,9 +187,9 @@ class Admission:
                 await self._pass_over(number, candidate, now_ns, changed)
                 continue
             wants_alone = self._refused.alone(number, candidate.tokens, self._tpm)
-            decision = await self._store.step(now_ns, budget.Take(slot.slot, candidate.tokens, alone=wants_alone))
+            decision = await self._store.step(now_ns, budget.Take(slot.slot, (candidate.offer,), alone=wants_alone))
             match decision:
-                case budget.Taken(entry, alone):
+                case budget.Taken(entry, _, alone):
                     self._queue.remove(number, now_ns)
                     self._in_flight += 1
                     self._admitted += 1

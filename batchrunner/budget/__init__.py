@@ -25,9 +25,11 @@ from __future__ import annotations
 from batchrunner.budget.records import (
     Decision,
     Event,
+    Hints,
     Later,
     Limits,
     Lost,
+    Offer,
     Open,
     PastSend,
     Refuse,
@@ -46,9 +48,11 @@ from batchrunner.budget.steps import statistics, step
 __all__ = [
     "Decision",
     "Event",
+    "Hints",
     "Later",
     "Limits",
     "Lost",
+    "Offer",
     "Open",
     "PastSend",
     "Refuse",

@@ -71,15 +71,38 @@ class Return(msgspec.Struct, frozen=True, tag=True):
     slot: int
 
 
-class Take(msgspec.Struct, frozen=True, tag=True):
-    """A slot is due: send a request of this many predicted tokens now. Answered by Taken, Later or Stale.
+class Offer(msgspec.Struct, frozen=True):
+    """A request that could go out now."""
 
-    `alone`: only with no other tokens in the window.
+    #: what it is expected to use
+    tokens: int
+    #: what it may use at the most, as servers reckon that charge in advance: its input and its cap on output
+    reserved_tokens: int
+
+
+class Take(msgspec.Struct, frozen=True, tag=True):
+    """A slot is due: send one of these requests now. Answered by Taken, Later or Stale.
+
+    `offers`: at least one; the first is the one whose turn it is. `alone`: only with no other tokens in the window.
     """
 
     slot: int
-    tokens: int
+    offers: tuple[Offer, ...]
     alone: bool = False
+
+
+class Hints(msgspec.Struct, frozen=True):
+    """What an answer's headers say of the limits; None where they say nothing. Whose minute they speak of is not certain.
+
+    Windows differ: a limit of requests may be one for a day or for a second. Resets count from when the answer came.
+    """
+
+    request_limit: int | None = None
+    requests_left: int | None = None
+    requests_reset_ns: int | None = None
+    token_limit: int | None = None
+    tokens_left: int | None = None
+    tokens_reset_ns: int | None = None
 
 
 class Settle(msgspec.Struct, frozen=True, tag=True):
@@ -87,14 +110,16 @@ class Settle(msgspec.Struct, frozen=True, tag=True):
 
     entry: int
     tokens: int | None
+    hints: Hints | None = None
 
 
 class Refuse(msgspec.Struct, frozen=True, tag=True):
-    """The server answered 429. `retry_after_ns`: its hint. `random`: uniform in [0, 1), for the backoff's jitter."""
+    """The server answered 429. `retry_after_ns`: when to come back. `random`: uniform in [0, 1), for the backoff's jitter."""
 
     entry: int
     retry_after_ns: int | None
     random: float
+    hints: Hints | None = None
 
 
 class Lost(msgspec.Struct, frozen=True, tag=True):
@@ -115,9 +140,13 @@ class Slot(msgspec.Struct, frozen=True, tag=True):
 
 
 class Taken(msgspec.Struct, frozen=True, tag=True):
-    """Go. `entry` names the request to Settle, Refuse or Lost. `alone`: no other tokens are in the window."""
+    """Go. `entry` names the request to Settle, Refuse or Lost; `offer` which of those offered it is, counted from 0.
+
+    `alone`: no other tokens are in the window.
+    """
 
     entry: int
+    offer: int
     alone: bool
 
 

@@ -100,12 +100,13 @@ def _take(state: State, now_ns: int, event: Take) -> Taken | Later | Stale:
     due_ns = max(at_ns, state.gate.planned_ns(now_ns))
     if rpm:
         due_ns = max(due_ns, state.window.room_for_request_ns(now_ns, rpm, len(state.slots) - 1))
+    head = event.offers[0]
     tokens_ns = now_ns
     if tpm:
         # What goes alone is asked for as the whole minute's tokens: then there is room only in an empty window.
-        asked = max(event.tokens, tpm) if event.alone else event.tokens
+        asked = max(head.tokens, tpm) if event.alone else head.tokens
         tokens_ns = max(
-            state.token_pacer.earliest(now_ns, event.tokens, tpm),
+            state.token_pacer.earliest(now_ns, head.tokens, tpm),
             state.window.room_for_tokens_ns(now_ns, asked, tpm),
         )
     opens_ns = max(due_ns, state.gate.opens_ns(now_ns))
@@ -114,21 +115,22 @@ def _take(state: State, now_ns: int, event: Take) -> Taken | Later | Stale:
         # next question.
         state.slots[event.slot] = max(due_ns, now_ns)
         return Later(max(opens_ns, tokens_ns), tokens=tokens_ns > opens_ns)
-    return _send(state, now_ns, event)
+    return _send(state, now_ns, event, 0)
 
 
-def _send(state: State, now_ns: int, event: Take) -> Taken:
+def _send(state: State, now_ns: int, event: Take, offer: int) -> Taken:
+    tokens = event.offers[offer].tokens
     del state.slots[event.slot]
     if state.limits.rpm:
         state.pacer.delayed(now_ns, state.limits.rpm)
     if state.limits.tpm:
-        state.token_pacer.take(now_ns, event.tokens, state.limits.tpm)
+        state.token_pacer.take(now_ns, tokens, state.limits.tpm)
     entry = state.next_entry
     state.next_entry += 1
     alone = state.window.tokens == 0
-    state.in_flight[entry] = InFlight(now_ns, state.window.add(now_ns, event.tokens), event.tokens)
+    state.in_flight[entry] = InFlight(now_ns, state.window.add(now_ns, tokens), tokens)
     state.gate.taken(now_ns, entry)
-    return Taken(entry, alone)
+    return Taken(entry, offer, alone)
 
 
 def _settle(state: State, now_ns: int, event: Settle) -> None:

@@ -17,12 +17,16 @@ def slot_of(state: budget.State, now_ns: int) -> budget.Slot:
     return decision
 
 
+def take(slot: int, tokens: int = 0, *, reserved: int | None = None, alone: bool = False) -> budget.Take:
+    return budget.Take(slot, (budget.Offer(tokens, tokens if reserved is None else reserved),), alone=alone)
+
+
 def send(state: budget.State, now_ns: int, tokens: int = 0) -> tuple[int, int]:
     """Reserve and take at the first time that the budget allows: (send time, entry)."""
     slot = slot_of(state, now_ns)
     at_ns = max(now_ns, slot.at_ns)
     for _ in range(100):
-        match budget.step(state, at_ns, budget.Take(slot.slot, tokens)):
+        match budget.step(state, at_ns, take(slot.slot, tokens)):
             case budget.Taken(entry):
                 return at_ns, entry
             case budget.Later(later_ns):

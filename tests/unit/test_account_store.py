@@ -5,6 +5,7 @@ from __future__ import annotations
 from batchrunner import budget
 from batchrunner.account_store import MemoryStore
 from batchrunner.clock import NS_PER_SECOND
+from tests.unit.budgets import take
 
 
 async def test_steps_form_one_sequence() -> None:
@@ -14,7 +15,7 @@ async def test_steps_form_one_sequence() -> None:
     story: list[tuple[int, budget.Event]] = [
         (0, budget.Open(past=(), jobs=10_000)),
         (0, budget.Reserve()),
-        (0, budget.Take(1, 100)),
+        (0, take(1, 100)),
         (NS_PER_SECOND, budget.Reserve()),
         (2 * NS_PER_SECOND, budget.Settle(1, 70)),
         (2 * NS_PER_SECOND, budget.Return(2)),
@@ -30,7 +31,7 @@ async def test_statistics_change_nothing() -> None:
     await store.step(0, budget.Open(past=(), jobs=1_000))
     slot = await store.step(0, budget.Reserve())
     assert isinstance(slot, budget.Slot)
-    await store.step(slot.at_ns, budget.Take(slot.slot, 100))
+    await store.step(slot.at_ns, take(slot.slot, 100))
     seen = store.statistics(NS_PER_SECOND)
     assert (seen.rpm_limit, seen.tpm_limit, seen.requests, seen.tokens, seen.in_flight) == (50, 1_000, 1, 100, 1)
     assert store.statistics(120 * NS_PER_SECOND).requests == 0

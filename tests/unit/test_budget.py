@@ -14,7 +14,7 @@ from batchrunner import budget
 from batchrunner.budget.pacer import JITTER_NS, LATENESS_NS, NS, SAFE_WINDOW_NS, WINDOW_NS, interval_ns
 from batchrunner.budget.steps import SLOT_LIFE_NS
 from batchrunner.budget.window import CELL_NS, CELL_THRESHOLD
-from tests.unit.budgets import opened, send, slot_of
+from tests.unit.budgets import opened, send, slot_of, take
 
 
 def test_paces_evenly() -> None:
@@ -165,7 +165,7 @@ def test_alone_means_an_empty_window() -> None:
     state = opened(rpm=0, tpm=1_000)
     send(state, 0, 10)
     slot = slot_of(state, 0)
-    decision = budget.step(state, 0, budget.Take(slot.slot, 300, alone=True))
+    decision = budget.step(state, 0, take(slot.slot, 300, alone=True))
     assert isinstance(decision, budget.Later)
     assert decision.tokens
     assert decision.at_ns >= SAFE_WINDOW_NS
@@ -176,8 +176,8 @@ def test_a_smaller_job_may_use_the_slot_of_one_that_waits_for_tokens() -> None:
     state = opened(rpm=50, tpm=1_000)
     send(state, 0, 200)
     slot = slot_of(state, 0)
-    assert isinstance(budget.step(state, slot.at_ns, budget.Take(slot.slot, 900)), budget.Later)
-    assert isinstance(budget.step(state, slot.at_ns, budget.Take(slot.slot, 1)), budget.Taken)
+    assert isinstance(budget.step(state, slot.at_ns, take(slot.slot, 900)), budget.Later)
+    assert isinstance(budget.step(state, slot.at_ns, take(slot.slot, 1)), budget.Taken)
 
 
 def test_a_returned_slot_and_an_unknown_one_are_stale() -> None:
@@ -185,10 +185,10 @@ def test_a_returned_slot_and_an_unknown_one_are_stale() -> None:
     state = opened(rpm=50)
     slot = slot_of(state, 0)
     budget.step(state, 0, budget.Return(slot.slot))
-    assert isinstance(budget.step(state, 0, budget.Take(slot.slot, 0)), budget.Stale)
+    assert isinstance(budget.step(state, 0, take(slot.slot, 0)), budget.Stale)
     slot = slot_of(state, 0)
     late_ns = slot.at_ns + SLOT_LIFE_NS + 1
-    assert isinstance(budget.step(state, late_ns, budget.Take(slot.slot, 0)), budget.Stale)
+    assert isinstance(budget.step(state, late_ns, take(slot.slot, 0)), budget.Stale)
 
 
 def test_slots_count_toward_the_limit() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from batchrunner import budget
 from batchrunner.budget.gate import CANARY_GRACE_NS, CLOSED_AFTER, CLOSED_BACKOFF_MAX_NS, LONGEST_HINT_NS
 from batchrunner.budget.pacer import LATENESS_NS, NS, interval_ns
-from tests.unit.budgets import opened, send, slot_of
+from tests.unit.budgets import opened, send, slot_of, take
 
 
 def test_one_reaction_to_a_burst() -> None:
@@ -23,7 +23,7 @@ def test_the_gate_holds_everybody_and_lets_one_canary_out() -> None:
     _, entry = send(state, 0)
     waiting = slot_of(state, 0)
     budget.step(state, NS, budget.Refuse(entry, None, 0.0))
-    assert isinstance(budget.step(state, NS, budget.Take(waiting.slot, 0)), budget.Stale)
+    assert isinstance(budget.step(state, NS, take(waiting.slot, 0)), budget.Stale)
     canary_ns, _ = send(state, NS)
     assert canary_ns >= 2 * NS
     behind_ns, _ = send(state, canary_ns)
@@ -48,10 +48,10 @@ def test_an_accepted_canary_lets_those_go_who_waited_for_it() -> None:
     budget.step(state, NS, budget.Refuse(entry, None, 0.0))
     canary_ns, canary = send(state, NS)
     waiting = slot_of(state, canary_ns)
-    later = budget.step(state, waiting.at_ns, budget.Take(waiting.slot, 0))
+    later = budget.step(state, waiting.at_ns, take(waiting.slot, 0))
     assert later == budget.Later(canary_ns + CANARY_GRACE_NS, tokens=False)
     budget.step(state, canary_ns + NS, budget.Settle(canary, 1))
-    assert isinstance(budget.step(state, canary_ns + NS, budget.Take(waiting.slot, 0)), budget.Taken)
+    assert isinstance(budget.step(state, canary_ns + NS, take(waiting.slot, 0)), budget.Taken)
 
 
 def test_backoff_doubles_and_jitter_never_shortens_it() -> None:

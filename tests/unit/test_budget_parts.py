@@ -11,7 +11,7 @@ from batchrunner.budget.gate import CANARY_GRACE_NS, Gate
 from batchrunner.budget.pacer import LATENESS_NS, NS, SAFE_WINDOW_NS, RequestPacer, TokenPacer, interval_ns
 from batchrunner.budget.steps import SLOT_LIFE_NS
 from batchrunner.budget.window import CELL_NS, CELL_THRESHOLD, Cell, Window
-from tests.unit.budgets import opened, send, slot_of
+from tests.unit.budgets import opened, send, slot_of, take
 
 #: of a token where 6,025 may flow in a minute of 60.25 s
 TOKEN_NS = NS // 100
@@ -174,13 +174,13 @@ def test_an_echo_of_a_burst_voids_no_slot_that_was_given_since() -> None:
     budget.step(state, NS, budget.Refuse(entries[0], None, 0.0))
     slot = slot_of(state, NS)
     budget.step(state, NS + 1, budget.Refuse(entries[1], None, 0.0))
-    assert isinstance(budget.step(state, slot.at_ns, budget.Take(slot.slot, 0)), budget.Taken)
+    assert isinstance(budget.step(state, slot.at_ns, take(slot.slot, 0)), budget.Taken)
 
 
 def test_a_request_knows_whether_it_went_alone() -> None:
     """Alone is what found no tokens of others in the window."""
     state = opened(rpm=0, tpm=1_000)
-    taken = [budget.step(state, NS, budget.Take(slot_of(state, NS).slot, 10)) for _ in range(2)]
+    taken = [budget.step(state, NS, take(slot_of(state, NS).slot, 10)) for _ in range(2)]
     assert [decision.alone for decision in taken if isinstance(decision, budget.Taken)] == [True, False]
 
 
@@ -244,5 +244,5 @@ def test_a_slot_lives_for_three_seconds() -> None:
     for late_ns, good in ((SLOT_LIFE_NS, True), (SLOT_LIFE_NS + 1, False)):
         state = opened(rpm=50)
         slot = slot_of(state, 0)
-        decision = budget.step(state, slot.at_ns + late_ns, budget.Take(slot.slot, 0))
+        decision = budget.step(state, slot.at_ns + late_ns, take(slot.slot, 0))
         assert isinstance(decision, budget.Taken) is good
