@@ -10,12 +10,13 @@ from batchrunner.budget.pacer import NS
 HINT_MARGIN_NS = NS // 20
 #: Hints beyond this are not believed blindly: the account may be topped up, or its limit raised, any time.
 LONGEST_HINT_NS = 15 * 60 * NS
-SHORT_BACKOFF_MAX_NS = 30 * NS
+SHORT_BACKOFF_MAX_NS = 10 * NS
 #: Rejections in a row after which the account itself seems closed: canaries then go at 1, 2, 4 ... 15 minutes.
 CLOSED_AFTER = 10
 CLOSED_BACKOFF_NS = 60 * NS
 CLOSED_BACKOFF_MAX_NS = 15 * 60 * NS
-#: A refusal comes at once, an answer takes as long as the model writes. A canary unrefused for this long is alive.
+#: A refusal comes at once, an answer takes as long as the model writes. A canary that is not refused for as long as refusals
+#: have taken lately is alive; after this long, in any case.
 CANARY_GRACE_NS = 2 * NS
 
 
@@ -33,6 +34,10 @@ class Gate(msgspec.Struct):
     consecutive: int = 0
     wants_canary: bool = False
     canary: int | None = None
+    #: canaries in a row that were refused: nothing at all is let through
+    canaries_refused: int = 0
+    #: how long a refusal takes to come back: the longest of late
+    refusal_ns: int = 0
 
     def opens_ns(self, now_ns: int) -> int:
         return max(now_ns, self.until_ns)
@@ -46,7 +51,7 @@ class Gate(msgspec.Struct):
         if self.wants_canary:
             self.wants_canary = False
             self.canary = entry
-            self.until_ns = now_ns + CANARY_GRACE_NS
+            self.until_ns = now_ns + min(CANARY_GRACE_NS, self.refusal_ns)
 
     def accepted(self, now_ns: int, entry: int, sent_ns: int) -> None:
         """The server took a request. One that was sent after the first reaction: all is well again."""
@@ -56,16 +61,19 @@ class Gate(msgspec.Struct):
             self.canary = None
             self.until_ns = min(self.until_ns, now_ns)
 
-    def refused(self, now_ns: int, sent_ns: int, interval_ns: int, hint_ns: int | None, random: float) -> bool:
+    def refused(self, now_ns: int, entry: int, sent_ns: int, interval_ns: int, hint_ns: int | None, random: float) -> bool:
         """A 429. True where this is the first of its burst, and so the one that is reacted to.
 
         `interval_ns`: the pace between sends, from which the backoff doubles. `random`: uniform in [0, 1).
         """
+        # The longest one counts for less with each that follows.
+        self.refusal_ns = max(now_ns - sent_ns, self.refusal_ns * 3 // 4)
         if hint_ns is not None:
             self.until_ns = max(self.until_ns, now_ns + min(hint_ns, LONGEST_HINT_NS) + HINT_MARGIN_NS)
         if sent_ns <= self.epoch_ns:
             return False
         self.epoch_ns = now_ns
+        self.canaries_refused = self.canaries_refused + 1 if entry == self.canary else 0
         if self.consecutive == 0:
             self.streak_ns = now_ns
         self.consecutive += 1

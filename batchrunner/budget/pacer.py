@@ -79,6 +79,10 @@ class TokenPacer(msgspec.Struct):
     def take(self, now_ns: int, tokens: int, tpm: int) -> None:
         self.empty_ns = max(self.empty_ns, now_ns) + tokens * SAFE_WINDOW_NS // tpm
 
+    def drain(self, now_ns: int, left: int, tpm: int) -> None:
+        """Leave no more than `left` tokens to be taken at once."""
+        self.empty_ns = max(self.empty_ns, now_ns + SAFE_WINDOW_NS // TOKEN_BURST_DIVISOR - left * SAFE_WINDOW_NS // tpm)
+
     def correct(self, now_ns: int, tokens: int, tpm: int) -> None:
         """Take more, or give back (negative), once the usage is known.
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
+from batchrunner.budget.effective import RequestCeiling
 from batchrunner.budget.gate import Gate
-from batchrunner.budget.pacer import RequestPacer, TokenPacer
+from batchrunner.budget.pacer import RequestPacer
+from batchrunner.budget.tokens import Taking, Tokens
 from batchrunner.budget.window import Window
 
 
@@ -16,12 +18,24 @@ class Limits(msgspec.Struct, frozen=True):
     tpm: int
 
 
-class InFlight(msgspec.Struct):
+class Offer(msgspec.Struct, frozen=True):
+    """A request that could go out now."""
+
+    #: what it is expected to use
+    tokens: int
+    #: what it may use at the most, as servers reckon that charge in advance: its input and its cap on output
+    reserved_tokens: int
+
+
+class InFlight(msgspec.Struct, frozen=True):
     """A request that was sent and not yet settled."""
 
     sent_ns: int
+    #: where it stands in the window
     cell: int
-    tokens: int
+    offer: Offer
+    #: None where tokens are not limited
+    taking: Taking | None
 
 
 class State(msgspec.Struct):
@@ -29,9 +43,12 @@ class State(msgspec.Struct):
 
     limits: Limits
     pacer: RequestPacer = msgspec.field(default_factory=RequestPacer)
-    token_pacer: TokenPacer = msgspec.field(default_factory=TokenPacer)
+    requests: RequestCeiling = msgspec.field(default_factory=RequestCeiling)
+    tokens: Tokens = msgspec.field(default_factory=Tokens)
     window: Window = msgspec.field(default_factory=Window)
     gate: Gate = msgspec.field(default_factory=Gate)
+    #: when the first run that is known of began
+    began_ns: int = -1
     #: slot -> its send time
     slots: dict[int, int] = {}
     #: entry -> what it holds
@@ -55,10 +72,12 @@ class Open(msgspec.Struct, frozen=True, tag=True):
 
     `past`: this account's own sends of the last minute, oldest first, or None where they are not known: then they are
     taken to have been evenly spaced, and the run begins at its pace. `jobs`: how many it has, for the fast start.
+    `wall_offset_ns`: wall clock less monotonic clock, None where nobody knows.
     """
 
     past: tuple[PastSend, ...] | None
     jobs: int
+    wall_offset_ns: int | None = None
 
 
 class Reserve(msgspec.Struct, frozen=True, tag=True):
@@ -69,15 +88,6 @@ class Return(msgspec.Struct, frozen=True, tag=True):
     """A slot will not be used. Its time passes unused; it merely no longer stands in the way of others."""
 
     slot: int
-
-
-class Offer(msgspec.Struct, frozen=True):
-    """A request that could go out now."""
-
-    #: what it is expected to use
-    tokens: int
-    #: what it may use at the most, as servers reckon that charge in advance: its input and its cap on output
-    reserved_tokens: int
 
 
 class Take(msgspec.Struct, frozen=True, tag=True):

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from batchrunner.budget.pacer import NS, SAFE_WINDOW_NS, interval_ns
+from batchrunner.budget.pacer import NS, SAFE_WINDOW_NS, WINDOW_NS, interval_ns
 from batchrunner.budget.records import (
     Decision,
     Event,
     InFlight,
     Later,
     Lost,
+    Offer,
     Open,
     Refuse,
     Reserve,
@@ -29,6 +30,10 @@ from batchrunner.budget.records import (
 SLOT_LIFE_NS = 3 * NS
 #: A file of at most this many minutes of requests starts fast: later on, a minute's head start is no longer felt.
 FAST_START_MINUTES = 3
+#: Single requests refused in a row that show a window that is full; strict spacing and short slices refuse one at the most.
+CLOSED_AFTER_CANARIES = 2
+#: What was let through in less time than this says little of the rate.
+TOO_EARLY_NS = 5 * NS
 #: Pace between canaries where there is no request limit to derive one from.
 UNLIMITED_INTERVAL_NS = NS
 
@@ -40,6 +45,10 @@ def step(state: State, now_ns: int, event: Event) -> Decision:
     no-ops or Stale, so that an answer that comes twice or too late does no harm.
     """
     state.window.expire(now_ns)
+    if state.limits.rpm:
+        state.requests.probe(now_ns, state.limits.rpm)
+    if state.limits.tpm:
+        state.tokens.pass_time(now_ns, state.window)
     return _STEPS[type(event)](state, now_ns, event)
 
 
@@ -59,14 +68,17 @@ def statistics(state: State, now_ns: int) -> Statistics:
 
 def _open(state: State, now_ns: int, event: Open) -> None:
     rpm, tpm = state.limits.rpm, state.limits.tpm
+    if state.began_ns < 0:
+        state.began_ns = now_ns
+    state.tokens.buckets.wall_offset_ns = event.wall_offset_ns
     for past in event.past or ():
         if past.sent_ns + SAFE_WINDOW_NS <= now_ns:
             continue
-        state.window.add(past.sent_ns, past.tokens)
+        state.window.add(past.sent_ns, past.tokens, past.tokens)
         if rpm:
             state.pacer.advance(past.sent_ns, rpm)
         if tpm:
-            state.token_pacer.take(past.sent_ns, past.tokens, tpm)
+            state.tokens.pacer.take(past.sent_ns, past.tokens, tpm)
     if event.past is None and rpm:
         state.pacer.advance(now_ns, rpm)
     # With sends in the window, or none known, somebody was here a moment ago: the pace is the safe way to begin.
@@ -77,9 +89,9 @@ def _open(state: State, now_ns: int, event: Open) -> None:
 def _reserve(state: State, now_ns: int, _: Reserve) -> Slot:
     _lapse(state, now_ns)
     at_ns = state.gate.planned_ns(now_ns)
-    rpm = state.limits.rpm
+    rpm = _rpm(state)
     if rpm:
-        at_ns = max(at_ns, state.pacer.due_ns, state.window.room_for_request_ns(now_ns, rpm, len(state.slots)))
+        at_ns = max(at_ns, state.pacer.due_ns, state.window.room_for_request_ns(now_ns, rpm, state.limits.rpm, len(state.slots)))
         state.pacer.advance(at_ns, rpm)
     slot = state.next_slot
     state.next_slot += 1
@@ -96,19 +108,11 @@ def _take(state: State, now_ns: int, event: Take) -> Taken | Later | Stale:
     at_ns = state.slots.get(event.slot)
     if at_ns is None:
         return Stale()
-    rpm, tpm = state.limits.rpm, state.limits.tpm
+    rpm = _rpm(state)
     due_ns = max(at_ns, state.gate.planned_ns(now_ns))
     if rpm:
-        due_ns = max(due_ns, state.window.room_for_request_ns(now_ns, rpm, len(state.slots) - 1))
-    head = event.offers[0]
-    tokens_ns = now_ns
-    if tpm:
-        # What goes alone is asked for as the whole minute's tokens: then there is room only in an empty window.
-        asked = max(head.tokens, tpm) if event.alone else head.tokens
-        tokens_ns = max(
-            state.token_pacer.earliest(now_ns, head.tokens, tpm),
-            state.window.room_for_tokens_ns(now_ns, asked, tpm),
-        )
+        due_ns = max(due_ns, state.window.room_for_request_ns(now_ns, rpm, state.limits.rpm, len(state.slots) - 1))
+    tokens_ns = _tokens_ns(state, now_ns, event.offers[0], alone=event.alone)
     opens_ns = max(due_ns, state.gate.opens_ns(now_ns))
     if max(opens_ns, tokens_ns) > now_ns:
         # Waiting for tokens or for a canary is not lateness: the slot moves along, so that it does not lapse before the
@@ -118,19 +122,28 @@ def _take(state: State, now_ns: int, event: Take) -> Taken | Later | Stale:
     return _send(state, now_ns, event, 0)
 
 
-def _send(state: State, now_ns: int, event: Take, offer: int) -> Taken:
-    tokens = event.offers[offer].tokens
+def _tokens_ns(state: State, now_ns: int, offer: Offer, *, alone: bool) -> int:
+    """When there will be tokens for a request."""
+    tpm = state.limits.tpm
+    if not tpm:
+        return now_ns
+    return state.tokens.room_ns(now_ns, state.window, tpm, offer.tokens, offer.reserved_tokens, alone=alone)
+
+
+def _send(state: State, now_ns: int, event: Take, number: int) -> Taken:
+    offer = event.offers[number]
+    limits, window = state.limits, state.window
     del state.slots[event.slot]
-    if state.limits.rpm:
-        state.pacer.delayed(now_ns, state.limits.rpm)
-    if state.limits.tpm:
-        state.token_pacer.take(now_ns, tokens, state.limits.tpm)
+    if limits.rpm:
+        state.pacer.delayed(now_ns, state.requests.rpm(limits.rpm))
     entry = state.next_entry
     state.next_entry += 1
-    alone = state.window.tokens == 0
-    state.in_flight[entry] = InFlight(now_ns, state.window.add(now_ns, tokens), tokens)
+    alone = window.reserved == 0
+    cell = window.add(now_ns, offer.tokens, offer.reserved_tokens)
+    taking = state.tokens.take(now_ns, window, limits.tpm, offer.tokens, offer.reserved_tokens) if limits.tpm else None
+    state.in_flight[entry] = InFlight(now_ns, cell, offer, taking)
     state.gate.taken(now_ns, entry)
-    return Taken(entry, offer, alone)
+    return Taken(entry, number, alone)
 
 
 def _settle(state: State, now_ns: int, event: Settle) -> None:
@@ -138,34 +151,64 @@ def _settle(state: State, now_ns: int, event: Settle) -> None:
     if flight is None:
         return
     state.gate.accepted(now_ns, event.entry, flight.sent_ns)
+    if flight.taking:
+        state.tokens.accept(flight.taking, state.limits.tpm)
     if event.tokens is not None:
-        _charge(state, now_ns, flight, event.tokens)
+        state.window.settle(flight.cell, event.tokens - flight.offer.tokens, event.tokens - flight.offer.reserved_tokens)
+        if flight.taking:
+            state.tokens.settle(now_ns, flight.sent_ns, flight.taking, state.limits.tpm, event.tokens)
 
 
 def _refuse(state: State, now_ns: int, event: Refuse) -> None:
     flight = state.in_flight.pop(event.entry, None)
     if flight is None:
         return
+    rpm = _rpm(state)
+    pace_ns = interval_ns(rpm) if rpm else UNLIMITED_INTERVAL_NS
+    if state.gate.refused(now_ns, event.entry, flight.sent_ns, pace_ns, event.retry_after_ns, event.random):
+        _explain(state, now_ns, flight)
+        # Slots that were given out are void, and their time goes to those who ask next.
+        due_ns = min(state.slots.values(), default=state.pacer.due_ns)
+        state.pacer.due_ns = max(min(due_ns, state.pacer.due_ns), state.gate.until_ns)
+        state.slots.clear()
     # Its tokens were not taken. As a request it stays in our log: some servers count what they refuse, and promise 4
     # speaks of sends.
-    _charge(state, now_ns, flight, 0)
-    pace_ns = interval_ns(state.limits.rpm) if state.limits.rpm else UNLIMITED_INTERVAL_NS
-    if state.gate.refused(now_ns, flight.sent_ns, pace_ns, event.retry_after_ns, event.random):
+    state.window.refuse(flight.cell, flight.offer.tokens, flight.offer.reserved_tokens)
+    if flight.taking:
+        state.tokens.refuse(now_ns, flight.sent_ns, flight.taking, state.limits.tpm)
+
+
+def _explain(state: State, now_ns: int, flight: InFlight) -> None:
+    """Find what a 429 says of the server. Only what nothing else explains lowers the rate."""
+    limits, gate = state.limits, state.gate
+    if state.pacer.fast_left:
         state.pacer.stop_fast()
-        state.pacer.due_ns = max(state.pacer.due_ns, state.gate.until_ns)
-        state.slots.clear()
+        return
+    accepted = _accepted(state, now_ns)
+    share = accepted * 100 // _rpm(state) if limits.rpm and accepted is not None else None
+    if flight.taking and state.tokens.explain(now_ns, state.window, flight.taking, limits.tpm, share):
+        return
+    if limits.rpm:
+        closed = gate.canaries_refused >= CLOSED_AFTER_CANARIES
+        state.requests.lower(now_ns, limits.rpm, accepted, times=gate.consecutive, closed=closed)
+
+
+def _accepted(state: State, now_ns: int) -> int | None:
+    """Requests a minute that were let through lately; None as long as it is too early to say."""
+    span_ns = min(SAFE_WINDOW_NS, now_ns - state.began_ns)
+    if span_ns < TOO_EARLY_NS:
+        return None
+    # The refused request that asks is still among them.
+    return -(-(state.window.requests - state.window.refused - 1) * WINDOW_NS // span_ns)
 
 
 def _lost(state: State, _: int, event: Lost) -> None:
     state.in_flight.pop(event.entry, None)
 
 
-def _charge(state: State, now_ns: int, flight: InFlight, tokens: int) -> None:
-    """Replace a prediction by what is known."""
-    difference = tokens - flight.tokens
-    state.window.correct(flight.cell, difference)
-    if state.limits.tpm:
-        state.token_pacer.correct(now_ns, difference, state.limits.tpm)
+def _rpm(state: State) -> int:
+    """The requests a minute to go by; 0: no limit."""
+    return state.requests.rpm(state.limits.rpm) if state.limits.rpm else 0
 
 
 def _lapse(state: State, now_ns: int) -> None:

@@ -46,6 +46,8 @@ class Network:
     def __init__(self, timers: Timers, server: Server, jobs: Sequence[Work], rng: random.Random) -> None:
         self.jobs = jobs
         self.sends: list[Send] = []
+        #: what the server's clock reads when the run begins
+        self.phase_ns = server.phase_ns
         self._timers = timers
         self._server = server
         self._rng = rng

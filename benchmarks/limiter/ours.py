@@ -38,10 +38,12 @@ class Client:
         self.lost = 0
         self._network = network
         self._estimator = Estimator()
+        # Its clock and the server's agree to a tenth of a second.
+        wall_offset_ns = network.phase_ns + rng.randrange(-NS_PER_SECOND // 10, NS_PER_SECOND // 10)
         clock = VirtualClock(lambda: timers.now_ns / NS_PER_SECOND)
         jobs = len(network.jobs)
         store = MemoryStore(limits)
-        _at_once(store.step(clock.monotonic_ns(), budget.Open(past=(), jobs=jobs)))
+        _at_once(store.step(clock.monotonic_ns(), budget.Open(past=(), jobs=jobs, wall_offset_ns=wall_offset_ns)))
         queue = FairQueue(iter(range(jobs)))
         self.admission = kind(store, queue, clock, load=self._load, max_in_flight=MAX_IN_FLIGHT, tpm=limits.tpm, rng=rng)
 

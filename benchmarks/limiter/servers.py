@@ -48,22 +48,22 @@ class Server:
     """One account's limits; its clock reads `phase_ns` when the run begins."""
 
     def __init__(self, model: Model, rpm: int, tpm: int, charging: Charging, *, phase_ns: int, hints: bool = False) -> None:
-        self._phase_ns = phase_ns
+        self.phase_ns = phase_ns
         self._hints = hints
         requests, tokens = REQUESTS[model.shape](rpm, model.burst), TOKENS[model.shape](tpm, 0)
         self._limits = Limits(requests, tokens, charging, count_rejected=model.count_rejected)
 
     def arrive(self, now_ns: int, tokens: int) -> Accepted | Refused:
         """A request reaches the server that may take `tokens`, its prompt and its cap."""
-        return self._limits.admit(self._phase_ns + now_ns, tokens)
+        return self._limits.admit(self.phase_ns + now_ns, tokens)
 
     def end(self, now_ns: int, accepted: Accepted, tokens: int) -> None:
         """One that was let in has ended, and took `tokens`."""
-        self._limits.spend(self._phase_ns + now_ns, accepted, tokens)
+        self._limits.spend(self.phase_ns + now_ns, accepted, tokens)
 
     def change(self, now_ns: int, rpm: int) -> None:
         """Go by another limit of requests from now on."""
-        self._limits.change(self._phase_ns + now_ns, rpm=rpm)
+        self._limits.change(self.phase_ns + now_ns, rpm=rpm)
 
     def hint_ns(self, refused: Refused) -> int | None:
         """The `Retry-After` that comes with a 429, in whole seconds as the header has it; None where the server sends none."""

@@ -116,7 +116,7 @@ def test_settlement_frees_what_was_not_used() -> None:
     budget.step(state, NS, budget.Settle(entry, 100))
     at_ns, _ = send(state, NS, 100)
     assert at_ns == NS
-    assert state.window.tokens == 200
+    assert (state.window.used, state.window.held, state.window.reserved) == (200, 200, 1_100)
 
 
 def test_settling_twice_changes_nothing() -> None:
@@ -127,7 +127,7 @@ def test_settling_twice_changes_nothing() -> None:
         budget.step(state, NS, budget.Settle(entry, 100))
         budget.step(state, NS, budget.Refuse(entry, None, 0.0))
         budget.step(state, NS, budget.Lost(entry))
-    assert state.window.tokens == 100
+    assert state.window.used == 100
     assert state.gate.consecutive == 0
 
 
@@ -138,7 +138,7 @@ def test_unknown_usage_stays_charged() -> None:
     _, second = send(state, 0, 200)
     budget.step(state, NS, budget.Settle(first, None))
     budget.step(state, NS, budget.Lost(second))
-    assert state.window.tokens == 500
+    assert state.window.used == 500
     assert not state.in_flight
 
 
@@ -147,7 +147,7 @@ def test_settling_after_expiry_changes_no_sum() -> None:
     state = opened(rpm=0, tpm=1_000)
     _, entry = send(state, 0, 300)
     budget.step(state, 2 * SAFE_WINDOW_NS, budget.Settle(entry, 900))
-    assert state.window.tokens == 0
+    assert state.window.used == 0
 
 
 def test_a_job_larger_than_a_minute_goes_alone() -> None:
@@ -252,8 +252,9 @@ def any_history(seed: int, rpm: int, tpm: int) -> None:
             flying.append(entry)
         if rng.random() < 0.2:
             state = msgspec.json.decode(msgspec.json.encode(state), type=budget.State)
-        assert state.window.requests == sum(cell.requests for cell in state.window.cells)
-        assert state.window.tokens == sum(cell.tokens for cell in state.window.cells)
+        window = state.window
+        for name in ("requests", "refused", "used", "held", "reserved"):
+            assert getattr(window, name) == sum(getattr(cell, name) for cell in window.cells)
     assert all(later - earlier >= WINDOW_NS + JITTER_NS for earlier, later in zip(sends, sends[rpm:], strict=False))
 
 
@@ -290,6 +291,6 @@ def test_statistics_leave_out_what_has_expired() -> None:
 def test_a_window_that_contradicts_itself_is_a_defect() -> None:
     """Sums that the cells do not hold are never waited for: there would be no end."""
     state = opened(rpm=0, tpm=1_000)
-    state.window.tokens = 1_000
+    state.window.used = 1_000
     with pytest.raises(AssertionError, match="more than its cells"):
         send(state, 0, 1)

@@ -7,6 +7,7 @@ import itertools
 import pytest
 
 from batchrunner import budget
+from batchrunner.budget.charging import Charging
 from batchrunner.budget.gate import CANARY_GRACE_NS, Gate
 from batchrunner.budget.pacer import LATENESS_NS, NS, SAFE_WINDOW_NS, RequestPacer, TokenPacer, interval_ns
 from batchrunner.budget.steps import SLOT_LIFE_NS
@@ -95,31 +96,33 @@ def test_tokens_are_corrected_to_what_was_used() -> None:
 def test_sends_that_share_a_cell_are_all_in_it() -> None:
     """Above the threshold, those of 250 ms are one cell, with its requests, its tokens and the time of its last."""
     window = Window()
-    numbers = [window.add(at_ns, 1) for at_ns in range(CELL_THRESHOLD)]
+    numbers = [window.add(at_ns, 1, 2) for at_ns in range(CELL_THRESHOLD)]
     last_ns = CELL_THRESHOLD - 1 + CELL_NS - 1
-    assert [window.add(at_ns, tokens) for at_ns, tokens in ((CELL_THRESHOLD, 10), (last_ns, 100))] == [numbers[-1]] * 2
-    assert window.cells[-1] == Cell(CELL_THRESHOLD - 1, last_ns, 3, 111)
-    assert window.add(last_ns + 1, 1_000) == numbers[-1] + 1
-    assert (window.requests, window.tokens) == (CELL_THRESHOLD + 3, CELL_THRESHOLD + 1_110)
+    assert [window.add(at_ns, tokens, 2 * tokens) for at_ns, tokens in ((CELL_THRESHOLD, 10), (last_ns, 100))] == [
+        numbers[-1]
+    ] * 2
+    assert window.cells[-1] == Cell(CELL_THRESHOLD - 1, last_ns, 3, 0, 111, 222, 222)
+    assert window.add(last_ns + 1, 1_000, 2_000) == numbers[-1] + 1
+    assert (window.requests, window.used) == (CELL_THRESHOLD + 3, CELL_THRESHOLD + 1_110)
     window.expire(CELL_THRESHOLD + SAFE_WINDOW_NS)
-    assert (window.requests, window.tokens) == (4, 1_111)
+    assert (window.requests, window.used) == (4, 1_111)
 
 
 def test_below_the_threshold_each_send_has_a_cell_of_its_own() -> None:
     """However close together they are."""
     window = Window()
-    assert [window.add(0, 0) for _ in range(CELL_THRESHOLD)] == list(range(CELL_THRESHOLD))
+    assert [window.add(0, 0, 0) for _ in range(CELL_THRESHOLD)] == list(range(CELL_THRESHOLD))
 
 
 def test_room_comes_with_the_send_that_makes_enough_of_it() -> None:
     """Where two places are wanted, the second oldest must leave; where eleven tokens of two times ten are, the second too."""
     window = Window()
-    window.add(0, 10)
-    window.add(NS, 10)
-    assert window.room_for_request_ns(2 * NS, 2, 0) == SAFE_WINDOW_NS
-    assert window.room_for_request_ns(2 * NS, 2, 1) == NS + SAFE_WINDOW_NS
-    assert window.room_for_tokens_ns(2 * NS, 10, 20) == SAFE_WINDOW_NS
-    assert window.room_for_tokens_ns(2 * NS, 11, 20) == NS + SAFE_WINDOW_NS
+    window.add(0, 10, 10)
+    window.add(NS, 10, 10)
+    assert window.room_for_request_ns(2 * NS, 2, 2, 0) == SAFE_WINDOW_NS
+    assert window.room_for_request_ns(2 * NS, 2, 2, 1) == NS + SAFE_WINDOW_NS
+    assert window.room_for_tokens_ns(2 * NS, Charging.ACTUAL, 10, 20) == SAFE_WINDOW_NS
+    assert window.room_for_tokens_ns(2 * NS, Charging.ACTUAL, 11, 20) == NS + SAFE_WINDOW_NS
 
 
 # Gate ----------------------------------------------------------------------------------------------------------------
@@ -127,24 +130,47 @@ def test_room_comes_with_the_send_that_makes_enough_of_it() -> None:
 
 def refused_at(at_ns: int, *, sent_ns: int = 0, random: float = 0.0) -> Gate:
     gate = Gate()
-    assert gate.refused(at_ns, sent_ns, NS, None, random)
+    assert gate.refused(at_ns, 1, sent_ns, NS, None, random)
     return gate
 
 
 def test_only_the_first_send_after_a_closure_is_its_canary() -> None:
     """The next one does not take its place."""
-    gate = refused_at(0)
-    gate.taken(NS, 1)
-    gate.taken(2 * NS, 2)
+    gate = refused_at(NS // 2)
+    gate.taken(2 * NS, 1)
+    gate.taken(3 * NS, 2)
     assert gate.canary == 1
-    assert gate.until_ns == NS + CANARY_GRACE_NS
+    assert gate.until_ns == 2 * NS + NS // 2
+
+
+@pytest.mark.parametrize(
+    ("took_ns", "grace_ns"), [([NS // 5], NS // 5), ([NS, NS // 5], 3 * NS // 4), ([9 * NS], CANARY_GRACE_NS)]
+)
+def test_a_canary_is_alive_once_it_is_out_for_as_long_as_refusals_take(took_ns: list[int], grace_ns: int) -> None:
+    """The longest of late, which counts for less with each that follows; never longer than two seconds."""
+    gate = Gate()
+    now_ns = 0
+    for flight_ns in took_ns:
+        sent_ns, now_ns = now_ns + NS, now_ns + NS + flight_ns
+        assert gate.refused(now_ns, 1, sent_ns, NS, None, 0.0)
+    gate.taken(gate.until_ns, 2)
+    assert gate.until_ns == now_ns + NS * len(took_ns) + grace_ns
+
+
+@pytest.mark.parametrize(("entry", "canaries"), [(7, 1), (8, 0)])
+def test_canaries_refused_are_counted(entry: int, canaries: int) -> None:
+    """A 429 to the canary is one more; to another request, which may only have been too close to it, none."""
+    gate = refused_at(NS)
+    gate.taken(3 * NS, 7)
+    assert gate.refused(4 * NS, entry, 3 * NS, NS, None, 0.0)
+    assert gate.canaries_refused == canaries
 
 
 def test_what_was_sent_when_the_gate_closed_belongs_to_the_burst() -> None:
     """A 429 to a request of the very nanosecond is no second reaction, and its being taken ends no streak."""
     gate = refused_at(5 * NS)
     until_ns = gate.until_ns
-    assert not gate.refused(6 * NS, 5 * NS, NS, None, 0.0)
+    assert not gate.refused(6 * NS, 1, 5 * NS, NS, None, 0.0)
     gate.accepted(6 * NS, 9, 5 * NS)
     assert (gate.consecutive, gate.until_ns) == (1, until_ns)
     gate.accepted(6 * NS, 9, 5 * NS + 1)
@@ -154,7 +180,7 @@ def test_what_was_sent_when_the_gate_closed_belongs_to_the_burst() -> None:
 def test_a_streak_ends_with_anything_sent_after_its_first_rejection() -> None:
     """Also with what was sent before its latest: answers take long, 429s do not."""
     gate = refused_at(0, sent_ns=0)
-    assert gate.refused(4 * NS, NS, NS, None, 0.0)
+    assert gate.refused(4 * NS, 1, NS, NS, None, 0.0)
     gate.accepted(5 * NS, 9, 2 * NS)
     assert gate.consecutive == 0
 
@@ -190,9 +216,9 @@ def test_each_request_is_settled_as_itself() -> None:
     _, first = send(state, 0, 100)
     _, second = send(state, 0, 100)
     budget.step(state, NS, budget.Settle(second, 1))
-    assert state.window.tokens == 101
+    assert state.window.used == 101
     budget.step(state, NS, budget.Settle(first, 2))
-    assert state.window.tokens == 3
+    assert state.window.used == 3
 
 
 def test_returning_a_slot_twice_is_harmless() -> None:
@@ -232,11 +258,11 @@ def test_a_past_send_has_left_the_window_when_it_is_its_length_old() -> None:
 
 def test_a_send_leaves_the_window_to_the_nanosecond() -> None:
     window = Window()
-    window.add(0, 10)
+    window.add(0, 10, 10)
     window.expire(SAFE_WINDOW_NS - 1)
     assert window.requests == 1
     window.expire(SAFE_WINDOW_NS)
-    assert (window.requests, window.tokens, window.cells) == (0, 0, [])
+    assert (window.requests, window.used, window.cells) == (0, 0, [])
 
 
 def test_a_slot_lives_for_three_seconds() -> None:

@@ -1,0 +1,81 @@
+"""How a server may charge tokens, and which way is believed: three ledgers, chosen by explanation, refuted by acceptance.
+
+Providers differ in what they count against the tokens of a minute, and hardly say so:
+
+| | while a request is under way | once it has ended |
+| --- | --- | --- |
+| ACTUAL | nothing, or little | what it used |
+| SETTLE | its input and its cap on output | what it used |
+| ESTIMATE | its input and its cap on output | the same still |
+
+A client that reckons too strictly gets a third of the limit where caps are generous; one too lax is refused all day. So the
+laxest is believed at first. A 429 is evidence: it selects the laxest of the stricter ways by which the minute was full. An
+accepted request is proof: a way by which the minute had been filled twice over (no window of 60 s lets more through) can not
+be the server's. And since a belief may have been wrong, the next laxer way is tried again now and then, ever more rarely.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+
+import msgspec
+
+from batchrunner.budget.pacer import NS
+
+
+class Charging(enum.IntEnum):
+    """From the laxest to the strictest."""
+
+    ACTUAL = 0
+    SETTLE = 1
+    ESTIMATE = 2
+
+
+#: A minute that is this full by some reckoning explains a 429, in hundredths of the limit.
+FULL_PERCENT = 92
+#: A request let in at this load by some reckoning refutes it: a bucket lets two minutes' worth through in 60 s, nothing more.
+REFUTED_PERCENT = 210
+#: When a laxer way is tried again; twice as long after each time that it proved wrong.
+LAXER_AFTER_NS = 15 * 60 * NS
+MOST_DOUBLINGS = 5
+
+
+class Belief(msgspec.Struct):
+    """Which way of charging is gone by.
+
+    Invariant: it is never one that an accepted request has refuted.
+    """
+
+    way: Charging = Charging.ACTUAL
+    #: the greatest load, by each of the stricter ways, at which a request was let in
+    settle_accepted: int = 0
+    estimate_accepted: int = 0
+    #: when the next laxer way is tried
+    laxer_ns: int = 0
+    #: how often a stricter way had to be gone back to
+    returns: int = 0
+
+    def explain(self, now_ns: int, loads: Mapping[Charging, int], tpm: int) -> bool:
+        """Whether a stricter way than the one believed explains a 429 at these loads; if so, it is believed from now on."""
+        accepted = {Charging.SETTLE: self.settle_accepted, Charging.ESTIMATE: self.estimate_accepted}
+        for way, most in accepted.items():
+            if way > self.way and loads[way] * 100 > FULL_PERCENT * tpm and most * 100 < REFUTED_PERCENT * tpm:
+                self.way = way
+                self.laxer_ns = now_ns + (LAXER_AFTER_NS << min(self.returns, MOST_DOUBLINGS))
+                self.returns += 1
+                return True
+        return False
+
+    def accept(self, settle_load: int, estimate_load: int) -> None:
+        """A request was let in that had found, itself included, these loads."""
+        self.settle_accepted = max(self.settle_accepted, settle_load)
+        self.estimate_accepted = max(self.estimate_accepted, estimate_load)
+
+    def relax(self, now_ns: int) -> bool:
+        """Go back to a laxer way, if it is time to try one. Whether it was."""
+        if self.way is Charging.ACTUAL or now_ns < self.laxer_ns:
+            return False
+        self.way = Charging(self.way - 1)
+        self.laxer_ns = now_ns + LAXER_AFTER_NS
+        return True

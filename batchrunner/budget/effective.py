@@ -1,0 +1,119 @@
+"""The limits that a server seems to go by: lowered by 429s that nothing else explains, raised again by trying.
+
+A limit may be less than what was configured: somebody else uses the account, the provider has cut it, it counts in slices that
+round down, or wants its requests strictly apart. What is never done is to go above the configured limit.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from batchrunner.budget.pacer import NS, WINDOW_NS
+
+#: The first wait until more is tried again, where half of a limit of 50 is missing. Less missing, the longer: there is less to
+#: gain; the higher the limit, the shorter, down to a quarter: a try costs fewer 429s of each 1,000. It doubles with each try
+#: that fails, within bounds: where more than a fifth is missing, the full rate is to be back within five minutes.
+PROBE_AFTER_NS = 40 * NS
+PROBE_AFTER_RPM = 50
+MOST_DOUBLINGS = 4
+MUCH_MISSING_WAIT_NS = 160 * NS
+LONGEST_PROBE_WAIT_NS = 3600 * NS
+#: How often more is added in a try that goes well, twice as much each time, a fifth of the limit at most.
+PROBE_STEP_NS = 20 * NS
+PROBE_STEP_DIVISOR = 5
+#: Where less than a tenth is missing, a thirtieth of the limit is added at a time, and has to prove itself for a whole window;
+#: where it does not, half of it stays, and so the edge is closed in on.
+NEAR_DIVISOR = 10
+NEAR_STEP_DIVISOR = 30
+#: A 429 this soon after a raise is its doing.
+PROBE_ECHO_NS = WINDOW_NS + 15 * NS
+#: A refusal that comes again lowers the limit to what was let through in the last minute, but by no more than a tenth, then two
+#: tenths, and so on: some of those refused were only too close to each other.
+STEEPEST_TENTHS = 5
+
+
+class RequestCeiling(msgspec.Struct):
+    """How many requests a minute the server lets through; at most the configured limit.
+
+    Invariant: `missing` is at least 0 and less than that limit.
+    """
+
+    #: requests a minute below the configured limit
+    missing: int = 0
+    #: of those in a row that failed
+    failures: int = 0
+    #: while more is being tried: what was missing before; -1: it is not
+    tried_from: int = -1
+    step: int = 1
+    next_ns: int = 0
+    raised_ns: int = -PROBE_ECHO_NS
+    lowered_ns: int = -PROBE_ECHO_NS
+
+    def rpm(self, limit: int) -> int:
+        return max(1, limit - self.missing)
+
+    def lower(self, now_ns: int, limit: int, accepted: int | None, *, times: int, closed: bool) -> None:
+        """A 429 that nothing else explains. `accepted`: requests let through in the last minute, None before that is known.
+
+        `times`: so many since all was well; `closed`: not even single requests are let through, so that what was is all there
+        is.
+        """
+        rpm = self.rpm(limit)
+        lowered = rpm - 1
+        if times > 1 and accepted is not None:
+            lowered = min(lowered, accepted if closed else max(accepted, rpm - rpm * min(times - 1, STEEPEST_TENTHS) // 10))
+        if now_ns - self.raised_ns >= PROBE_ECHO_NS:
+            if now_ns - self.lowered_ns >= 2 * WINDOW_NS:
+                self.failures = 0
+        elif self.tried_from >= 0:
+            self.failures += 1
+            before = limit - self.tried_from
+            if self.tried_from * NEAR_DIVISOR <= limit:
+                before = (before + rpm) // 2
+            lowered = min(lowered, accepted if accepted is not None and accepted * 10 > before * 11 else before)
+        self.missing = limit - max(1, lowered)
+        self.lowered_ns = now_ns
+        self.tried_from = -1
+        self.step = 1
+        if self.missing:
+            self.next_ns = now_ns + self._wait_ns(limit)
+
+    def _wait_ns(self, limit: int) -> int:
+        """How long until more is tried: what it could gain is weighed against the 429s that it may cost, of each 1,000."""
+        half_ns = max(PROBE_AFTER_NS * PROBE_AFTER_RPM // max(limit, PROBE_AFTER_RPM), PROBE_AFTER_NS // 4)
+        wait_ns = (half_ns * limit // (2 * self.missing)) << min(self.failures, MOST_DOUBLINGS)
+        return min(wait_ns, MUCH_MISSING_WAIT_NS if 5 * self.missing > limit else LONGEST_PROBE_WAIT_NS)
+
+    def probe(self, now_ns: int, limit: int) -> None:
+        """Ask for more again, if it is time to."""
+        while self.missing and now_ns >= self.next_ns:
+            near = self.missing * NEAR_DIVISOR <= limit
+            if near or self.tried_from < 0:
+                self.tried_from = self.missing
+            self.missing = max(0, self.missing - (max(1, limit // NEAR_STEP_DIVISOR) if near else self.step))
+            self.step = min(2 * self.step, max(1, limit // PROBE_STEP_DIVISOR))
+            self.raised_ns = now_ns
+            self.next_ns += WINDOW_NS if near else PROBE_STEP_NS
+
+
+class TokenCeiling(msgspec.Struct):
+    """How many tokens a minute the server lets through, in thousandths of the configured limit."""
+
+    thousandths: int = 1000
+    raised_ns: int = 0
+
+    def tpm(self, limit: int) -> int:
+        return limit * self.thousandths // 1000
+
+    def lower(self, now_ns: int) -> None:
+        self.thousandths = max(1, self.thousandths * TOKENS_LOWERED_BY // 100)
+        self.raised_ns = now_ns
+
+    def probe(self, now_ns: int) -> None:
+        while self.thousandths < 1000 and now_ns >= self.raised_ns + TOKENS_RAISED_AFTER_NS:
+            self.thousandths = min(1000, self.thousandths * 100 // TOKENS_LOWERED_BY + 1)
+            self.raised_ns += TOKENS_RAISED_AFTER_NS
+
+
+TOKENS_LOWERED_BY = 97
+TOKENS_RAISED_AFTER_NS = 10 * 60 * NS
