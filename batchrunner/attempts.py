@@ -13,6 +13,8 @@ import trio
 
 from batchrunner import budget, dialect, lifecycle, outcome, rate_hints
 from batchrunner.admission import Admission, Backoff, Candidate, Due, Held, NotNow, Then, Ticket
+from batchrunner.advice import Advice
+from batchrunner.advice import Statistics as AdviceStatistics
 from batchrunner.clock import NS_PER_SECOND
 from batchrunner.costs import Charge
 from batchrunner.errors import DiskError
@@ -62,6 +64,10 @@ class Attempts:
         #: counted as soon as written, as the spend cap counts; earlier processes' and bad lines included
         self._failures = parts.tally.failed
         self._resilience = Resilience(parts)
+        self._advice = Advice(parts.options.rpm, parts.options.tpm, parts.say)
+
+    def advice_statistics(self) -> AdviceStatistics:
+        return self._advice.statistics()
 
     def statistics(self) -> ResilienceStatistics:
         return self._resilience.statistics()
@@ -134,6 +140,8 @@ class Attempts:
             waits=ticket.waits,
         )
         self._parts.spending.sent(ticket.candidate)
+        if history.sends == 1:
+            self._advice.sent(job, ticket.candidate.tokens)
         key = self._resilience.sent(ticket)
         return _Flight(
             ticket, connection, history.sends, key, self._idempotency_key(job, history), self._parts.clock.monotonic_ns()
@@ -251,6 +259,7 @@ class Attempts:
         self._forget(job)
         if facts.usage is not None:
             self._parts.estimator.learn(size, facts.usage)
+            self._advice.answered(size, self._parts.estimator.outputs_of(size))
 
     def _failed(self, flight: _Flight, verdict: outcome.Failed, reply: Reply | None) -> None:
         charge = self._maybe(flight) if verdict.billing is Billing.MAYBE else None
