@@ -18,7 +18,7 @@ STAMP := $(VENV)/.batchrun-installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check coverage mutation bench bench-limiter campaign fuzz lock clean
+.PHONY: help demo test check coverage mutation bench bench-limiter bench-limiter-live campaign fuzz lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 24
@@ -66,6 +66,9 @@ bench: $(STAMP) ## run each benchmark; every one prints its table and its machin
 
 bench-limiter: $(STAMP) ## the limiter beside others on every kind of server, in virtual time (ARGS="--seeds 0 --cells tokens" for a part)
 	$(BIN)/python -m benchmarks.limiter $(or $(ARGS),--output benchmarks/results/limiter.md)
+
+bench-limiter-live: $(STAMP) ## submit beside two other clients over real sockets, on three kinds of window: four minutes
+	$(BIN)/python -m benchmarks.limiter.live $(or $(ARGS),--output benchmarks/results/limiter_live.md)
 
 lock: | $(BIN)/python ## bring requirements.lock up to pyproject.toml (ARGS=--upgrade: take the newest of everything)
 	$(PIP) install 'uv>=0.9'

@@ -56,7 +56,8 @@ _TOKENS = (
     ("anthropic-ratelimit-tokens-limit", "anthropic-ratelimit-tokens-remaining", "anthropic-ratelimit-tokens-reset"),
 )
 _INPUT, _OUTPUT = (
-    tuple(f"anthropic-ratelimit-{kind}-tokens-{what}" for what in ("limit", "remaining", "reset")) for kind in ("input", "output")
+    (f"anthropic-ratelimit-{kind}-limit", f"anthropic-ratelimit-{kind}-remaining", f"anthropic-ratelimit-{kind}-reset")
+    for kind in ("input-tokens", "output-tokens")
 )
 #: fields of the draft that are lists, and may come in several lines
 _LISTS = frozenset({"ratelimit", "ratelimit-policy"})
@@ -110,12 +111,12 @@ def _headers_of(error: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     return ((str(name).lower(), str(value)) for name, value in headers.items()) if isinstance(headers, dict) else ()
 
 
-def _first(found: _Found, now_ns: int, spellings: Iterable[tuple[str, ...]]) -> _Level | None:
-    """Limit, left and reset in the first spelling of which anything is there."""
-    for names in spellings:
-        limit, left, reset = (found.get(name) for name in names)
+def _first(found: _Found, now_ns: int, spellings: Iterable[tuple[str, str, str]]) -> _Level | None:
+    """Limit, left and reset in the first spelling of which a number is there."""
+    for of_limit, of_left, of_reset in spellings:
+        limit, left = _count(found.get(of_limit), 1), _count(found.get(of_left))
         if limit is not None or left is not None:
-            return _level(_count(limit, 1), _count(left), _reset(reset, now_ns))
+            return _level(limit, left, _reset(found.get(of_reset), now_ns))
     return None
 
 
@@ -125,7 +126,7 @@ def _level(limit: int | None, left: int | None, reset_ns: int | None) -> _Level:
         return _NOTHING
     if limit is not None and left is not None and left > limit:
         return _NOTHING
-    return limit, left, reset_ns
+    return _NOTHING if limit is left is None else (limit, left, reset_ns)
 
 
 def _is_of_a_day(limit: int | None, left: int | None, reset_ns: int | None) -> bool:
@@ -184,7 +185,7 @@ class _Item(msgspec.Struct, frozen=True):
 
 def _items(text: str | None) -> list[_Item]:
     items = []
-    for member in (text or "").split(",") if text else ():
+    for member in text.split(",") if text else ():
         name, *parameters = (part.strip() for part in member.split(";"))
         pairs = (parameter.partition("=") for parameter in parameters)
         items.append(_Item(name.strip('"'), {key.strip(): value.strip(' "') for key, _, value in pairs}))

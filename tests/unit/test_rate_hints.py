@@ -302,6 +302,14 @@ def test_values_that_are_none(limit: str, left: str, expected: Hints | None) -> 
     assert read(("x-ratelimit-limit-requests", limit), ("x-ratelimit-remaining-requests", left)) == expected
 
 
+def test_what_is_no_number_leaves_the_word_to_the_next_spelling() -> None:
+    """A provider's headers in words, and its gateway's in numbers; a reset alone says nothing."""
+    words = (("x-ratelimit-limit-requests", "plenty"), ("x-ratelimit-reset-requests", "1s"))
+    assert read(*words) is None
+    assert read(*words, ("x-ratelimit-limit", "60")) == hints((60, None, None))
+    assert read(("ratelimit-limit", "plenty"), ("ratelimit-reset", "1")) is None
+
+
 def test_what_is_said_twice_in_two_ways_is_not_said() -> None:
     """Twice the same is fine; 50 and 60 are neither, also where 50 comes again."""
     twice = (("x-ratelimit-limit-requests", "50"),) * 2
