@@ -7,7 +7,7 @@ ARGS ?=
 SECONDS ?= 60
 # Counted, they would outlast their own patience; others reach all that they do.
 SLOW_WHEN_COUNTED := not torn_at_any_byte and not through_every_transient_fault
-MODULES ?= outcome lifecycle budget journal
+MODULES ?= outcome hints lifecycle budget journal
 TARGETS ?= job_file reply hints rate wire catalog echo gunzip journal
 
 # A model that takes its time and a server that stumbles now and then, as real ones do.

@@ -197,6 +197,12 @@ def test_cerebras() -> None:
     ("fields", "expected"),
     [
         ("ratelimit-limit: 100\nratelimit-remaining: 50\nratelimit-reset: 30", (100, 50, 30)),
+        ("ratelimit-limit: 100\nratelimit-remaining: 50\nratelimit-reset: 1767323075", (100, 50, 30)),
+        ("ratelimit-limit: 0\nratelimit-remaining: 50", (None, 50, None)),
+        ("ratelimit-remaining: 50", (None, 50, None)),
+        ("ratelimit: remaining=50, ?1, reset=30", (None, 50, 30)),
+        ('ratelimit: "m";r=50;t=30\nratelimit-policy: "m";q=0;w=60', (None, 50, 30)),
+        ('ratelimit: "m";r=0;t=30\nratelimit-policy: "m";q=1;w=60', (1, 0, 30)),
         ("ratelimit-limit: 100, 100;w=60\nratelimit-remaining: 50\nratelimit-reset: 30", (100, 50, 30)),
         ("ratelimit-limit: 100, 10;w=1, 100;w=60;comment=x\nratelimit-remaining: 50", (100, 50, None)),
         ("ratelimit-limit: 10, 10;w=1, 100;w=60\nratelimit-remaining: 5\nratelimit-reset: 1", None),
@@ -271,6 +277,8 @@ def test_headers_go_before_words() -> None:
     body = {"error": {"message": "(RPM): Limit 3, Used 3 and (TPM): Limit 40000, Used 39500"}}
     found = read(("x-ratelimit-limit-requests", "60"), status=429, body=body)
     assert found == hints((60, None, None), (40_000, 500, None))
+    found = read(("x-ratelimit-remaining-tokens", "7"), status=429, body=body)
+    assert found == hints((3, 0, None), (None, 7, None))
 
 
 def test_the_specific_goes_before_the_plain() -> None:
