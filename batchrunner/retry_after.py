@@ -8,7 +8,8 @@
 | `error.details[]` of type `RetryInfo`: `"retryDelay": "34.07s"` | Google (google/rpc/error_details.proto) |
 | words: "try again in 1.2s", "in 6m0s", "retry after 26 seconds" | OpenAI and Groq, Azure, Gemini, where headers are missing |
 
-Headers go before the body. What makes no sense is no hint: a wait is a lower bound that a run can do without.
+Headers go before the body. What makes no sense is no hint: a wait is a lower bound that a run can do without. How long a wait
+is believed is for others to say.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from batchrunner.dialect import without_bom
 from batchrunner.exchange import Reply
 
 NS = 1_000_000_000
-#: a longer wait is a mistake: no limit is one of years
+#: whatever is longer is this: no limit is one of years
 LONGEST_WAIT_NS = 366 * 86_400 * NS
 #: texts that are longer hold no time; and of an error's words so much is looked at
 LONGEST_TEXT = 64
 LONGEST_MESSAGE = 2_000
-#: Numbers from here on are no waits but moments, in seconds since 1970 or in milliseconds (OpenRouter).
+#: A reset's number from here on is no wait but a moment, in seconds since 1970 or in milliseconds (OpenRouter).
 EPOCH_SECONDS = 10**9
 EPOCH_MILLISECONDS = 10**12
 
@@ -52,8 +53,9 @@ def retry_after_ns(reply: Reply, wall_ns: int) -> int | None:
         milliseconds = _number(reply.header(name))
         if milliseconds is not None:
             return _bounded(milliseconds * 10**6)
-    text = reply.header("retry-after")
-    found = None if text is None else wait_ns(text, server_ns(reply, wall_ns))
+    text = reply.header("retry-after") or ""
+    seconds = _number(text)
+    found = wait_ns(text, server_ns(reply, wall_ns)) if seconds is None else _bounded(seconds * NS)
     return _of_error(read_error_object(reply.body)) if found is None else found
 
 
@@ -112,7 +114,7 @@ def _of_error(error: dict[str, Any]) -> int | None:
     return None if again is None else _duration_ns(again[1])
 
 
-def _duration_ns(text: str) -> int | None:
+def _duration_ns(text: str) -> int:
     """The sum of all parts of a duration."""
     return _bounded(sum(float(amount) * _unit_ns(unit.lower()) for amount, unit in _PART.findall(text)))
 
@@ -129,8 +131,8 @@ def _number(text: str | None) -> float | None:
     return float(text) if _NUMBER.fullmatch(text) else None
 
 
-def _bounded(ns: float) -> int | None:
-    return round(ns) if ns <= LONGEST_WAIT_NS else None
+def _bounded(ns: float) -> int:
+    return min(round(ns), LONGEST_WAIT_NS)
 
 
 def _moment_ns(text: str) -> int | None:

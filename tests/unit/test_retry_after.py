@@ -15,6 +15,7 @@ from batchrunner.retry_after import LONGEST_WAIT_NS, retry_after_ns, wait_ns
 
 DATE = "Sun, 06 Nov 1994 08:49:37 GMT"
 DATE_NS = 784_111_777 * NS_PER_SECOND
+YEAR = LONGEST_WAIT_NS // NS_PER_SECOND
 TEN_LATER = "Sun, 06 Nov 1994 08:49:47 GMT"
 
 
@@ -45,7 +46,7 @@ def ns(seconds: float | None) -> int | None:
         ({"retry_after": TEN_LATER, "date": DATE}, 10),
         ({"retry_after": "Sunday, 06-Nov-94 08:49:47 GMT", "date": DATE}, 10),
         ({"retry_after": "1994-11-06T08:49:47Z", "date": DATE}, 10),
-        ({"retry_after": "784111787", "date": DATE}, None),
+        ({"retry_after": "1000000000", "date": DATE}, YEAR),
         ({"retry_after": DATE, "date": TEN_LATER}, 0),
         ({"retry_after": "-1"}, None),
         ({"retry_after": "nan"}, None),
@@ -54,7 +55,8 @@ def ns(seconds: float | None) -> int | None:
         ({"retry_after": "1e3"}, None),
         ({"retry_after": "1_000"}, None),
         ({"retry_after": "٣"}, None),
-        ({"retry_after": "99999999"}, None),
+        ({"retry_after": "99999999"}, YEAR),
+        ({"retry_after": "9" * 16}, None),
         ({"retry_after": ""}, None),
         ({"retry_after": "later"}, None),
         ({"retry_after": "7" * 400}, None),
@@ -63,7 +65,7 @@ def ns(seconds: float | None) -> int | None:
     ],
 )
 def test_headers_in_every_form(headers: dict[str, str], seconds: float | None) -> None:
-    """Seconds, milliseconds, a duration, a date in either form; three years of seconds are none."""
+    """Seconds, milliseconds, a duration, a date in either form; what is longer than a year is a year."""
     assert retry_after_ns(reply_429(**headers), 0) == ns(seconds)
 
 
@@ -106,7 +108,7 @@ def test_a_date_without_a_zone(zone: str, monkeypatch: pytest.MonkeyPatch) -> No
         ("try again in 2 days", 172_800),
         ("try again in a minute", None),
         ("try again in 5 sheep", None),
-        ("try again in 999 days", None),
+        ("try again in 999 days", YEAR),
         ("try again later", None),
         ("x" * 2_000 + "try again in 1s", None),
     ],
@@ -167,8 +169,8 @@ def test_a_body_that_is_no_error(body: bytes) -> None:
         ("1767323055.5", 10.5),
         ("1767323055500", 10.5),
         ("1767323035", 0),
-        ("2036-01-02T03:04:15Z", None),
-        ("9999999999", None),
+        ("2036-01-02T03:04:15Z", YEAR),
+        ("9999999999", YEAR),
         ("1m30", None),
         ("m", None),
         ("2026-13-02T03:04:15Z", None),
