@@ -159,9 +159,10 @@ def _finishes(status: Status) -> str:
 
 
 def _predictions(status: Status) -> str:
-    """How far predictions were off; nothing before the first answers."""
+    """How far predictions were off in the mean; nothing for a run that was over before it could learn."""
     kinds = {"input": status.input_prediction_error, "output": status.output_prediction_error}
-    return ", ".join(f"{kind} tokens to within {error:.0%}" for kind, error in kinds.items() if error is not None)
+    known = [f"{kind} tokens off by {error:.0%}" for kind, error in kinds.items() if error is not None]
+    return f"{', '.join(known)}, in the mean" if known and status.tokens_per_minute is not None else ""
 
 
 def _rate(status: Status) -> str:
