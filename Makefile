@@ -7,8 +7,8 @@ ARGS ?=
 SECONDS ?= 60
 # Counted, they would outlast their own patience; others reach all that they do.
 SLOW_WHEN_COUNTED := not torn_at_any_byte and not through_every_transient_fault
-MODULES ?= outcome lifecycle budget journal
-TARGETS ?= job_file reply hints wire catalog echo gunzip journal
+MODULES ?= outcome hints lifecycle budget journal
+TARGETS ?= job_file reply hints rate wire catalog echo gunzip journal
 
 # A model that takes its time and a server that stumbles now and then, as real ones do.
 DEMO_PLATFORM ?= --latency 3 --latency-sigma 0.5 --faults model_unavailable=0.02,upstream_error=0.01,reset_body=0.005
@@ -18,7 +18,7 @@ STAMP := $(VENV)/.batchrun-installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check coverage mutation bench bench-limiter campaign fuzz lock clean
+.PHONY: help demo test check coverage mutation bench bench-limiter bench-limiter-live campaign fuzz lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 24
@@ -66,6 +66,9 @@ bench: $(STAMP) ## run each benchmark; every one prints its table and its machin
 
 bench-limiter: $(STAMP) ## the limiter beside others on every kind of server, in virtual time (ARGS="--seeds 0 --cells tokens" for a part)
 	$(BIN)/python -m benchmarks.limiter $(or $(ARGS),--output benchmarks/results/limiter.md)
+
+bench-limiter-live: $(STAMP) ## submit beside two other clients over real sockets, on three kinds of window: four minutes
+	$(BIN)/python -m benchmarks.limiter.live $(or $(ARGS),--output benchmarks/results/limiter_live.md)
 
 lock: | $(BIN)/python ## bring requirements.lock up to pyproject.toml (ARGS=--upgrade: take the newest of everything)
 	$(PIP) install 'uv>=0.9'

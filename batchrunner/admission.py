@@ -219,16 +219,16 @@ class Admission:
         self._release(name, self._clock.monotonic_ns())
         self._wake()
 
-    async def succeeded(self, ticket: Ticket, tokens: int | None) -> None:
+    async def succeeded(self, ticket: Ticket, tokens: int | None, *, hints: budget.Hints | None = None) -> None:
         """The server took the request and the job has its answer; `tokens` it used, where known."""
         self._queue.succeeded(self._clock.monotonic_ns())
-        await self.settle(ticket, tokens)
+        await self.settle(ticket, tokens, hints=hints)
 
-    async def settle(self, ticket: Ticket, tokens: int | None, *, then: Then = None) -> None:
+    async def settle(self, ticket: Ticket, tokens: int | None, *, then: Then = None, hints: budget.Hints | None = None) -> None:
         """The server took the request and it has ended; `tokens` it used, where known. `then`: what becomes of the job."""
         self._refused.accepted(ticket.job.number)
         self._requeue(ticket, then)
-        await self._give_back(budget.Settle(ticket.entry, tokens))
+        await self._give_back(budget.Settle(ticket.entry, tokens, hints))
 
     async def lost(self, ticket: Ticket, *, then: Then = None) -> None:
         """Whether the server took the request is not known. `then`: what becomes of the job."""
@@ -237,7 +237,7 @@ class Admission:
         self._requeue(ticket, then)
         await self._give_back(budget.Lost(ticket.entry))
 
-    async def refused(self, ticket: Ticket, retry_after_ns: int | None) -> bool:
+    async def refused(self, ticket: Ticket, retry_after_ns: int | None, *, hints: budget.Hints | None = None) -> bool:
         """The server answered 429: the job goes back to its place. False where it is found to be one that never fits."""
         number, now_ns = ticket.job.number, self._clock.monotonic_ns()
         yields_ns = self._refused.refused(number, alone=ticket.alone)
@@ -247,7 +247,7 @@ class Admission:
             self._queue.again(number, now_ns + yields_ns)
         if yields_ns is not None:
             self._job_waits.back(number, now_ns, self._waits, backoff_ns=yields_ns)
-        await self._give_back(budget.Refuse(ticket.entry, retry_after_ns, self._rng.random()))
+        await self._give_back(budget.Refuse(ticket.entry, retry_after_ns, self._rng.random(), hints))
         return yields_ns is not None
 
     async def _pass_over(self, number: int, why: Held | NotNow, now_ns: int, changed: trio.Event) -> None:

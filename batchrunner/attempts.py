@@ -11,8 +11,10 @@ from collections.abc import Callable
 import msgspec
 import trio
 
-from batchrunner import dialect, lifecycle, outcome
+from batchrunner import budget, dialect, lifecycle, outcome, rate_hints
 from batchrunner.admission import Admission, Backoff, Candidate, Due, Held, NotNow, Then, Ticket
+from batchrunner.advice import Advice
+from batchrunner.advice import Statistics as AdviceStatistics
 from batchrunner.clock import NS_PER_SECOND
 from batchrunner.costs import Charge
 from batchrunner.errors import DiskError
@@ -62,6 +64,10 @@ class Attempts:
         #: counted as soon as written, as the spend cap counts; earlier processes' and bad lines included
         self._failures = parts.tally.failed
         self._resilience = Resilience(parts)
+        self._advice = Advice(parts.options.rpm, parts.options.tpm, parts.say)
+
+    def advice_statistics(self) -> AdviceStatistics:
+        return self._advice.statistics()
 
     def statistics(self) -> ResilienceStatistics:
         return self._resilience.statistics()
@@ -134,6 +140,8 @@ class Attempts:
             waits=ticket.waits,
         )
         self._parts.spending.sent(ticket.candidate)
+        if history.sends == 1:
+            self._advice.sent(job, ticket.candidate.tokens)
         key = self._resilience.sent(ticket)
         return _Flight(
             ticket, connection, history.sends, key, self._idempotency_key(job, history), self._parts.clock.monotonic_ns()
@@ -189,8 +197,10 @@ class Attempts:
         tries = outcome.Tries(
             history.spent + 1, job.extras.max_attempts or self._parts.options.max_attempts, job.number in self._stale
         )
-        verdict = outcome.classify(result, dialect.of(job), tries, self._parts.rng, self._parts.clock.wall_ns())
+        wall_ns = self._parts.clock.wall_ns()
+        verdict = outcome.classify(result, dialect.of(job), tries, self._parts.rng, wall_ns)
         reply = result if isinstance(result, Reply) else None
+        hints = None if reply is None else rate_hints.read(reply, wall_ns)
         if isinstance(result, Failure) and result.kind is FailureKind.STALE:
             self._stale.add(job.number)
         self._parts.spending.ended(flight.ticket.candidate)
@@ -204,20 +214,20 @@ class Attempts:
                 assert reply is not None
                 self._same_error.note(verdict)
                 self._done(flight, reply, facts)
-                await admission.succeeded(flight.ticket, facts.usage.total_tokens if facts.usage else None)
+                await admission.succeeded(flight.ticket, facts.usage.total_tokens if facts.usage else None, hints=hints)
             case outcome.Failed():
                 self._failed(flight, verdict, reply)
-                await self._give_back(admission, flight.ticket, reply)
+                await self._give_back(admission, flight.ticket, reply, hints)
                 if self._same_error.note(verdict):
                     self._stop("failures", f"jobs fail one after another with the same error, {verdict.code}: {verdict.message}")
             case outcome.Again():
                 self._again(flight, verdict)
-                await self._give_back(admission, flight.ticket, reply, self._resilience.then(verdict))
+                await self._give_back(admission, flight.ticket, reply, hints, self._resilience.then(verdict))
             case outcome.Refused(retry_after_ns, message):
                 event = self._event(flight, AttemptResult.RATE_LIMITED, None, reply, message=message)
                 self._parts.journal.refused(job, flight.attempt, why="rate_limited", event=event)
                 self._move(job, Happening.REFUSE)
-                if not await admission.refused(flight.ticket, retry_after_ns):
+                if not await admission.refused(flight.ticket, retry_after_ns, hints=hints):
                     self._never_fits(flight)
             case outcome.StopAccount(message):
                 self._send_back(flight, reply, message)
@@ -229,10 +239,12 @@ class Attempts:
                 if not some_key_is_left:
                     self._stop("keys", message)
 
-    async def _give_back(self, admission: Admission, ticket: Ticket, reply: Reply | None, then: Then = None) -> None:
+    async def _give_back(
+        self, admission: Admission, ticket: Ticket, reply: Reply | None, hints: budget.Hints | None, then: Then = None
+    ) -> None:
         """An answer to the request itself shows that the limiter let it pass; an overload, an outage or silence does not."""
         if reply is not None and reply.status < 500 and reply.status != 408:
-            await admission.settle(ticket, None, then=then)
+            await admission.settle(ticket, None, then=then, hints=hints)
         else:
             await admission.lost(ticket, then=then)
 
@@ -247,6 +259,7 @@ class Attempts:
         self._forget(job)
         if facts.usage is not None:
             self._parts.estimator.learn(size, facts.usage)
+            self._advice.answered(size, self._parts.estimator.outputs_of(size))
 
     def _failed(self, flight: _Flight, verdict: outcome.Failed, reply: Reply | None) -> None:
         charge = self._maybe(flight) if verdict.billing is Billing.MAYBE else None

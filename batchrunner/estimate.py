@@ -10,7 +10,7 @@ bound share one entry.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, TypeVar
 
 import msgspec
@@ -74,6 +74,63 @@ class Mean(msgspec.Struct):
         return -(-self.value // _UNIT)
 
 
+class Outputs(Mean):
+    """What answers of one class have taken."""
+
+    #: by the longest of all of them, tokens
+    most: int = 0
+
+    def add(self, tokens: int) -> None:
+        Mean.add(self, tokens)
+        self.most = max(self.most, tokens)
+
+
+class Error(msgspec.Struct):
+    """How far predictions were off, whichever way, and what was used, in tokens: two sums that fade together."""
+
+    off: int = 0
+    used: int = 0
+    count: int = 0
+
+    def add(self, predicted: int, used: int) -> None:
+        self.count += 1
+        self.off += abs(predicted - used)
+        self.used += used
+        if self.count >= WINDOW:
+            self.count //= 2
+            self.off //= 2
+            self.used //= 2
+
+
+class Errors(msgspec.Struct):
+    """Of one model."""
+
+    input: Error = msgspec.field(default_factory=Error)
+    output: Error = msgspec.field(default_factory=Error)
+
+
+class Share(msgspec.Struct, frozen=True):
+    """Tokens that predictions were off by, of those that were used. Shares add up."""
+
+    off: int = 0
+    used: int = 0
+
+    def __add__(self, other: Share) -> Share:
+        return Share(self.off + other.off, self.used + other.used)
+
+    @property
+    def ratio(self) -> float | None:
+        """The mean relative error; None where nothing was used."""
+        return self.off / self.used if self.used else None
+
+
+class Statistics(msgspec.Struct, frozen=True):
+    """How good predictions were, by model, over about the last `WINDOW` answers of each."""
+
+    input: Mapping[str, Share]
+    output: Mapping[str, Share]
+
+
 class Estimator(msgspec.Struct):
     """Learned lengths. Encodable whole, so that a later start goes on with them."""
 
@@ -82,7 +139,9 @@ class Estimator(msgspec.Struct):
     #: input tokens of a request's images, sounds and files together, by model
     parts: dict[str, Mean] = {}
     #: by model and class of cap
-    outputs: dict[str, Mean] = {}
+    outputs: dict[str, Outputs] = {}
+    #: by model
+    errors: dict[str, Errors] = {}
 
     def predict(self, size: RequestSize) -> Usage:
         """What a request will take. The output is never above the body's own cap."""
@@ -95,12 +154,27 @@ class Estimator(msgspec.Struct):
         """Take in what a request was reported to have taken. A figure that no answer has is not learned from."""
         if usage.total_tokens > MOST_TOKENS:
             return
-        model = _model(size)
+        model, predicted = _model(size), self.predict(size)
+        errors = _entry(self.errors, model, Errors)
+        errors.input.add(predicted.input_tokens, usage.input_tokens)
+        errors.output.add(predicted.output_tokens, usage.output_tokens)
         if size.opaque_parts:
             _entry(self.parts, model, Mean).add(max(0, usage.input_tokens - self._text_tokens(size)))
         else:
             _entry(self.ratios, model, Ratio).add(size.input_tokens, usage.input_tokens)
-        _entry(self.outputs, _output_class(size), Mean).add(usage.output_tokens)
+        _entry(self.outputs, _output_class(size), Outputs).add(usage.output_tokens)
+
+    def outputs_of(self, size: RequestSize) -> Outputs | None:
+        """What answers to requests like this one have taken; None where there were none, or they share an entry with others."""
+        return self.outputs.get(_output_class(size))
+
+    def statistics(self) -> Statistics:
+        """Only reads, so that another thread may look too."""
+        errors = list(self.errors.items())
+        return Statistics(
+            input={model: Share(of.input.off, of.input.used) for model, of in errors},
+            output={model: Share(of.output.off, of.output.used) for model, of in errors},
+        )
 
     def _text_tokens(self, size: RequestSize) -> int:
         ratio = _find(self.ratios, _model(size))

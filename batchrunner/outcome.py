@@ -13,17 +13,15 @@
 
 from __future__ import annotations
 
-import email.utils
 import enum
-import math
 import random
-from datetime import UTC
 
 import msgspec
 
 from batchrunner.dialect import Dialect, ReplyFacts, without_bom
 from batchrunner.events import AttemptResult, Billing
 from batchrunner.exchange import Failure, FailureKind, Reply
+from batchrunner.retry_after import retry_after_ns
 
 NS = 1_000_000_000
 BACKOFF_BASE_NS = 1 * NS
@@ -319,37 +317,3 @@ def _text(value: object) -> str | None:
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     return value[:MESSAGE_MAX_CHARACTERS] if isinstance(value, str) and value else None
-
-
-def retry_after_ns(reply: Reply, wall_ns: int) -> int | None:
-    """The server's hint: `retry-after-ms`, or `retry-after` in seconds or as an HTTP date. None where there is no sound one."""
-    milliseconds = _number(reply.header("retry-after-ms"))
-    if milliseconds is not None:
-        return int(milliseconds * 1_000_000)
-    text = reply.header("retry-after")
-    seconds = _number(text)
-    if seconds is not None:
-        return int(seconds * NS)
-    until = _date_seconds(text)
-    if until is None:
-        return None
-    now = _date_seconds(reply.header("date"))
-    return max(0, int((until - (wall_ns / NS if now is None else now)) * NS))
-
-
-def _number(text: str | None) -> float | None:
-    """A finite number that is not negative, and below what a year holds."""
-    try:
-        value = float(text or "")
-    except ValueError:
-        return None
-    return value if math.isfinite(value) and 0 <= value < 1e11 else None
-
-
-def _date_seconds(text: str | None) -> float | None:
-    try:
-        date = email.utils.parsedate_to_datetime(text or "")
-        # An HTTP date is GMT, also where its (obsolete) form names no zone: without one, Python would take it for local time.
-        return (date if date.tzinfo is not None else date.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError):
-        return None

@@ -17,10 +17,12 @@ import trio
 
 from batchrunner.admission import Admission
 from batchrunner.admission import Statistics as AdmissionStatistics
+from batchrunner.advice import Statistics as AdviceStatistics
 from batchrunner.attempts import Attempts
 from batchrunner.clock import NS_PER_SECOND
 from batchrunner.costs import timestamp
 from batchrunner.errors import BatchrunError, DiskError
+from batchrunner.estimate import Share
 from batchrunner.fair import FairQueue
 from batchrunner.index import Index
 from batchrunner.lifecycle import State
@@ -131,6 +133,7 @@ class Run:
         admission = self._admission.statistics()
         used = parts.store.statistics(now_ns)
         resilience = self._attempts.statistics()
+        predictions = parts.estimator.statistics()
         models_offline = resilience.health.models_offline
         elapsed_seconds = (now_ns - self._began_ns) / NS_PER_SECOND
         done = tally.completed + tally.failed
@@ -166,6 +169,9 @@ class Run:
             models_offline=named(models_offline),
             models_offline_total=len(models_offline),
             keys_suspended=resilience.keys.suspended,
+            oversize_jobs=self._attempts.advice_statistics().oversize,
+            input_prediction_error=sum(predictions.input.values(), Share()).ratio,
+            output_prediction_error=sum(predictions.output.values(), Share()).ratio,
             elapsed_seconds=elapsed_seconds,
             requests_per_minute=self._per_minute(tally.attempts - self._attempts_before, elapsed_seconds),
             tokens_per_minute=self._per_minute(tally.usage.total_tokens - self._tokens_before, elapsed_seconds),
@@ -181,6 +187,9 @@ class Run:
 
     def resilience_statistics(self) -> ResilienceStatistics:
         return self._attempts.statistics()
+
+    def advice_statistics(self) -> AdviceStatistics:
+        return self._attempts.advice_statistics()
 
     def retries_statistics(self) -> RetriesStatistics:
         return self._retries.statistics(self._clock.monotonic_ns())

@@ -65,6 +65,11 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     models_offline_total: int = 0
     #: keys that had worked, are refused, and will be tried again
     keys_suspended: int = 0
+    #: jobs that this process sent though they were expected to take more than a minute's tokens
+    oversize_jobs: int = 0
+    #: of predicted tokens, of those used, in about the last 500 answers of each model; None where there are none
+    input_prediction_error: float | None = None
+    output_prediction_error: float | None = None
     #: of the process that wrote this
     elapsed_seconds: float
     #: its means; None in its first minute, which says nothing about a limit per minute

@@ -137,6 +137,7 @@ def _facts(status: Status) -> list[tuple[str, str]]:
         ("jobs", ", ".join(jobs)),
         ("replies", _finishes(status)),
         ("tokens", f"{usage.input_tokens:,} input{cached}, {usage.output_tokens:,} output"),
+        ("predicted", _predictions(status)),
         ("cost", money_text(status)),
         ("attempts", ", ".join(attempts)),
         ("offline", offline_text(status)),
@@ -155,6 +156,13 @@ def _finishes(status: Status) -> str:
         "without text": status.finish_empty,
     }
     return ", ".join(f"{number:,} {kind}" for kind, number in kinds.items() if number)
+
+
+def _predictions(status: Status) -> str:
+    """How far predictions were off in the mean; nothing for a run that was over before it could learn."""
+    kinds = {"input": status.input_prediction_error, "output": status.output_prediction_error}
+    known = [f"{kind} tokens off by {error:.0%}" for kind, error in kinds.items() if error is not None]
+    return f"{', '.join(known)}, in the mean" if known and status.tokens_per_minute is not None else ""
 
 
 def _rate(status: Status) -> str:

@@ -30,6 +30,10 @@ DESELECTED = (
 #: module -> its files, and the tests that are about it: those of whole runs notice more, and take a hundred times as long
 MODULES = {
     "outcome": (["batchrunner/outcome.py"], ["tests/unit/test_outcome*.py", "tests/unit/test_same_error.py"]),
+    "hints": (
+        ["batchrunner/rate_hints.py", "batchrunner/retry_after.py"],
+        ["tests/unit/test_rate_hints.py", "tests/unit/test_retry_after.py"],
+    ),
     "lifecycle": (["batchrunner/lifecycle.py"], ["tests/unit/test_lifecycle.py"]),
     "budget": (["batchrunner/budget/*.py"], ["tests/unit/test_budget*.py"]),
     "journal": (

@@ -29,6 +29,8 @@ def watch(metrics: Metrics, run: Run, onlookers: Onlookers) -> None:
     metrics.watch(families.MODELS, lambda: resilience().health.models)
     metrics.watch(families.KEYS, lambda: resilience().keys, account=account)
     metrics.watch(families.RETRIES, run.retries_statistics)
+    metrics.watch(families.PREDICTIONS, parts.estimator.statistics)
+    metrics.watch(families.ADVICE, run.advice_statistics)
     metrics.watch(families.REFUNDS, lambda: resilience().refunded)
     metrics.watch(families.POOL, parts.pool.statistics)
     metrics.watch(families.REPLY_BUDGET, parts.pool.reply_budget.statistics)

@@ -10,7 +10,6 @@ The same table may be watched for several parts that a constant label tells apar
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final, Generic, TypeVar, get_args
 
@@ -18,7 +17,7 @@ import msgspec
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from batchrunner import admission, budget, keyring, retries
+from batchrunner import admission, advice, budget, estimate, keyring, retries
 from batchrunner.breaker import Circuit
 from batchrunner.events import Billing, OnlookersStatistics
 from batchrunner.journal import JournalStatistics
@@ -152,8 +151,37 @@ MODELS: Final[Table[Mapping[str, Circuit]]] = (
     _gauge(
         "models_offline",
         "1 for a model whose circuit is not closed, 0 for others that have failed; all after the first 50 are counted as other.",
-        lambda models: _by_label(models, lambda circuit: circuit is not Circuit.CLOSED),
+        lambda models: {
+            label: sum(circuit is not Circuit.CLOSED for circuit in circuits) for label, circuits in _by_label(models).items()
+        },
         "model",
+    ),
+)
+
+PREDICTIONS: Final[Table[estimate.Statistics]] = tuple(
+    _gauge(
+        f"{kind}_prediction_error_ratio",
+        f"How far predicted {kind} tokens were off, of those used, in about the last 500 answers; models after the first 50 "
+        "count as other.",
+        read,
+        "model",
+    )
+    for kind, read in (
+        ("input", lambda predictions: _error_ratios(predictions.input)),
+        ("output", lambda predictions: _error_ratios(predictions.output)),
+    )
+)
+
+ADVICE: Final[Table[advice.Statistics]] = (
+    _counter(
+        "oversize_jobs_total",
+        "Jobs sent that were expected to take more than a minute's tokens; each goes alone.",
+        lambda found: found.oversize,
+    ),
+    _gauge(
+        "generous_caps",
+        "Models and classes of output caps whose cap is ten times what any answer has taken.",
+        lambda found: found.generous_caps,
     ),
 )
 
@@ -218,13 +246,22 @@ ONLOOKERS: Final[Table[OnlookersStatistics]] = (
 )
 
 
-def _by_label(models: Mapping[str, Circuit], counts: Callable[[Circuit], bool]) -> Mapping[str, float]:
-    """How many of the models under each label count. The first 50 have their own; names may look alike as labels."""
-    shown: Counter[str] = Counter()
-    for model, circuit in models.items():
+Value = TypeVar("Value")
+
+
+def _by_label(models: Mapping[str, Value]) -> Mapping[str, list[Value]]:
+    """What there is under each label. The first 50 models have their own; names may look alike as labels."""
+    shown: dict[str, list[Value]] = {}
+    for model, value in models.items():
         label = label_text(model) or "unknown"
-        shown[label if label in shown or len(shown) < MODELS_MAX else "other"] += counts(circuit)
+        shown.setdefault(label if label in shown or len(shown) < MODELS_MAX else "other", []).append(value)
     return shown
+
+
+def _error_ratios(shares: Mapping[str, estimate.Share]) -> Mapping[str, float]:
+    """Of the models of which anything was used."""
+    sums = {label: sum(found, estimate.Share()) for label, found in _by_label(shares).items()}
+    return {label: total.off / total.used for label, total in sums.items() if total.used}
 
 
 # --------------------------------------------------------------------------------------------------------------- reading

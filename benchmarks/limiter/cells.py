@@ -53,6 +53,8 @@ class Cell(msgspec.Struct, frozen=True):
     strain: Strain | None = None
     #: 429s say when to come back
     hints: bool = False
+    #: so they do, and every answer says what is left of the limits
+    headers: bool = False
 
     @property
     def tpm(self) -> int:
@@ -62,7 +64,8 @@ class Cell(msgspec.Struct, frozen=True):
     def row(self) -> str:
         """What it shares with the other servers of its table."""
         if self.strain:
-            return f"{self.strain}{' with Retry-After' if self.hints else ''}"
+            told = " with limit headers" if self.headers else " with Retry-After" if self.hints else ""
+            return f"{self.strain}{told}"
         return {"small": f"{self.jobs} jobs", "tokens": f"{self.workload} {self.charging}"}.get(self.group, self.workload)
 
     @property
@@ -83,7 +86,7 @@ class Cell(msgspec.Struct, frozen=True):
         if forgiving:
             model = msgspec.structs.replace(model, count_rejected=False)
         phase_ns = random.Random(f"{seed} {self.server} phase").randrange(60 * NS_PER_SECOND)
-        return Server(model, self.rpm, self.tpm, self.charging, phase_ns=phase_ns, hints=self.hints)
+        return Server(model, self.rpm, self.tpm, self.charging, phase_ns=phase_ns, hints=self.hints, headers=self.headers)
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -146,9 +149,9 @@ def all_cells() -> list[Cell]:
         for charging in (Charging.ESTIMATE, Charging.SETTLE, Charging.ACTUAL):
             cells += [tokens(server=server, workload=workload, jobs=jobs, charging=charging) for server in minutes]
     cells += [tokens(server=server, workload="bigmax-slow", jobs=600, charging=Charging.SETTLE) for server in minutes]
-    strained = partial(Cell, "strain", workload="short", jobs=STRAINED_JOBS)
-    for hints in (False, True):
+    for hints, headers in ((False, False), (True, False), (False, True)):
+        strained = partial(Cell, "strain", workload="short", jobs=STRAINED_JOBS, hints=hints, headers=headers)
         for strain in ("halved", "stranger"):
-            cells += [strained(server=server, strain=strain, hints=hints) for server in ("fixed", "sliding", "bucket-full")]
-        cells.append(strained(server="sliding-counts", strain="stranger-gives-up", hints=hints))
+            cells += [strained(server=server, strain=strain) for server in ("fixed", "sliding", "bucket-full")]
+        cells.append(strained(server="sliding-counts", strain="stranger-gives-up"))
     return cells

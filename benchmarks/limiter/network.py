@@ -8,6 +8,7 @@ from functools import partial
 
 import msgspec
 
+from batchrunner import budget
 from batchrunner.clock import NS_PER_SECOND
 from batchrunner.simulator.limits import Accepted, Refused
 from benchmarks.limiter.servers import Server
@@ -31,10 +32,14 @@ class Send(msgspec.Struct):
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """What a client learns: accepted and done, or refused, perhaps with the wait that the server asks for."""
+    """What a client learns: accepted and done, or refused, perhaps with the wait that the server asks for.
+
+    `hints`: what the headers of either say of the limits, as things stand when the answer leaves.
+    """
 
     accepted: bool
     hint_ns: int | None = None
+    hints: budget.Hints | None = None
 
 
 OnReply = Callable[[Reply], None]
@@ -64,15 +69,17 @@ class Network:
         work = self.jobs[send.number]
         match self._server.arrive(now_ns, work.reserved):
             case Refused() as refused:
-                reply = Reply(accepted=False, hint_ns=self._server.hint_ns(refused))
+                reply = Reply(accepted=False, hint_ns=self._server.hint_ns(refused), hints=self._server.said(now_ns))
                 self._after(self._delay_ns(), partial(self._reply, send, on_reply, reply))
             case accepted:
                 send.accepted = True
                 self._after(work.latency_ns, partial(self._end, send, on_reply, accepted))
 
     def _end(self, send: Send, on_reply: OnReply, accepted: Accepted) -> None:
-        self._server.end(self._timers.now_ns, accepted, self.jobs[send.number].used)
-        self._after(self._delay_ns(), partial(self._reply, send, on_reply, Reply(accepted=True)))
+        now_ns = self._timers.now_ns
+        self._server.end(now_ns, accepted, self.jobs[send.number].used)
+        reply = Reply(accepted=True, hints=self._server.said(now_ns))
+        self._after(self._delay_ns(), partial(self._reply, send, on_reply, reply))
 
     def _reply(self, send: Send, on_reply: OnReply, reply: Reply) -> None:
         send.replied_ns = self._timers.now_ns

@@ -62,8 +62,8 @@ class Client:
         if reply.accepted:
             work = self._network.jobs[ticket.job.number]
             self._estimator.learn(ticket.candidate.size, Usage(work.prompt, work.output))
-            _at_once(self.admission.succeeded(ticket, work.used))
-        elif not _at_once(self.admission.refused(ticket, reply.hint_ns)):
+            _at_once(self.admission.succeeded(ticket, work.used, hints=reply.hints))
+        elif not _at_once(self.admission.refused(ticket, reply.hint_ns, hints=reply.hints)):
             self.lost += 1
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from batchrunner import budget
 from batchrunner.clock import NS_PER_SECOND
 from batchrunner.simulator.limits import Accepted, Limits, Refused
 from batchrunner.simulator.settings import Charging, WindowShape
@@ -45,11 +46,25 @@ WITH_BURST = ("fixed", "anchored", "sliding", "sliding-counts", "two-bucket", "t
 
 
 class Server:
-    """One account's limits; its clock reads `phase_ns` when the run begins."""
+    """One account's limits; its clock reads `phase_ns` when the run begins.
 
-    def __init__(self, model: Model, rpm: int, tpm: int, charging: Charging, *, phase_ns: int, hints: bool = False) -> None:
+    `hints`: its 429s say when to come back. `headers`: so they do, and every answer says what is left of the limits.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        rpm: int,
+        tpm: int,
+        charging: Charging,
+        *,
+        phase_ns: int,
+        hints: bool = False,
+        headers: bool = False,
+    ) -> None:
         self.phase_ns = phase_ns
-        self._hints = hints
+        self._hints = hints or headers
+        self._headers = headers
         requests, tokens = REQUESTS[model.shape](rpm, model.burst), TOKENS[model.shape](tpm, 0)
         self._limits = Limits(requests, tokens, charging, count_rejected=model.count_rejected)
 
@@ -64,6 +79,16 @@ class Server:
     def change(self, now_ns: int, rpm: int) -> None:
         """Go by another limit of requests from now on."""
         self._limits.change(self.phase_ns + now_ns, rpm=rpm)
+
+    def said(self, now_ns: int) -> budget.Hints | None:
+        """What the headers of an answer that leaves now say of both limits; None where the server sends none."""
+        if not self._headers:
+            return None
+        at_ns = self.phase_ns + now_ns
+        requests, tokens = self._limits.requests(at_ns), self._limits.tokens(at_ns)
+        assert requests is not None
+        assert tokens is not None
+        return budget.Hints(requests.limit, requests.left, requests.refill_ns, tokens.limit, tokens.left, tokens.refill_ns)
 
     def hint_ns(self, refused: Refused) -> int | None:
         """The `Retry-After` that comes with a 429, in whole seconds as the header has it; None where the server sends none."""

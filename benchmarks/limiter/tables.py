@@ -40,20 +40,20 @@ def _table(title: str, cells: Sequence[Cell], found: Found) -> Iterable[str]:
     policies = [policy for policy in POLICIES if any((cell.name, policy) in found for cell in cells)]
     if not policies:
         return
-    yield _line([f"**{title}**", *(cell.server for cell in cells)])
-    yield _line(["---"] * (len(cells) + 1))
+    yield line([f"**{title}**", *(cell.server for cell in cells)])
+    yield line(["---"] * (len(cells) + 1))
     for policy in policies:
         shown = (found.get((cell.name, policy)) for cell in cells)
-        yield _line([policy, *("" if figures is None else _SHOWN[cells[0].group](figures) for figures in shown)])
+        yield line([policy, *("" if figures is None else _SHOWN[cells[0].group](figures) for figures in shown)])
     yield ""
 
 
 def goals_table(verdicts: Iterable[Verdict]) -> Iterable[str]:
     """Goal, measured, met or not."""
-    yield _line(["goal", "asked", "measured", "met"])
-    yield _line(["---"] * 4)
+    yield line(["goal", "asked", "measured", "met"])
+    yield line(["---"] * 4)
     for verdict in verdicts:
-        yield _line([verdict.title, verdict.goal, verdict.measured, "yes" if verdict.met else "**no**"])
+        yield line([verdict.title, verdict.goal, verdict.measured, "yes" if verdict.met else "**no**"])
 
 
 def _rate(figures: Figures) -> str:
@@ -88,7 +88,7 @@ def _losses(figures: Figures) -> str:
     return lost + (f", stuck in {figures.stuck} of {figures.runs}" if figures.stuck else "")
 
 
-def _line(fields: Iterable[str]) -> str:
+def line(fields: Iterable[str]) -> str:
     return f"| {' | '.join(fields)} |"
 
 

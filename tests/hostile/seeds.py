@@ -67,7 +67,10 @@ REPLY_WORDS = [
 ]
 
 _DATE = b"Sun, 06 Nov 1994 08:49:37 GMT"
-HINTS = [b"7\n" + _DATE, b"1.5\n", _DATE + b"\n" + _DATE, b"Sunday, 06-Nov-94 08:49:37 GMT\n", b"Sun Nov  6 08:49:37 1994\n5"]
+HINTS = [
+    *(b"7\n" + _DATE, b"1.5\n", b"6m0s\n", b"2026-01-02T03:04:05Z\n", _DATE + b"\n" + _DATE),
+    *(b"Sunday, 06-Nov-94 08:49:37 GMT\n", b"Sun Nov  6 08:49:37 1994\n5"),
+]
 HINT_WORDS = [
     b"GMT",
     b"+9999",
@@ -83,6 +86,21 @@ HINT_WORDS = [
     b"1_0",
     b"(",
     b")",
+]
+
+_RESOURCES = ("requests", "tokens")
+RATES = [
+    b"\n".join(b"x-ratelimit-%s-%s: 50" % (what.encode(), of.encode()) for of in _RESOURCES for what in ("limit", "remaining")),
+    b"x-ratelimit-limit-requests: 14400\nx-ratelimit-remaining-requests: 14370\nx-ratelimit-reset-requests: 2m59.56s",
+    b"anthropic-ratelimit-requests-limit: 50\nanthropic-ratelimit-requests-reset: 2026-01-02T03:04:05Z\ndate: " + _DATE,
+    b'ratelimit: "a";r=5;t=3, "b";r=1\nratelimit-policy: "a";q=10;w=1, "b";q=100;w=60',
+    b"ratelimit: limit=100, remaining=50, reset=5\nratelimit-limit: 10, 10;w=1",
+    b"x-ratelimit-limit: 5\nx-ratelimit-reset: 1767323045",
+    b'\n\n{"error":{"message":"(TPM): Limit 40000, Used 39500","metadata":{"headers":{"X-RateLimit-Limit":"20"}}}}',
+]
+RATE_WORDS = [
+    *(b"x-ratelimit-remaining-requests: ", b"anthropic-ratelimit-tokens-limit: 5\n", b"x-ratelimitbysize-limit-minute: 9\n"),
+    *(b"6m0s", b"1.5s", b"120ms", b"-1", b"99999999999999999999", b";w=60", b";q=", b'"', b"=", b",", b"(RPM): Limit 3, Used 3"),
 ]
 
 RESPONSES = [

@@ -17,7 +17,7 @@ from decimal import Decimal
 
 import msgspec
 
-from batchrunner import dialect, outcome
+from batchrunner import dialect, outcome, rate_hints
 from batchrunner.dialect import Dialect, Finish, ReplyFacts
 from batchrunner.dialect.json_text import read_json
 from batchrunner.errors import AccountError
@@ -27,6 +27,7 @@ from batchrunner.job import Usage
 from batchrunner.jobfile import MAX_CUSTOM_ID_BYTES, OVERLONG, BadLineError, LineReader, check, fingerprint, parse
 from batchrunner.pricing import PriceTable, json_number
 from batchrunner.results import failure_line, read_line, success_line
+from batchrunner.retry_after import LONGEST_WAIT_NS, retry_after_ns
 from batchrunner.secret import Blotter
 from batchrunner.transport.wire import ReplyParser, WireError
 from batchrunner.wording import escape_terminal
@@ -123,15 +124,29 @@ def _assert_facts(facts: ReplyFacts) -> None:
 
 
 def hints(data: bytes) -> None:
-    """Headers that say when to come again give a wait that is none, or finite and not negative."""
+    """Headers and words that say when to come again give a wait that is none, or bounded and not negative."""
     first, _, second = data.decode("latin-1").partition("\n")
     for headers in (
         (("retry-after", first), ("date", second)),
         (("retry-after", second), ("date", first)),
         (("retry-after-ms", first), ("retry-after", second)),
+        (),
     ):
-        found = outcome.retry_after_ns(Reply(429, headers, b""), 10**18)
-        assert found is None or 0 <= found < 10**21
+        found = retry_after_ns(Reply(429, headers, json.dumps({"message": f"try again in {first}"}).encode()), 10**18)
+        assert found is None or 0 <= found <= LONGEST_WAIT_NS
+
+
+def rate(data: bytes) -> None:
+    """Headers about limits give counts that are none or can be, and resets that a minute may have."""
+    head, _, body = data.partition(b"\n\n")
+    pairs = (line.partition(":") for line in head.decode("latin-1").split("\n"))
+    headers = tuple((name.strip().lower(), value.strip()) for name, _, value in pairs)
+    for status in (200, 429):
+        found = rate_hints.read(Reply(status, headers, body), 10**18)
+        for count in () if found is None else (found.requests_left, found.tokens_left):
+            assert count is None or 0 <= count <= rate_hints.MOST
+        for reset_ns in () if found is None else (found.requests_reset_ns, found.tokens_reset_ns):
+            assert reset_ns is None or 0 <= reset_ns <= rate_hints.LONGEST_RESET_NS
 
 
 def wire(data: bytes) -> None:
@@ -237,6 +252,7 @@ TARGETS: dict[str, Target] = {
     "job_file": Target(job_file, seeds.JOB_FILES, seeds.JOB_WORDS),
     "reply": Target(reply, seeds.REPLIES, seeds.REPLY_WORDS),
     "hints": Target(hints, seeds.HINTS, seeds.HINT_WORDS),
+    "rate": Target(rate, seeds.RATES, seeds.RATE_WORDS),
     "wire": Target(wire, [b"\7" + data for data in seeds.RESPONSES], seeds.WIRE_WORDS),
     "catalog": Target(catalog, seeds.CATALOGS, seeds.CATALOG_WORDS),
     "echo": Target(echo, seeds.ECHOES, seeds.ECHO_WORDS),

@@ -13,6 +13,7 @@ from aiolimiter import AsyncLimiter
 from trio.testing import MockClock
 
 from batchrunner import budget
+from batchrunner.account_store import MemoryStore
 from batchrunner.clock import NS_PER_SECOND
 from benchmarks.limiter import cost
 from benchmarks.limiter.adaptive import Adaptive
@@ -56,7 +57,11 @@ class TrioTimers:
 
 @pytest.mark.parametrize(
     "cell",
-    [Cell("steady-50", "spacing", "short", 100), Cell("tokens", "sliding", "bigmax", 60, hints=True)],
+    [
+        Cell("steady-50", "spacing", "short", 100),
+        Cell("tokens", "sliding", "bigmax", 60, hints=True),
+        Cell("tokens", "fixed", "bigmax", 60, headers=True),
+    ],
     ids=lambda cell: cell.server,
 )
 async def test_the_stepped_admission_sends_what_the_real_one_does(cell: Cell, autojump_clock: MockClock) -> None:
@@ -71,6 +76,25 @@ async def test_the_stepped_admission_sends_what_the_real_one_does(cell: Cell, au
     for ours, real in zip(stepped, network.sends, strict=True):
         assert (ours.number, ours.accepted) == (real.number, real.accepted)
         assert abs(ours.sent_ns - real.sent_ns) < 1_000
+
+
+def test_the_admission_is_told_what_the_headers_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each answer and each 429 of a server that says it; what is left is never more than the limit."""
+    told: list[budget.Event] = []
+    step = MemoryStore.step
+
+    async def watched(store: MemoryStore, now_ns: int, event: budget.Event) -> budget.Decision:
+        told.append(event)
+        return await step(store, now_ns, event)
+
+    monkeypatch.setattr(MemoryStore, "step", watched)
+    run(Cell("steady-50", "spacing", "short", 40, headers=True), OURS, 1)
+    ends = [event for event in told if isinstance(event, budget.Settle | budget.Refuse)]
+    assert {type(event) for event in ends} == {budget.Settle, budget.Refuse}
+    for event in ends:
+        assert event.hints is not None
+        assert event.hints.request_limit == 50
+        assert 0 <= (event.hints.requests_left or 0) <= 50
 
 
 @pytest.mark.parametrize("name", SERVERS)
@@ -266,6 +290,14 @@ def test_every_goal_is_of_a_cell_that_is_run() -> None:
     names = [cell.name for cell in all_cells()]
     assert len(set(names)) == len(names)
     assert {goal.cell for goal in goals()} <= set(names)
+
+
+@pytest.mark.parametrize(("told", "seconds"), [("", 300), ("-with-Retry-After", 300), ("-with-limit-headers", 45)])
+def test_a_strain_is_over_in_seconds_only_where_headers_say_so(told: str, seconds: int) -> None:
+    """Retry-After says when to ask again, not what is left."""
+    found = [goal for goal in goals() if goal.cell.startswith(f"strain/halved{told}/")]
+    assert len(found) == 3
+    assert {goal.bounds[-1].bound for goal in found} == {seconds}
 
 
 @pytest.mark.parametrize(

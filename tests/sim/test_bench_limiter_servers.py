@@ -8,6 +8,7 @@ from fractions import Fraction
 
 import pytest
 
+from batchrunner import budget
 from batchrunner.simulator.limits import Accepted, Refused
 from batchrunner.simulator.settings import Charging
 from benchmarks.limiter.clairvoyant import passage
@@ -151,6 +152,35 @@ def test_a_hint_is_in_whole_seconds_or_not_there(hints: bool, expected: int | No
     refused = server.arrive(SECOND // 2, 1)
     assert isinstance(refused, Refused)
     assert server.hint_ns(refused) == expected
+
+
+def test_headers_say_how_things_stand_when_they_leave() -> None:
+    """Limit, left and reset of both, after one request of 80 tokens and 10 used; and each 429 says when to come back."""
+    server = Server(SERVERS["sliding"], 2, 100, Charging.SETTLE, phase_ns=7 * SECOND, headers=True)
+    assert server.said(0) == budget.Hints(2, 2, 0, 100, 100, 0)
+    taken = server.arrive(0, 80)
+    assert isinstance(taken, Accepted)
+    assert server.said(SECOND) == budget.Hints(2, 1, 59 * SECOND, 100, 20, 59 * SECOND)
+    server.end(2 * SECOND, taken, 10)
+    assert server.said(2 * SECOND) == budget.Hints(2, 1, 58 * SECOND, 100, 90, 58 * SECOND)
+    refused = server.arrive(2 * SECOND + 1, 91)
+    assert isinstance(refused, Refused)
+    assert server.hint_ns(refused) == 58 * SECOND
+
+
+def test_headers_follow_a_change_of_the_limit() -> None:
+    """Halved after three of four: nothing is left of two, and no less than nothing."""
+    server = Server(SERVERS["fixed"], 4, 100, Charging.ESTIMATE, phase_ns=0, headers=True)
+    assert all(let_in(server, 0) for _ in range(3))
+    server.change(SECOND, 2)
+    said = server.said(SECOND)
+    assert said is not None
+    assert (said.request_limit, said.requests_left) == (2, 0)
+
+
+@pytest.mark.parametrize("hints", [True, False])
+def test_a_server_without_headers_says_nothing_of_its_limits(hints: bool) -> None:
+    assert Server(SERVERS["fixed"], 4, 100, Charging.ESTIMATE, phase_ns=0, hints=hints).said(0) is None
 
 
 @pytest.mark.parametrize(

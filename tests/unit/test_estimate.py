@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrunner.estimate import MAX_KEYS, UNKNOWN_OUTPUT_TOKENS, WINDOW, Estimator
+from batchrunner.estimate import MAX_KEYS, UNKNOWN_OUTPUT_TOKENS, WINDOW, Estimator, Share, Statistics
 from batchrunner.job import RequestSize, Usage
 
 
@@ -105,7 +105,7 @@ def test_the_number_of_models_is_bounded() -> None:
     for number in range(MAX_KEYS + 200):
         estimator.learn(size(model=f"model-{number}"), Usage(3000, 50))
         estimator.learn(size(model=f"model-{number}", opaque=True), Usage(9000, 50))
-    assert {len(estimator.ratios), len(estimator.outputs), len(estimator.parts)} == {MAX_KEYS + 1}
+    assert {len(table) for table in (estimator.ratios, estimator.outputs, estimator.parts, estimator.errors)} == {MAX_KEYS + 1}
     assert estimator.predict(size(model="never seen")).output_tokens == 50
     assert estimator.predict(size(model="never seen")).input_tokens > 2900
 
@@ -135,6 +135,8 @@ def test_the_state_is_plain_and_predictions_make_sense(history: list[tuple[Reque
     prediction = estimator.predict(asked)
     again = msgspec.json.decode(msgspec.json.encode(estimator), type=Estimator)
     assert again.predict(asked) == prediction
+    assert again.statistics() == estimator.statistics()
+    assert all(share.off >= 0 and share.used >= 0 for share in again.statistics().output.values())
     assert type(prediction.input_tokens) is type(prediction.output_tokens) is int
     assert prediction.input_tokens >= 1
     assert 0 <= prediction.output_tokens <= (asked.output_cap_tokens or 10**9)
@@ -149,6 +151,57 @@ def test_the_mean_is_the_mean(outputs: list[int]) -> None:
     assert abs(estimator.predict(size(cap=None)).output_tokens - sum(outputs) / len(outputs)) <= 1.1
 
 
+# --- how good the predictions were
+
+
+def error_of(estimator: Estimator, model: str = "m") -> tuple[float | None, float | None]:
+    found = estimator.statistics()
+    return found.input[model].ratio, found.output[model].ratio
+
+
+def test_before_any_answer_nothing_is_known_of_errors() -> None:
+    assert Estimator().statistics() == Statistics({}, {})
+
+
+def test_the_error_is_what_predictions_were_off_by_of_what_was_used() -> None:
+    """1,000 and 4,096 predicted, 800 and 512 used: a quarter, and seven times; whichever way they were off."""
+    assert error_of(taught(1, Usage(800, 512))) == (0.25, 7.0)
+    assert error_of(taught(1, Usage(1250, 8192))) == (0.2, 0.5)
+
+
+def test_where_nothing_is_used_there_is_no_error() -> None:
+    """An embedding writes nothing, and nothing of it was predicted."""
+    assert error_of(taught(3, Usage(1000, 0), size(cap=0))) == (0.0, None)
+
+
+def test_errors_are_by_model_and_add_up() -> None:
+    estimator = taught(1, Usage(800, 4096))
+    estimator.learn(size(model="other"), Usage(500, 4096))
+    assert (error_of(estimator), error_of(estimator, "other")) == ((0.25, 0.0), (1.0, 0.0))
+    assert sum(estimator.statistics().input.values(), Share()) == Share(700, 1300)
+
+
+def test_an_early_error_fades() -> None:
+    """The first answers of a class were predicted at its cap; a few windows later nothing is left of that."""
+    estimator = taught(WINDOW * 6, Usage(1000, 100))
+    assert error_of(estimator)[1] == pytest.approx(0, abs=0.02)
+    assert (error_of(taught(WINDOW // 2, Usage(1000, 100)))[1] or 0) > 0.5
+
+
+def test_what_a_class_has_taken_at_the_most_is_kept() -> None:
+    """Of a class of its own; of those past the bound nothing is known, nor of one that was never answered."""
+    estimator = taught(3, Usage(1000, 100))
+    estimator.learn(size(), Usage(1000, 700))
+    estimator.learn(size(), Usage(1000, 300))
+    outputs = estimator.outputs_of(size())
+    assert outputs is not None
+    assert (outputs.most, outputs.count) == (700, 5)
+    assert estimator.outputs_of(size(cap=100)) is None
+    for number in range(MAX_KEYS):
+        estimator.learn(size(model=f"model-{number}"), Usage(3000, 50))
+    assert estimator.outputs_of(size(model=f"model-{MAX_KEYS - 1}")) is None
+
+
 def test_a_senseless_figure_teaches_nothing() -> None:
     """One reply that claims more than any answer takes does not spoil what was learned."""
     estimator = Estimator()
@@ -156,5 +209,7 @@ def test_a_senseless_figure_teaches_nothing() -> None:
     for _ in range(20):
         estimator.learn(size, Usage(100, 200))
     before = estimator.predict(size)
+    errors = estimator.statistics()
     estimator.learn(size, Usage(100, 900_000_000))
     assert estimator.predict(size) == before
+    assert estimator.statistics() == errors

@@ -23,8 +23,8 @@ from batchrunner.outcome import (
     backoff_ns,
     classify,
     exhausted,
-    retry_after_ns,
 )
+from batchrunner.retry_after import retry_after_ns
 
 CHAT = dialect.URLS["/v1/chat/completions"]
 DATE = "Sun, 06 Nov 1994 08:49:37 GMT"

@@ -70,6 +70,15 @@ class TestSummary:
         text = summary_text(make_status(finish_length=1200, finish_refusal=2, finish_empty=0))
         assert "1,200 cut at the output cap, 2 refused by the model\n" in text
 
+    def test_how_far_predictions_were_off(self, make_status: MakeStatus) -> None:
+        """Of each kind of tokens of which there were any; nothing before the first answers, nor in a run's first minute."""
+        long = make_status(input_prediction_error=0.031, output_prediction_error=7.5, tokens_per_minute=1.0)
+        assert "  predicted input tokens off by 3%, output tokens off by 750%, in the mean\n" in summary_text(long)
+        one = make_status(input_prediction_error=0.0, tokens_per_minute=1.0)
+        assert "  predicted input tokens off by 0%, in the mean\n" in summary_text(one)
+        assert "predicted" not in summary_text(make_status(tokens_per_minute=1.0))
+        assert "predicted" not in summary_text(make_status(input_prediction_error=0.5, tokens_per_minute=None))
+
     def test_what_is_away_is_named(self, make_status: MakeStatus) -> None:
         """Offline models by name, those without a place for theirs by number; suspended keys; and what waits for them."""
         status = make_status(completed=3, held=4, models_offline=("a", "b c"), models_offline_total=1002, keys_suspended=1)
