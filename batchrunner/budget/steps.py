@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from batchrunner.budget.choice import Choice, Wait, choose
 from batchrunner.budget.pacer import NS, SAFE_WINDOW_NS, interval_ns
 from batchrunner.budget.records import (
     Decision,
@@ -96,30 +97,23 @@ def _take(state: State, now_ns: int, event: Take) -> Taken | Later | Stale:
     at_ns = state.slots.get(event.slot)
     if at_ns is None:
         return Stale()
-    rpm, tpm = state.limits.rpm, state.limits.tpm
+    rpm = state.limits.rpm
     due_ns = max(at_ns, state.gate.planned_ns(now_ns))
     if rpm:
         due_ns = max(due_ns, state.window.room_for_request_ns(now_ns, rpm, len(state.slots) - 1))
-    head = event.offers[0]
-    tokens_ns = now_ns
-    if tpm:
-        # What goes alone is asked for as the whole minute's tokens: then there is room only in an empty window.
-        asked = max(head.tokens, tpm) if event.alone else head.tokens
-        tokens_ns = max(
-            state.token_pacer.earliest(now_ns, head.tokens, tpm),
-            state.window.room_for_tokens_ns(now_ns, asked, tpm),
-        )
     opens_ns = max(due_ns, state.gate.opens_ns(now_ns))
-    if max(opens_ns, tokens_ns) > now_ns:
+    choice = choose(state, now_ns, event)
+    if opens_ns > now_ns or isinstance(choice, Wait):
+        tokens_ns = choice.until_ns if isinstance(choice, Wait) else now_ns
         # Waiting for tokens or for a canary is not lateness: the slot moves along, so that it does not lapse before the
         # next question.
         state.slots[event.slot] = max(due_ns, now_ns)
         return Later(max(opens_ns, tokens_ns), tokens=tokens_ns > opens_ns)
-    return _send(state, now_ns, event, 0)
+    return _send(state, now_ns, event, choice)
 
 
-def _send(state: State, now_ns: int, event: Take, offer: int) -> Taken:
-    tokens = event.offers[offer].tokens
+def _send(state: State, now_ns: int, event: Take, choice: Choice) -> Taken:
+    tokens = event.offers[choice.offer].tokens
     del state.slots[event.slot]
     if state.limits.rpm:
         state.pacer.delayed(now_ns, state.limits.rpm)
@@ -130,7 +124,7 @@ def _send(state: State, now_ns: int, event: Take, offer: int) -> Taken:
     alone = state.window.tokens == 0
     state.in_flight[entry] = InFlight(now_ns, state.window.add(now_ns, tokens), tokens)
     state.gate.taken(now_ns, entry)
-    return Taken(entry, offer, alone)
+    return Taken(entry, choice.offer, alone, choice.delay_ns)
 
 
 def _settle(state: State, now_ns: int, event: Settle) -> None:
