@@ -30,4 +30,6 @@ def due_ns(state: State, now_ns: int, offer: Offer, *, alone: bool = False, befo
 
 def overflow_soon(state: State, now_ns: int) -> bool:
     """Whether so much of the burst is unused that what flows in may soon be lost: more than 60 % of it."""
+    if not state.limits.tpm:
+        return False
     return (state.token_pacer.empty_ns - now_ns) * 5 * TOKEN_BURST_DIVISOR < 2 * SAFE_WINDOW_NS
