@@ -109,14 +109,15 @@ class FairQueue:
         return None if self._next_turn() is None else self._head
 
     def beside(self, number: int, count: int) -> tuple[list[int], list[int]]:
-        """New jobs that could go instead of the one that `peek` has shown, up to `count`: those that follow it in its lane, where
-        it is new itself; and others, of whose lanes it is not the turn.
+        """New jobs that could go instead of the one that `peek` has shown, up to `count` of each kind: those that follow it in its
+        lane, where it is new itself; and others, of whose lanes it is not the turn, in the order in which it will be.
         """
         turn = self._next_turn()
         if turn is None:
             return [], []
         first = turn.lane.ahead(count + 1)
-        heads = [head for one in self._turns if one is not turn and (head := one.lane.head()) is not None][:count]
+        others = sorted((one.start, one.place) for one in self._turns if one is not turn and one.waits)
+        heads = [head for _, place in others[:count] if (head := self._turns[place].lane.head()) is not None]
         return (first[1:], heads) if first[0] == number else ([], [*first[:count], *heads])
 
     def remove(self, number: int, now_ns: int, *, sent: bool = True, tokens: int = 0) -> bool:

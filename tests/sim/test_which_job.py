@@ -105,6 +105,15 @@ async def test_a_file_of_large_jobs_does_not_keep_small_ones_waiting(autojump_cl
     assert sum(sent.values()) > 0.95 * 4 * 50, "and all of them the requests"
 
 
+async def test_small_files_share_what_a_large_one_leaves(autojump_clock: MockClock) -> None:
+    """Whoever fills in while a large job waits takes turns: no file has it because it is named first."""
+    files = Files([380_000] * 40, [500] * 200, [500] * 200)
+    await files.run(seconds=4 * MINUTE)
+    sent = files.by_file()
+    assert abs(sent[1] - sent[2]) <= 1
+    assert sent[1] > 80
+
+
 async def test_small_jobs_behind_large_ones_of_the_same_file_use_the_requests(autojump_clock: MockClock) -> None:
     """Three of ten jobs take 125,000 tokens: in the order of the file a quarter of the limits would be lost."""
     rng = random.Random(3)
