@@ -109,8 +109,8 @@ class FairQueue:
         return None if self._next_turn() is None else self._head
 
     def beside(self, number: int, count: int) -> tuple[list[int], list[int]]:
-        """New jobs that could go instead of the one that `peek` has shown, up to `count` of each kind: those that follow it in its
-        lane, where it is new itself; and others, of whose lanes it is not the turn, in the order in which it will be.
+        """New jobs that could go instead of the one that `peek` has shown, up to `count` of each kind: those that follow it in
+        its lane, where it is new itself; and others, of whose lanes it is not the turn, in the order in which it will be.
         """
         turn = self._next_turn()
         if turn is None:
