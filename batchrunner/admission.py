@@ -17,8 +17,11 @@ import trio
 from batchrunner import budget
 from batchrunner.account_store import AccountStore
 from batchrunner.clock import NS_PER_SECOND, Clock
-from batchrunner.fair import FairQueue, RefusedJobs
+from batchrunner.errors import BatchrunError
+from batchrunner.fair import FairQueue
 from batchrunner.job import Job, RequestSize, Usage
+from batchrunner.lookahead import LookAhead, offer_of
+from batchrunner.refused import RefusedJobs
 from batchrunner.waits import Cause, JobWaits, Waits
 
 #: No sleep is shorter: a nanosecond lost in a float must not make a loop spin.
@@ -39,9 +42,7 @@ class Candidate(msgspec.Struct, frozen=True):
 
     @property
     def offer(self) -> budget.Offer:
-        cap = self.size.output_cap_tokens
-        output = self.predicted.output_tokens if cap is None else cap
-        return budget.Offer(self.tokens, self.predicted.input_tokens + output)
+        return offer_of(self.size, self.predicted)
 
 
 class NotNow(enum.Enum):
@@ -114,7 +115,7 @@ class Admission:
 
     `load` reads and sizes the job of a number just before it is sent, or says why it is not sent. `due` says when anything
     may be sent at all, for all that the budget does not know; `hopeless` whether jobs held under a name need not wait any
-    longer, nothing else being left to do.
+    longer, nothing else being left to do. `look` and `expect` are those of `LookAhead`; without them no job goes before its turn.
     """
 
     def __init__(
@@ -126,6 +127,8 @@ class Admission:
         load: Callable[[int], Candidate | Held | NotNow],
         due: Callable[[int], Due] | None = None,
         hopeless: Callable[[str | None, int], bool] = lambda _name, _now_ns: False,
+        look: Callable[[int], RequestSize | None] = lambda _number: None,
+        expect: Callable[[RequestSize], Usage | None] = lambda _size: None,
         max_in_flight: int,
         tpm: int,
         rng: random.Random,
@@ -140,6 +143,7 @@ class Admission:
         self._tpm = tpm
         self._rng = rng
         self._refused = RefusedJobs()
+        self._ahead = LookAhead(queue, look, expect, tpm=tpm)
         self._in_flight = 0
         self._admitted = 0
         self._closed = False
@@ -187,21 +191,50 @@ class Admission:
                 await self._pass_over(number, candidate, now_ns, changed)
                 continue
             wants_alone = self._refused.alone(number, candidate.tokens, self._tpm)
-            decision = await self._store.step(now_ns, budget.Take(slot.slot, (candidate.offer,), alone=wants_alone))
+            offered = self._ahead.offered(number, candidate.offer, slot.slot, alone=wants_alone)
+            decision = await self._store.step(now_ns, offered.take)
             match decision:
-                case budget.Taken(entry, _, alone):
-                    self._queue.remove(number, now_ns)
-                    self._in_flight += 1
-                    self._admitted += 1
-                    wait_seconds = (now_ns - asked_ns) / NS_PER_SECOND
-                    waits = self._job_waits.sent(number, now_ns, self._waits)
-                    return Ticket(candidate, entry, now_ns, wait_seconds, alone, waits)
+                case budget.Taken(entry, offer, alone, delay_ns):
+                    if offer:
+                        self._ahead.passed(number, delay_ns)
+                        instead = await self._load_instead(offered.numbers[offer], entry, now_ns, changed)
+                        if instead is None:
+                            slot = None
+                            continue
+                        candidate = instead
+                    return self._ticket(candidate, entry, asked_ns, now_ns, alone=alone)
                 case budget.Later(at_ns, tokens):
                     await self._wait(changed, "tokens" if tokens else "requests", at_ns)
                 case _:
                     slot = None
         if slot is not None:
             await self._store.step(self._clock.monotonic_ns(), budget.Return(slot.slot))
+        return None
+
+    def _ticket(self, candidate: Candidate, entry: int, asked_ns: int, now_ns: int, *, alone: bool) -> Ticket:
+        """The budget has let a job go: it leaves the queue."""
+        number = candidate.job.number
+        self._queue.remove(number, now_ns, tokens=candidate.tokens)
+        self._ahead.gone(number)
+        self._in_flight += 1
+        self._admitted += 1
+        waits = self._job_waits.sent(number, now_ns, self._waits)
+        return Ticket(candidate, entry, now_ns, (now_ns - asked_ns) / NS_PER_SECOND, alone, waits)
+
+    async def _load_instead(self, number: int, entry: int, now_ns: int, changed: trio.Event) -> Candidate | None:
+        """The job that goes before the one whose turn it is. None where it cannot, something having changed meanwhile.
+
+        What it was to take stays charged then: nobody knows any more what would have been chosen instead.
+        """
+        try:
+            candidate = self._load(number)
+        except BatchrunError:
+            await self._store.step(now_ns, budget.Lost(entry))
+            raise
+        if isinstance(candidate, Candidate):
+            return candidate
+        await self._store.step(now_ns, budget.Lost(entry))
+        await self._pass_over(number, candidate, now_ns, changed)
         return None
 
     def close(self) -> None:
@@ -259,6 +292,7 @@ class Admission:
                 await self._wait(changed, "models", self._queue.next_due_ns(now_ns))
         else:
             repeat = self._queue.remove(number, now_ns, sent=False)
+            self._ahead.gone(number)
             if isinstance(why, Held):
                 self._queue.hold(number, why.name, why.due_ns, repeat=repeat)
                 self._job_waits.held(number, now_ns, self._waits)

@@ -20,7 +20,7 @@ from batchrunner.costs import Charge
 from batchrunner.errors import DiskError
 from batchrunner.events import AttemptResult, Billing, Event
 from batchrunner.exchange import Failure, FailureKind, Reply
-from batchrunner.job import Job, Usage
+from batchrunner.job import Job, RequestSize, Usage
 from batchrunner.journal import History
 from batchrunner.keyring import Use
 from batchrunner.lifecycle import Happening, State
@@ -94,7 +94,7 @@ class Attempts:
         job = self._parts.inputs.load(self._parts.index, number)
         size = dialect.of(job).size(job.body)
         candidate = Candidate(job, size, self._parts.estimator.predict(size))
-        if job.extras.account not in (None, self._parts.options.account):
+        if not self._is_ours(job):
             message = (
                 f"it asks for account {job.extras.account!r}, and this run's is {self._parts.options.account!r} (--account)."
             )
@@ -107,7 +107,7 @@ class Attempts:
         held = self._resilience.held(size.model, self._parts.clock.monotonic_ns())
         if held is not None:
             return held
-        match self._parts.spending.verdict(candidate):
+        match self._parts.spending.verdict(size, candidate.predicted):
             case "allowed":
                 return candidate
             case "wait":
@@ -122,6 +122,21 @@ class Attempts:
                 )
                 self._fail_unsent(job, size.model, "price_unknown", message)
                 return NotNow.WITHDRAWN
+
+    def look(self, number: int) -> RequestSize | None:
+        """Size up a job before its turn. None where it is not to be sent ahead of others: what is wrong is told in its turn."""
+        job = self._parts.inputs.load(self._parts.index, number)
+        return dialect.of(job).size(job.body) if self._is_ours(job) else None
+
+    def expect(self, size: RequestSize) -> Usage | None:
+        """What a request of this size will take; None where such a one may not be sent now."""
+        if self._resilience.given_up(size.model) or self._resilience.held(size.model, self._parts.clock.monotonic_ns()):
+            return None
+        predicted = self._parts.estimator.predict(size)
+        return predicted if self._parts.spending.verdict(size, predicted) == "allowed" else None
+
+    def _is_ours(self, job: Job) -> bool:
+        return job.extras.account in (None, self._parts.options.account)
 
     def begin(self, ticket: Ticket, connection: Connection) -> _Flight:
         """Write down that the request goes out. From here on it may have been billed."""

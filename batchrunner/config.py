@@ -74,6 +74,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     account: str | None = None
     rpm: int = DEFAULT_RPM
     tpm: int = DEFAULT_TPM
+    #: of jobs that name none
+    priority: int = 0
     max_in_flight: int = MAX_IN_FLIGHT
     max_attempts: int = DEFAULT_MAX_ATTEMPTS
     timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS

@@ -1,18 +1,32 @@
-"""Which job next: refused ones keep their place, then backoffs that are over, then the file in its order."""
+"""Which job next: refused ones keep their place, then backoffs that are over, then new ones by fair shares.
+
+New jobs stand in lanes, one for each file and priority. Whose turn it is, is told by start-time fair queueing: each lane has a
+virtual time, which a job that is sent moves on by what it takes of the account, divided by the lane's weight; the lane that is
+least far goes next. What a job takes is its dominant share, of requests or of tokens, whichever is larger: a file of long
+documents cannot take all tokens, nor one of short questions all requests, and what one of them leaves the other may have.
+A lane that had nothing to send begins again where the others are: time that was not used is not saved up.
+
+Sources: start-time fair queueing (Goyal et al., 1996); dominant resource fairness (Ghodsi et al., 2011).
+"""
 
 from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
 import msgspec
 
+from batchrunner.budget import Limits
+from batchrunner.job import MAX_STEPS
+from batchrunner.lanes import Lane
 from batchrunner.retries import RetryBudget
 
 #: Jobs that may be held aside at the same time: so far the queue looks past a model that is offline for work of others.
 MOST_HELD = 100_000
+NO_LIMITS: Final = Limits(0, 0)
+_MINUTE_NS: Final = 60_000_000_000
 
 
 class Statistics(msgspec.Struct, frozen=True):
@@ -39,49 +53,84 @@ class _Aside(msgspec.Struct):
     due_ns: int | None
 
 
+class _Turn(msgspec.Struct, eq=False):
+    """A lane's place in the order of turns."""
+
+    lane: Lane
+    place: int
+    #: virtual time at which its next job starts
+    start: int = 0
+    #: has jobs, as far as is known; only then it is in the heap, at this very start
+    waits: bool = True
+
+
 class FairQueue:
     """Jobs that wait to be sent, by number.
 
-    `pending` yields the numbers of jobs that were never in flight, in file order, and is drawn from only when nothing
-    else is due: ten million of them cost no memory. `retries` says when a repeat may go. Pure: `now_ns` is an argument.
+    `lanes` hold the jobs that were never in flight, and are looked into only when nothing else is due; `lane_of` tells a job's
+    place among them. `limits` are those of the account, which jobs take shares of. `retries` says when a repeat may go. Pure:
+    `now_ns` is an argument.
     """
 
-    def __init__(self, pending: Iterator[int], retries: RetryBudget | None = None) -> None:
-        self._pending: Iterator[int] | None = pending
-        self._drawn: int | None = None
+    def __init__(
+        self,
+        lanes: Sequence[Lane],
+        lane_of: Callable[[int], int] = lambda _number: 0,
+        *,
+        limits: Limits = NO_LIMITS,
+        retries: RetryBudget | None = None,
+    ) -> None:
+        self._turns = [_Turn(lane, place) for place, lane in enumerate(lanes)]
+        #: by start, then in the order of the lanes; an entry that is not the turn's own any more is passed over
+        self._order = [(turn.start, turn.place) for turn in self._turns]
+        self._head: int | None = None
+        self._lane_of = lane_of
+        #: without any limit a request is a request
+        self._request_ns = max(1, _MINUTE_NS // limits.rpm if limits.rpm else 0)
+        self._tpm = limits.tpm
+        #: virtual time: where the lane that is least far stands
+        self._virtual = 0
         self._retries = retries or RetryBudget()
         self._refused: _Heap = []
         #: sent back through no fault of their own
         self._backoffs: _Heap = []
         #: of what failed
         self._repeats: _Heap = []
-        #: were held aside, and never sent
-        self._released: _Heap = []
         #: by name; None for what waits for the server itself
         self._held: dict[str | None, _Aside] = {}
         self._held_count = 0
 
     def peek(self, now_ns: int) -> int | None:
         """The job whose turn it is, or None where nothing can be sent now."""
-        if self._refused:
-            return self._refused[0][1]
-        for aside in self._held.values():
-            if aside.due_ns is not None and aside.due_ns <= now_ns:
-                return aside.jobs[0][0]
-        if self._backoffs and self._backoffs[0][0] <= now_ns:
-            return self._backoffs[0][1]
-        if self._repeats and self._repeats[0][0] <= now_ns and self._retries.due_ns(now_ns) <= now_ns:
-            return self._repeats[0][1]
-        return self._released[0][1] if self._released else self._draw()
+        if self._refused or self._held or self._backoffs or self._repeats:
+            number = self._before_lanes(now_ns)
+            if number is not None:
+                return number
+        return None if self._next_turn() is None else self._head
 
-    def remove(self, number: int, now_ns: int, *, sent: bool = True) -> bool:
-        """Take out a job that `peek` has shown; others may have come before it since. Whether it is a repeat.
-
-        `sent`: it goes out now. Raises: LookupError where it is not in the queue.
+    def beside(self, number: int, count: int) -> tuple[list[int], list[int]]:
+        """New jobs that could go instead of the one that `peek` has shown, up to `count` of each kind: those that follow it in
+        its lane, where it is new itself; and others, of whose lanes it is not the turn, in the order in which it will be.
         """
-        repeat = self._take_out(number)
-        if repeat and sent:
-            self._retries.retried(now_ns)
+        turn = self._next_turn()
+        if turn is None:
+            return [], []
+        first = turn.lane.ahead(count + 1)
+        others = sorted((one.start, one.place) for one in self._turns if one is not turn and one.waits)
+        heads = [head for _, place in others[:count] if (head := self._turns[place].lane.head()) is not None]
+        return (first[1:], heads) if first[0] == number else ([], [*first[:count], *heads])
+
+    def remove(self, number: int, now_ns: int, *, sent: bool = True, tokens: int = 0) -> bool:
+        """Take out a job that `peek` or `beside` has shown; others may have come before it since. Whether it is a repeat.
+
+        `sent`: it goes out now, with so many tokens. Raises: LookupError where it is not in the queue.
+        """
+        turn = self._turns[self._lane_of(number)]
+        repeat = not turn.lane.remove(number) and self._take_out(number)
+        if sent:
+            self._charge(turn, tokens)
+            if repeat:
+                self._retries.retried(now_ns)
         return repeat
 
     def refused(self, number: int) -> None:
@@ -98,12 +147,12 @@ class FairQueue:
 
     @property
     def full(self) -> bool:
-        """Whether so many jobs are held aside that the file is not looked at any further."""
+        """Whether so many jobs are held aside that the files are not looked at any further."""
         return self._held_count >= MOST_HELD
 
     def has_room_for(self, number: int) -> bool:
         """Whether a job that `peek` has shown may be held aside. Only new ones may not: all others are few, or were held."""
-        return number != self._drawn or not self.full
+        return not self.full or not self._is_new(number)
 
     def hold(self, number: int, name: str | None, due_ns: int | None, *, repeat: bool = False) -> None:
         """Keep a job aside, behind the others of this name.
@@ -121,15 +170,21 @@ class FairQueue:
             self._held[name].due_ns = due_ns
 
     def release(self, name: str | None) -> list[int]:
-        """Let all go that were held under this name: repeats as repeats, the others before what follows them in the file. Which
-        they were.
+        """Let all go that were held under this name: repeats as repeats, the others in their lanes, before what follows them.
+        Which they were.
         """
         aside = self._held.pop(name, None)
         if aside is None:
             return []
         self._held_count -= len(aside.jobs)
+        new: dict[int, list[int]] = {}
         for number, repeat in aside.jobs:
-            heapq.heappush(self._repeats if repeat else self._released, (_AT_ONCE, number))
+            if repeat:
+                heapq.heappush(self._repeats, (_AT_ONCE, number))
+            else:
+                new.setdefault(self._lane_of(number), []).append(number)
+        for place, numbers in new.items():
+            self._put_back(self._turns[place], numbers)
         return [number for number, _ in aside.jobs]
 
     def held_names(self) -> list[str | None]:
@@ -149,20 +204,34 @@ class FairQueue:
         return not self._held and self.only_held()
 
     def only_held(self) -> bool:
-        """Nothing waits but what is held aside, as far as the file is looked at."""
-        waiting = self._refused or self._backoffs or self._repeats or self._released
-        return not waiting and (self.full or self._draw() is None)
+        """Nothing waits but what is held aside, as far as the files are looked at."""
+        if self._refused or self._backoffs or self._repeats:
+            return False
+        turn = self._next_turn()
+        return turn is None or (self.full and all(self._only_new(one.lane) for one in self._turns))
 
     def statistics(self) -> Statistics:
         backing_off = len(self._backoffs) + len(self._repeats)
         return Statistics(backing_off=backing_off, refused=len(self._refused), held=self._held_count)
 
+    # What was in flight, or is held --------------------------------------------------------------------------------
+
+    def _before_lanes(self, now_ns: int) -> int | None:
+        """The job that goes before all that is new."""
+        if self._refused:
+            return self._refused[0][1]
+        for aside in self._held.values():
+            if aside.due_ns is not None and aside.due_ns <= now_ns:
+                return aside.jobs[0][0]
+        if self._backoffs and self._backoffs[0][0] <= now_ns:
+            return self._backoffs[0][1]
+        if self._repeats and self._repeats[0][0] <= now_ns and self._retries.due_ns(now_ns) <= now_ns:
+            return self._repeats[0][1]
+        return None
+
     def _take_out(self, number: int) -> bool:
         """Find a job where `peek` has seen it, else where it has gone since. Whether it is a repeat."""
-        if number == self._drawn:
-            self._drawn = None
-            return False
-        heaps = (self._refused, self._backoffs, self._repeats, self._released)
+        heaps = (self._refused, self._backoffs, self._repeats)
         for heap in heaps:
             if heap and heap[0][1] == number:
                 heapq.heappop(heap)
@@ -185,75 +254,49 @@ class FairQueue:
             del self._held[name]
         return repeat
 
-    def _draw(self) -> int | None:
-        if self._drawn is None and self._pending is not None:
-            self._drawn = next(self._pending, None)
-            if self._drawn is None:
-                self._pending = None
-        return self._drawn
+    # Turns ----------------------------------------------------------------------------------------------------------
 
+    def _next_turn(self) -> _Turn | None:
+        """The turn of the lane that is least far, of those that have jobs, with its first job in `_head`.
 
-#: A job that was refused this often lets others pass, and if it is large it is sent with no other tokens in the window.
-YIELDS_AFTER = 3
-#: What counts as large: a quarter of the minute's tokens.
-LARGE_DIVISOR = 4
-#: Refused this often while alone, with another job accepted meanwhile: the server will never take it.
-UNSATISFIABLE_AFTER = 5
-#: How long it lets others pass, doubled each time.
-FIRST_YIELD_NS = 5_000_000_000
-LONGEST_YIELD_NS = 15 * 60 * 1_000_000_000
-
-
-class _Refusals(msgspec.Struct):
-    #: jobs that had been accepted before the first refusal
-    since: int
-    times: int = 0
-    alone: int = 0
-
-
-class RefusedJobs:
-    """What 429s say about single jobs: which ones let others pass or go alone, and which the server will never take.
-
-    A 429 speaks about the account, and a refused job keeps its place, twice. From then on it lets others pass: else one
-    that the server never takes would be the canary for ever, and nobody would ever learn that others are taken. It is
-    found to be such a one when it is refused again and again with the whole window to itself, while others are accepted.
-    If nothing is accepted it is the account that is refused, and no job fails.
-
-    Holds an entry for each job that was refused and has not ended since; every method costs the same for any number.
-    """
-
-    def __init__(self) -> None:
-        self._jobs: dict[int, _Refusals] = {}
-        self._accepted = 0
-
-    def __len__(self) -> int:
-        return len(self._jobs)
-
-    def alone(self, number: int, tokens: int, tpm: int) -> bool:
-        """Whether this job is to be sent with the window to itself."""
-        known = self._jobs.get(number)
-        return known is not None and known.times >= YIELDS_AFTER and tokens * LARGE_DIVISOR > tpm > 0
-
-    def refused(self, number: int, *, alone: bool) -> int | None:
-        """Note a 429. How long the job lets others pass, in ns; 0 where it keeps its place; None where it will never be taken.
-
-        `alone`: it had the window to itself.
+        Virtual time is where it stands.
         """
-        known = self._jobs.setdefault(number, _Refusals(self._accepted))
-        known.times += 1
-        if known.times < YIELDS_AFTER:
-            return 0
-        known.alone += alone
-        if known.alone >= UNSATISFIABLE_AFTER and self._accepted > known.since:
-            del self._jobs[number]
-            return None
-        return min(LONGEST_YIELD_NS, FIRST_YIELD_NS << min(known.times - YIELDS_AFTER, 10))
+        order, turns = self._order, self._turns
+        while order:
+            start, place = order[0]
+            turn = turns[place]
+            if start == turn.start and turn.waits:
+                self._head = turn.lane.head()
+                if self._head is not None:
+                    self._virtual = start
+                    return turn
+                turn.waits = False
+            heapq.heappop(order)
+        return None
 
-    def accepted(self, number: int) -> None:
-        """Note that the server took a job."""
-        self._accepted += 1
-        self._jobs.pop(number, None)
+    def _charge(self, turn: _Turn, tokens: int) -> None:
+        """A lane's job goes out: its next one starts so much later as the job takes of what the lane may have."""
+        cost_ns = max(self._request_ns, tokens * _MINUTE_NS // self._tpm if self._tpm else 0)
+        turn.start = max(turn.start, self._virtual) + (cost_ns << MAX_STEPS - turn.lane.priority)
+        if turn.waits:
+            order, entry = self._order, (turn.start, turn.place)
+            if order[0][1] == turn.place:
+                heapq.heapreplace(order, entry)  # its own last entry, or one that is passed over anyway
+            else:
+                heapq.heappush(order, entry)
 
-    def forget(self, number: int) -> None:
-        """The job has ended in another way."""
-        self._jobs.pop(number, None)
+    def _put_back(self, turn: _Turn, numbers: list[int]) -> None:
+        turn.lane.put_back(numbers)
+        if not turn.waits:
+            turn.waits = True
+            turn.start = max(turn.start, self._virtual)
+            heapq.heappush(self._order, (turn.start, turn.place))
+
+    def _is_new(self, number: int) -> bool:
+        lane = self._turns[self._lane_of(number)].lane
+        return lane.head() == number and lane.is_new(number)
+
+    @staticmethod
+    def _only_new(lane: Lane) -> bool:
+        head = lane.head()
+        return head is None or lane.is_new(head)

@@ -1,6 +1,6 @@
 """Where each job stands in the input: at most 48 bytes a job, duplicates found, lines reread when they are due.
 
-A job costs 33 bytes of columns, a sixteenth of that for arrays that grow, and 6 to 12 bytes in the hash table. Ids
+A job costs 34 bytes of columns, a sixteenth of that for arrays that grow, and 6 to 12 bytes in the hash table. Ids
 themselves stay in the file: two that share a 64-bit hash are told apart by reading the first one's line again, for which
 the index has a callback.
 """
@@ -14,8 +14,19 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from batchrunner import jobfile
-from batchrunner.job import BadLine
+from batchrunner.job import MAX_STEPS, BadLine, Extras
 from batchrunner.jobfile import OVERLONG, BadLineCode, BadLineError, Line
+
+#: different wishes that a byte tells apart
+MOST_WISHES = 256
+
+
+class Wish(msgspec.Struct, frozen=True):
+    """What of a line's wishes says when and where its job goes."""
+
+    #: within MAX_STEPS of 0
+    priority: int
+    account: str | None = None
 
 
 class Duplicate(msgspec.Struct, frozen=True):
@@ -28,20 +39,28 @@ class Duplicate(msgspec.Struct, frozen=True):
 class Index:
     """The jobs of a run by number, in columns, and by id, in an open-addressing hash table; the files that they come from.
 
-    `offsets`, `lengths`, `lines` and `fingerprints` are read by number and written by `add` alone; `state` is one byte a job
-    for the caller, 0 at first. `custom_id_of(number)` gives a job's id again; it is asked where hashes are equal.
+    `offsets`, `lengths`, `lines`, `fingerprints` and `wish` are read by number and written by `add` alone; `state` is one byte
+    a job for the caller, 0 at first. `wish` is a place in `wishes`, the first of which is that of lines without any.
+    `custom_id_of(number)` gives a job's id again; it is asked where hashes are equal. `priority`: of lines that name none.
     """
 
-    def __init__(self, custom_id_of: Callable[[int], str | None], *, hash_of: Callable[[str], int] = hash) -> None:
+    def __init__(
+        self, custom_id_of: Callable[[int], str | None], *, hash_of: Callable[[str], int] = hash, priority: int = 0
+    ) -> None:
         self.offsets = array("Q")
         self.lengths = array("I")
         self.lines = array("I")
         self.fingerprints = array("Q")
         self.state = bytearray()
+        self.wish = bytearray()
+        self._priority = _within_steps(priority)
+        self.wishes = [Wish(self._priority)]
+        self._wish_of: dict[tuple[int, str | None], int] = {(self._priority, None): 0}
         self._custom_id_of = custom_id_of
         self._hash_of = hash_of
         self._files: list[str] = []
         self._lines_before: list[int] = []
+        self._first_jobs: list[int] = []
         self._hashes = array("q")
         # Slots hold a number plus 1, so that 0 is free. At most two thirds are taken.
         self._table = array("I", bytes(4 * 16))
@@ -54,6 +73,12 @@ class Index:
         """What is added from here on stands in this file; `lines_before` are in those before it."""
         self._files.append(name)
         self._lines_before.append(lines_before)
+        self._first_jobs.append(len(self))
+
+    def files(self) -> list[range]:
+        """The jobs of each file; of all, where none was ever begun."""
+        starts = self._first_jobs or [0]
+        return [range(start, end) for start, end in zip(starts, [*starts[1:], len(self)], strict=True)]
 
     def place(self, line: int) -> str:
         """A line of the whole input for people: `FILE line N`, N counted in that file."""
@@ -62,7 +87,9 @@ class Index:
             return f"line {line}"
         return f"{self._files[number]} line {line - self._lines_before[number]}"
 
-    def add(self, custom_id: str, fingerprint: int, offset: int, length: int, line: int) -> int | Duplicate:
+    def add(
+        self, custom_id: str, fingerprint: int, offset: int, length: int, line: int, extras: Extras | None = None
+    ) -> int | Duplicate:
         """Take a job in; its number. A job whose id is known is not taken in."""
         hashes = self._hashes
         number = len(hashes)
@@ -83,7 +110,16 @@ class Index:
         self.lines.append(line)
         self.fingerprints.append(fingerprint)
         self.state.append(0)
+        self.wish.append(0 if extras is None else self._note_wish(extras))
         return number
+
+    def _note_wish(self, extras: Extras) -> int:
+        """The place of a line's wishes. Where there are more than a byte tells apart, the job counts as one without any."""
+        wish = self._priority if extras.priority is None else _within_steps(extras.priority), extras.account
+        if wish not in self._wish_of and len(self.wishes) < MOST_WISHES:
+            self._wish_of[wish] = len(self.wishes)
+            self.wishes.append(Wish(*wish))
+        return self._wish_of.get(wish, 0)
 
     def find(self, custom_id: str, fingerprint: int | None = None) -> int | None:
         """The number of the job with this id, or None.
@@ -118,6 +154,10 @@ class Index:
         self._room = 2 * size // 3
 
 
+def _within_steps(priority: int) -> int:
+    return max(-MAX_STEPS, min(MAX_STEPS, priority))
+
+
 def custom_id_of(raw: bytes) -> str | None:
     """The id of a job line, None where the line is no job."""
     try:
@@ -132,18 +172,18 @@ def add_lines(index: Index, lines: Iterable[tuple[int, int, Line]], on_bad_line:
     def refuse(line: int, code: BadLineCode, why: str) -> None:
         on_bad_line(BadLine(line, code, f"{index.place(line)} is no job: {why}"))
 
-    add, check, fingerprint = index.add, jobfile.check, jobfile.fingerprint
+    add, head_of, fingerprint = index.add, jobfile.head, jobfile.fingerprint
     for line, offset, raw in lines:
         if raw is OVERLONG:
             megabytes = jobfile.MAX_LINE_BYTES >> 20
             refuse(line, BadLineCode.LINE_TOO_LONG, f"over {megabytes} MiB; link large content instead of inlining it.")
             continue
         try:
-            custom_id = check(raw)
+            head = head_of(raw)
         except BadLineError as error:
             refuse(line, error.code, error.message)
             continue
-        added = add(custom_id, fingerprint(raw), offset, len(raw), line)
+        added = add(head.custom_id, fingerprint(raw), offset, len(raw), line, head.batchrun)
         if type(added) is Duplicate:
             first = index.place(index.lines[added.first])
-            refuse(line, BadLineCode.DUPLICATE_CUSTOM_ID, f"custom_id {custom_id!r} is that of {first}; rename one.")
+            refuse(line, BadLineCode.DUPLICATE_CUSTOM_ID, f"custom_id {head.custom_id!r} is that of {first}; rename one.")

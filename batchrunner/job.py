@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+#: Each step of priority doubles a job's share of the account. More steps than this, up or down, count as this many.
+MAX_STEPS = 10
+
 
 class Extras(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A job line's own wishes, under its `batchrun` key."""

@@ -29,7 +29,7 @@ from batchrunner.job import NO_EXTRAS, Extras
 MAX_LINE_BYTES: Final = 32 << 20
 #: in UTF-8; enough for any UUID, path or URL that people use as an id, and small enough to print and to put in every record
 MAX_CUSTOM_ID_BYTES: Final = 512
-#: bounds of a line's own `priority`
+#: bounds of a line's own `priority`; what is beyond `job.MAX_STEPS` counts as that
 MAX_PRIORITY: Final = 1000
 
 MESSAGES_URL: Final = "/v1/messages"
@@ -88,6 +88,16 @@ class ParsedLine(msgspec.Struct, frozen=True):
     #: JSON object, byte for byte as written
     body: bytes
     extras: Extras = NO_EXTRAS
+
+
+class Head(Protocol):
+    """What is known of a job before it is loaded."""
+
+    @property
+    def custom_id(self) -> str: ...
+
+    @property
+    def batchrun(self) -> Extras | None: ...
 
 
 class LineStream(Protocol):
@@ -168,7 +178,15 @@ def parse(raw: bytes) -> ParsedLine:
 
 
 def check(raw: bytes) -> str:
-    """The custom_id of a line, found to be a job; at about half the cost of `parse`.
+    """The custom_id of a line, found to be a job.
+
+    Raises: BadLineError, exactly where `parse` does.
+    """
+    return head(raw).custom_id
+
+
+def head(raw: bytes) -> Head:
+    """What a line says beside its request, the line found to be a job; at about half the cost of `parse`.
 
     Raises: BadLineError, exactly where `parse` does.
     """
@@ -179,23 +197,25 @@ def check(raw: bytes) -> str:
         _refuse_url(plain.url)
         if plain.body.stream or plain.body.background:
             _refuse_manner(plain.body, plain.url)
-        return plain.custom_id  # noqa: TRY300 - the hot path of indexing
+        if plain.batchrun is not None:
+            _refuse_extras(plain.batchrun)
+        return plain  # noqa: TRY300 - the hot path of indexing
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return _check_closely(raw)
+        return _head_closely(raw)
 
 
-def _check_closely(raw: bytes) -> str:
-    """`check` for lines that are not of the plainest form, good or bad."""
+def _head_closely(raw: bytes) -> Head:
+    """`head` for lines that are not of the plainest form, good or bad."""
     try:
         line = _decode_line(raw)
         raw.decode()
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise _explain(raw) from None
     _refuse_nonsense(line)
-    return line.custom_id
+    return line
 
 
-class _Head(msgspec.Struct, gc=False):
+class _Body(msgspec.Struct, gc=False):
     """As much of a body as says whether it can be run."""
 
     stream: Any = None
@@ -208,18 +228,19 @@ class _PlainLine(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     #: characters; no encoding of so few takes more bytes than the limit
     custom_id: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_CUSTOM_ID_BYTES // 4)]
     url: str
-    body: _Head
+    body: _Body
     method: Literal["POST"] = "POST"
+    batchrun: Extras | None = None
 
 
 class _Line(msgspec.Struct, gc=False):
     """Any line whose fields have the right types."""
 
     custom_id: str
-    body: _Head | None = None
+    body: _Body | None = None
     url: str | None = None
     method: str = "POST"
-    params: _Head | None = None
+    params: _Body | None = None
     batchrun: Extras | None = None
 
 
@@ -255,10 +276,10 @@ _FIELDS: Final[tuple[tuple[str, Any, BadLineCode, str], ...]] = (
         BadLineCode.UNKNOWN_URL,
         f"url must be a string: {_URL_REMEDY}.",
     ),
-    ("body", msgspec.json.Decoder(_Head | None), BadLineCode.INVALID_BODY, "body must be a JSON object: the request to send."),
+    ("body", msgspec.json.Decoder(_Body | None), BadLineCode.INVALID_BODY, "body must be a JSON object: the request to send."),
     (
         "params",
-        msgspec.json.Decoder(_Head | None),
+        msgspec.json.Decoder(_Body | None),
         BadLineCode.INVALID_BODY,
         "params must be a JSON object: the request to send.",
     ),
@@ -272,8 +293,8 @@ def _refuse_nonsense(line: _Line) -> None:
         raise BadLineError(BadLineCode.INVALID_CUSTOM_ID, _CUSTOM_ID_REMEDY)
     if line.method != "POST":
         raise BadLineError(BadLineCode.INVALID_METHOD, f'method is {_short(line.method)}; only "POST" can be run.')
-    head = line.params or line.body
-    if head is None:
+    body = line.params or line.body
+    if body is None:
         raise BadLineError(
             BadLineCode.MISSING_BODY,
             'the line has no request: add it under "body" (with a "url"), or under "params" for messages.',
@@ -289,9 +310,14 @@ def _refuse_nonsense(line: _Line) -> None:
         raise BadLineError(BadLineCode.MISSING_URL, f"the line has no url; add {_URL_REMEDY}.")
     else:
         _refuse_url(line.url)
-    _refuse_manner(head, line.url)
-    extras = line.batchrun
-    if extras is not None and not (
+    _refuse_manner(body, line.url)
+    if line.batchrun is not None:
+        _refuse_extras(line.batchrun)
+
+
+def _refuse_extras(extras: Extras) -> None:
+    """Raise BadLineError where a line's own wishes cannot be met by anyone."""
+    if not (
         extras.account != ""
         and abs(extras.priority or 0) <= MAX_PRIORITY
         and (extras.max_attempts is None or extras.max_attempts >= 1)
@@ -320,12 +346,12 @@ def _refuse_url(url: str) -> None:
         raise BadLineError(BadLineCode.READ_ONLY_URL, message)
 
 
-def _refuse_manner(head: _Head, url: str | None) -> None:
+def _refuse_manner(body: _Body, url: str | None) -> None:
     """Raise BadLineError where a body asks to be answered in pieces, or later."""
-    if head.stream:
+    if body.stream:
         message = 'the body asks for a stream; remove "stream" from it: results are whole answers.'
         raise BadLineError(BadLineCode.STREAMING_NOT_SUPPORTED, message)
-    if head.background is True and url == RESPONSES_URL:
+    if body.background is True and url == RESPONSES_URL:
         message = (
             'the body asks for an answer in the background, and would be given an id to poll; remove "background" from it: '
             "results are whole answers."

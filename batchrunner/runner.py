@@ -10,7 +10,6 @@ The writer lives in the outer nursery and closes last, so that whatever ends a r
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 
 import msgspec
 import trio
@@ -19,13 +18,13 @@ from batchrunner.admission import Admission
 from batchrunner.admission import Statistics as AdmissionStatistics
 from batchrunner.advice import Statistics as AdviceStatistics
 from batchrunner.attempts import Attempts
+from batchrunner.budget import Limits
 from batchrunner.clock import NS_PER_SECOND
 from batchrunner.costs import timestamp
 from batchrunner.errors import BatchrunError, DiskError
 from batchrunner.estimate import Share
 from batchrunner.fair import FairQueue
-from batchrunner.index import Index
-from batchrunner.lifecycle import State
+from batchrunner.lanes import Lanes
 from batchrunner.parts import Parts
 from batchrunner.resilience import Statistics as ResilienceStatistics
 from batchrunner.retries import RetryBudget
@@ -57,11 +56,14 @@ class Run:
         self._began_ns = parts.clock.monotonic_ns()
         self._attempts = Attempts(parts, self._stop)
         self._retries = RetryBudget()
+        lanes = Lanes(parts.index)
         self._admission = Admission(
             parts.store,
-            FairQueue(_pending(parts.index), self._retries),
+            FairQueue(lanes.all, lanes.of, limits=Limits(parts.options.rpm, parts.options.tpm), retries=self._retries),
             parts.clock,
             load=self._attempts.load,
+            look=self._attempts.look,
+            expect=self._attempts.expect,
             due=self._attempts.due,
             hopeless=self._attempts.hopeless,
             max_in_flight=parts.options.max_in_flight,
@@ -312,11 +314,3 @@ def _first(errors: BaseExceptionGroup[DiskError]) -> BaseException:
     while isinstance(inner, BaseExceptionGroup):
         inner = inner.exceptions[0]
     return inner
-
-
-def _pending(index: Index) -> Iterator[int]:
-    """Numbers of the jobs that are to be sent, in file order, found as they are asked for."""
-    number = index.state.find(State.PENDING)
-    while number >= 0:
-        yield number
-        number = index.state.find(State.PENDING, number + 1)

@@ -9,7 +9,7 @@ from typing import Literal
 from batchrunner.admission import Candidate
 from batchrunner.costs import Charge, Totals
 from batchrunner.dialect import ReplyFacts
-from batchrunner.job import Job, RequestSize
+from batchrunner.job import Job, RequestSize, Usage
 from batchrunner.pricing import EXACT, PriceTable
 
 _NOTHING = Decimal(0)
@@ -32,17 +32,23 @@ class Spending:
         self._in_flight = 0
         self._in_flight_usd = _NOTHING
 
-    def verdict(self, candidate: Candidate) -> Verdict:
+    def verdict(self, size: RequestSize, predicted: Usage) -> Verdict:
         """Whether a job may be sent. Under a cap, one whose bill could not be bounded may not.
 
         `wait`: what is in flight stands in its way, and may turn out cheaper than predicted.
         """
         if self._max_cost_usd is None:
             return "allowed"
-        if self._ceiling(candidate.size) is None:
+        if self._ceiling(size) is None:
             return "price_unknown"
         totals = self._totals
-        parts = (totals.billed, totals.maybe_billed, totals.unpriced_bound, self._in_flight_usd, self._prediction(candidate))
+        parts = (
+            totals.billed,
+            totals.maybe_billed,
+            totals.unpriced_bound,
+            self._in_flight_usd,
+            self._prediction(size, predicted),
+        )
         if functools.reduce(EXACT.add, parts) <= self._max_cost_usd:
             return "allowed"
         return "wait" if self._in_flight else "cap_reached"
@@ -50,12 +56,12 @@ class Spending:
     def sent(self, candidate: Candidate) -> None:
         """Count an attempt that goes out."""
         self._in_flight += 1
-        self._in_flight_usd = EXACT.add(self._in_flight_usd, self._prediction(candidate))
+        self._in_flight_usd = EXACT.add(self._in_flight_usd, self._prediction(candidate.size, candidate.predicted))
 
     def ended(self, candidate: Candidate) -> None:
         """Take an attempt's prediction off again, as its charge enters the totals."""
         self._in_flight -= 1
-        self._in_flight_usd = EXACT.subtract(self._in_flight_usd, self._prediction(candidate))
+        self._in_flight_usd = EXACT.subtract(self._in_flight_usd, self._prediction(candidate.size, candidate.predicted))
 
     def billed(self, job: Job, size: RequestSize, facts: ReplyFacts) -> Charge:
         """The charge of an attempt whose reply came whole."""
@@ -73,8 +79,8 @@ class Spending:
     def _ceiling(self, size: RequestSize) -> Decimal | None:
         return self._prices.ceiling(size.model, size.input_tokens, self.output_bound(size))
 
-    def _prediction(self, candidate: Candidate) -> Decimal:
+    def _prediction(self, size: RequestSize, predicted: Usage) -> Decimal:
         """Unknown counts as nothing here: under a cap such a job is not sent. Without a cap nobody asks."""
         if self._max_cost_usd is None:
             return _NOTHING
-        return self._prices.cost(candidate.size.model, candidate.predicted) or _NOTHING
+        return self._prices.cost(size.model, predicted) or _NOTHING

@@ -83,9 +83,10 @@ class JobWaits:
 
     def sent(self, number: int, now_ns: int, waits: Waits) -> dict[str, int]:
         """What a job has waited for by now, in milliseconds by cause; what was shorter than one is left out. It waits no more."""
+        if number not in self._back:
+            return {cause: ns // _NS_PER_MS for cause, ns in waits.at(now_ns).items() if ns >= _NS_PER_MS}
         self.released([number], now_ns)
-        back = self._back.pop(number, None)
-        before_ns = _NOTHING if back is None else back.before_ns
-        found: dict[str, int] = {} if back is None else {"backoff": back.backoff_ns, "held": back.held_ns}
-        found |= {cause: ns - before_ns[cause] for cause, ns in waits.at(now_ns).items()}
+        back = self._back.pop(number)
+        found: dict[str, int] = {"backoff": back.backoff_ns, "held": back.held_ns}
+        found |= {cause: ns - back.before_ns[cause] for cause, ns in waits.at(now_ns).items()}
         return {cause: ns // _NS_PER_MS for cause, ns in found.items() if ns >= _NS_PER_MS}

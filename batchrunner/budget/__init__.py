@@ -29,7 +29,6 @@ from batchrunner.budget.records import (
     Later,
     Limits,
     Lost,
-    Offer,
     Open,
     PastSend,
     Refuse,
@@ -44,6 +43,7 @@ from batchrunner.budget.records import (
     Taken,
 )
 from batchrunner.budget.steps import statistics, step
+from batchrunner.budget.tokens import Offer
 
 __all__ = [
     "Decision",

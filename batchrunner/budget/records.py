@@ -7,7 +7,7 @@ import msgspec
 from batchrunner.budget.effective import RequestCeiling
 from batchrunner.budget.gate import Gate
 from batchrunner.budget.pacer import RequestPacer
-from batchrunner.budget.tokens import Taking, Tokens
+from batchrunner.budget.tokens import Offer, Taking, Tokens
 from batchrunner.budget.window import Window
 
 
@@ -16,15 +16,6 @@ class Limits(msgspec.Struct, frozen=True):
 
     rpm: int
     tpm: int
-
-
-class Offer(msgspec.Struct, frozen=True):
-    """A request that could go out now."""
-
-    #: what it is expected to use
-    tokens: int
-    #: what it may use at the most, as servers reckon that charge in advance: its input and its cap on output
-    reserved_tokens: int
 
 
 class InFlight(msgspec.Struct, frozen=True):
@@ -93,12 +84,18 @@ class Return(msgspec.Struct, frozen=True, tag=True):
 class Take(msgspec.Struct, frozen=True, tag=True):
     """A slot is due: send one of these requests now. Answered by Taken, Later or Stale.
 
-    `offers`: at least one; the first is the one whose turn it is. `alone`: only with no other tokens in the window.
+    `offers`: at least one; the first is the one whose turn it is. `alone`: that one only with no other tokens in the window.
     """
 
     slot: int
     offers: tuple[Offer, ...]
     alone: bool = False
+    #: so many of the offers, from the first on, may go in any order; the others only fill what the first one must leave
+    equals: int = 1
+    #: how often others went before the first one
+    passed: int = 0
+    #: how much later it may yet be made to go by those that go before it
+    spare_ns: int = 0
 
 
 class Hints(msgspec.Struct, frozen=True):
@@ -158,12 +155,14 @@ class Taken(msgspec.Struct, frozen=True, tag=True):
     entry: int
     offer: int
     alone: bool
+    #: by so much later the first of the offers can go because another went
+    delay_ns: int = 0
 
 
 class Later(msgspec.Struct, frozen=True, tag=True):
-    """Not yet; the slot is kept. Ask again at `at_ns`, or when something was settled.
+    """None of them yet; the slot is kept. Ask again at `at_ns`, or when something was settled.
 
-    `tokens`: it is tokens that are short, so that a smaller job may go now.
+    `tokens`: it is tokens that are short.
     """
 
     at_ns: int

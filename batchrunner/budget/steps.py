@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from batchrunner.budget.choice import Choice, Wait, choose
 from batchrunner.budget.pacer import NS, SAFE_WINDOW_NS, WINDOW_NS, interval_ns
 from batchrunner.budget.records import (
     Decision,
@@ -12,7 +13,6 @@ from batchrunner.budget.records import (
     InFlight,
     Later,
     Lost,
-    Offer,
     Open,
     Refuse,
     Reserve,
@@ -112,26 +112,19 @@ def _take(state: State, now_ns: int, event: Take) -> Taken | Later | Stale:
     due_ns = max(at_ns, state.gate.planned_ns(now_ns))
     if rpm:
         due_ns = max(due_ns, state.window.room_for_request_ns(now_ns, rpm, state.limits.rpm, len(state.slots) - 1))
-    tokens_ns = _tokens_ns(state, now_ns, event.offers[0], alone=event.alone)
     opens_ns = max(due_ns, state.gate.opens_ns(now_ns))
-    if max(opens_ns, tokens_ns) > now_ns:
+    choice = choose(state, now_ns, event)
+    if opens_ns > now_ns or isinstance(choice, Wait):
+        tokens_ns = choice.until_ns if isinstance(choice, Wait) else now_ns
         # Waiting for tokens or for a canary is not lateness: the slot moves along, so that it does not lapse before the
         # next question.
         state.slots[event.slot] = max(due_ns, now_ns)
         return Later(max(opens_ns, tokens_ns), tokens=tokens_ns > opens_ns)
-    return _send(state, now_ns, event, 0)
+    return _send(state, now_ns, event, choice)
 
 
-def _tokens_ns(state: State, now_ns: int, offer: Offer, *, alone: bool) -> int:
-    """When there will be tokens for a request."""
-    tpm = state.limits.tpm
-    if not tpm:
-        return now_ns
-    return state.tokens.room_ns(now_ns, state.window, tpm, offer.tokens, offer.reserved_tokens, alone=alone)
-
-
-def _send(state: State, now_ns: int, event: Take, number: int) -> Taken:
-    offer = event.offers[number]
+def _send(state: State, now_ns: int, event: Take, choice: Choice) -> Taken:
+    offer = event.offers[choice.offer]
     limits, window = state.limits, state.window
     del state.slots[event.slot]
     if limits.rpm:
@@ -140,10 +133,10 @@ def _send(state: State, now_ns: int, event: Take, number: int) -> Taken:
     state.next_entry += 1
     alone = window.reserved == 0
     cell = window.add(now_ns, offer.tokens, offer.reserved_tokens)
-    taking = state.tokens.take(now_ns, window, limits.tpm, offer.tokens, offer.reserved_tokens) if limits.tpm else None
+    taking = state.tokens.take(now_ns, window, limits.tpm, offer) if limits.tpm else None
     state.in_flight[entry] = InFlight(now_ns, cell, offer, taking)
     state.gate.taken(now_ns, entry)
-    return Taken(entry, number, alone)
+    return Taken(entry, choice.offer, alone, choice.delay_ns)
 
 
 def _settle(state: State, now_ns: int, event: Settle) -> None:

@@ -6,7 +6,7 @@ import msgspec
 
 from batchrunner.budget.charging import Belief, Charging
 from batchrunner.budget.effective import TokenCeiling
-from batchrunner.budget.pacer import TokenPacer
+from batchrunner.budget.pacer import SAFE_WINDOW_NS, TOKEN_BURST_DIVISOR, TokenPacer
 from batchrunner.budget.two_bucket import TwoBuckets
 from batchrunner.budget.window import Window
 
@@ -15,11 +15,19 @@ from batchrunner.budget.window import Window
 FULL_PERCENT = 90
 
 
+class Offer(msgspec.Struct, frozen=True):
+    """A request that could go out now."""
+
+    #: what it is expected to use
+    tokens: int
+    #: what it may use at the most, as servers reckon that charge in advance: its input and its cap on output
+    reserved_tokens: int
+
+
 class Taking(msgspec.Struct, frozen=True):
     """What a request took when it was sent, and what it found, itself included."""
 
-    used: int
-    reserved: int
+    offer: Offer
     way: Charging
     settle_load: int
     estimate_load: int
@@ -28,7 +36,7 @@ class Taking(msgspec.Struct, frozen=True):
     @property
     def paced(self) -> int:
         """What the pacer was charged."""
-        return self.reserved if self.way is Charging.ESTIMATE else self.used
+        return _paced(self.way, self.offer)
 
 
 class Tokens(msgspec.Struct):
@@ -45,25 +53,39 @@ class Tokens(msgspec.Struct):
         if self.charging.relax(now_ns):
             self.buckets.recount(now_ns, window, self.charging.way)
 
-    def room_ns(self, now_ns: int, window: Window, limit: int, used: int, reserved: int, *, alone: bool) -> int:
-        """When there are tokens for a request that is expected to use so many, of so many that it may use at the most."""
+    def due_ns(
+        self, now_ns: int, window: Window, limit: int, offer: Offer, *, alone: bool = False, before: Offer | None = None
+    ) -> int:
+        """When there are tokens for a request; `now_ns` where there are. `alone`: only with no others in the window.
+
+        `before`: as it would be if this one went first, now.
+        """
         tpm = self.ceiling.tpm(limit)
         way = self.charging.way
-        paced = reserved if way is Charging.ESTIMATE else used
-        asked = self._asked(used, reserved)
-        # What goes alone is asked for as the whole minute's tokens: then there is room only in an empty window.
+        paced, asked = _paced(way, offer), _asked(way, offer)
+        counted = max(asked, tpm) if alone else asked  # alone: as if it were the whole minute's
+        pacer = self.pacer
+        if before is not None:
+            pacer = msgspec.structs.replace(pacer)
+            pacer.take(now_ns, _paced(way, before), tpm)
+            counted += _asked(way, before)
+            if counted > tpm:  # not both in one minute
+                return now_ns + SAFE_WINDOW_NS
         return max(
-            self.pacer.earliest(now_ns, paced, tpm),
-            window.room_for_tokens_ns(now_ns, way, max(asked, tpm) if alone else asked, tpm),
-            self.buckets.room_ns(now_ns, asked, tpm),
+            pacer.earliest(now_ns, paced, tpm),
+            window.room_for_tokens_ns(now_ns, way, counted, tpm),
+            self.buckets.room_ns(now_ns, counted if before else asked, tpm),
         )
 
-    def take(self, now_ns: int, window: Window, limit: int, used: int, reserved: int) -> Taking:
+    def overflow_soon(self, now_ns: int) -> bool:
+        """Whether so much of the burst is unused that what flows in may soon be lost: more than 60 % of it."""
+        return (self.pacer.empty_ns - now_ns) * 5 * TOKEN_BURST_DIVISOR < 2 * SAFE_WINDOW_NS
+
+    def take(self, now_ns: int, window: Window, limit: int, offer: Offer) -> Taking:
         """Charge a request that goes out and has just been entered into the window."""
         way = self.charging.way
-        self.pacer.take(now_ns, reserved if way is Charging.ESTIMATE else used, self.ceiling.tpm(limit))
-        bucket_load = self.buckets.add(now_ns, self._asked(used, reserved))
-        return Taking(used, reserved, way, window.held, window.reserved, bucket_load)
+        self.pacer.take(now_ns, _paced(way, offer), self.ceiling.tpm(limit))
+        return Taking(offer, way, window.held, window.reserved, self.buckets.add(now_ns, _asked(way, offer)))
 
     def accept(self, taking: Taking, limit: int) -> None:
         """The server let a request in."""
@@ -75,16 +97,12 @@ class Tokens(msgspec.Struct):
         if taking.way is not Charging.ESTIMATE:
             self.pacer.correct(now_ns, used - taking.paced, self.ceiling.tpm(limit))
         if self.charging.way is not Charging.ESTIMATE:
-            self.buckets.correct(now_ns, sent_ns, used - self._asked(taking.used, taking.reserved))
+            self.buckets.correct(now_ns, sent_ns, used - _asked(self.charging.way, taking.offer))
 
     def refuse(self, now_ns: int, sent_ns: int, taking: Taking, limit: int) -> None:
         """It was not let in: it takes nothing."""
         self.pacer.correct(now_ns, -taking.paced, self.ceiling.tpm(limit))
-        self.buckets.correct(now_ns, sent_ns, -self._asked(taking.used, taking.reserved))
-
-    def _asked(self, used: int, reserved: int) -> int:
-        """What a request is charged when it is sent, by the way that is believed."""
-        return used if self.charging.way is Charging.ACTUAL else reserved
+        self.buckets.correct(now_ns, sent_ns, -_asked(self.charging.way, taking.offer))
 
     def explain(self, now_ns: int, window: Window, taking: Taking, limit: int, requests_percent: int | None) -> bool:
         """Whether a 429 is one for tokens; if so, they are reckoned more strictly from now on.
@@ -112,3 +130,13 @@ class Tokens(msgspec.Struct):
             return False
         self.ceiling.lower(now_ns)
         return True
+
+
+def _paced(way: Charging, offer: Offer) -> int:
+    """What a request costs the pacer."""
+    return offer.reserved_tokens if way is Charging.ESTIMATE else offer.tokens
+
+
+def _asked(way: Charging, offer: Offer) -> int:
+    """What a request takes of a minute when it is sent."""
+    return offer.tokens if way is Charging.ACTUAL else offer.reserved_tokens

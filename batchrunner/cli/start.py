@@ -65,7 +65,7 @@ def carry_out(
     """
     heads = Heads(Origin.parse(options.base_url), account.keys, auth=account.auth, headers=account.headers)
     bad_lines = BadLines()
-    index = index_inputs(inputs, bad_lines.append)
+    index = index_inputs(inputs, bad_lines.append, priority=options.priority)
     _tell_of_input(inputs, index, bad_lines)
     if strict and bad_lines:
         raise InvalidInput(_strictly(inputs, options.run_dir, len(bad_lines)))

@@ -38,6 +38,7 @@ from batchrunner.config import (
     default_run_dir,
     in_flight_cap,
 )
+from batchrunner.job import MAX_STEPS
 from batchrunner.metrics import Metrics, parse_address, url
 from batchrunner.progress import MODES
 from batchrunner.run_directory import RunDirectory
@@ -124,6 +125,14 @@ class _MaxFailures(click.ParamType):  # type: ignore[type-arg]  # generic in the
 @CONFIG_OPTION
 @click.option("--rpm", type=_COUNT, default=DEFAULT_RPM, show_default=True, metavar="N", help="Requests a minute; 0: no limit.")
 @click.option("--tpm", type=_COUNT, default=DEFAULT_TPM, show_default=True, metavar="N", help="Tokens a minute; 0: no limit.")
+@click.option(
+    "--priority",
+    type=click.IntRange(-MAX_STEPS, MAX_STEPS),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Of jobs that name none; each step doubles their share of requests and tokens beside others.",
+)
 @click.option(
     "--max-in-flight", type=_AT_LEAST_ONE, metavar="N", help="Requests in flight.  [default: 10,000, or what open files allow]"
 )
@@ -283,6 +292,7 @@ def _options(given: dict[str, Any], account: Account) -> Options:
         account=account.name,
         rpm=account.rpm,
         tpm=account.tpm,
+        priority=given["priority"],
         max_in_flight=in_flight_cap(given["max_in_flight"], _raise_descriptor_limit()),
         max_attempts=given["max_attempts"],
         timeout_seconds=given["timeout"],

@@ -16,6 +16,7 @@ from batchrunner.admission import Admission, Candidate
 from batchrunner.clock import SystemClock
 from batchrunner.fair import FairQueue
 from batchrunner.job import Job, RequestSize, Usage
+from batchrunner.lanes import Lane
 
 #: requests in the budget's window at once; above 1,000 they share cells
 JOBS = 20_000
@@ -68,7 +69,7 @@ async def _admissions() -> float:
     candidates = [Candidate(Job(number, number, "", "/", b"{}", 0), size, predicted) for number in range(JOBS)]
     admission = Admission(
         store,
-        FairQueue(iter(range(JOBS))),
+        FairQueue([Lane(iter(range(JOBS)))], limits=budget.Limits(RPM, TPM)),
         clock,
         load=candidates.__getitem__,
         max_in_flight=JOBS,

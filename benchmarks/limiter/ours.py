@@ -22,6 +22,7 @@ from batchrunner.clock import NS_PER_SECOND, VirtualClock
 from batchrunner.estimate import Estimator
 from batchrunner.fair import FairQueue
 from batchrunner.job import Job, RequestSize, Usage
+from batchrunner.lanes import Lane
 from batchrunner.waits import Cause
 from benchmarks.limiter.network import Network, Reply
 from benchmarks.limiter.timers import Timers
@@ -44,17 +45,30 @@ class Client:
         jobs = len(network.jobs)
         store = MemoryStore(limits)
         _at_once(store.step(clock.monotonic_ns(), budget.Open(past=(), jobs=jobs, wall_offset_ns=wall_offset_ns)))
-        queue = FairQueue(iter(range(jobs)))
-        self.admission = kind(store, queue, clock, load=self._load, max_in_flight=MAX_IN_FLIGHT, tpm=limits.tpm, rng=rng)
+        queue = FairQueue([Lane(iter(range(jobs)))], limits=limits)
+        self.admission = kind(
+            store,
+            queue,
+            clock,
+            load=self._load,
+            look=self._look,
+            expect=self._estimator.predict,
+            max_in_flight=MAX_IN_FLIGHT,
+            tpm=limits.tpm,
+            rng=rng,
+        )
 
     async def dispatch(self) -> None:
         """Send until nothing is left to send."""
         while (ticket := await self.admission.admit()) is not None:
             self._network.send(ticket.job.number, partial(self._replied, ticket))
 
-    def _load(self, number: int) -> Candidate:
+    def _look(self, number: int) -> RequestSize:
         work = self._network.jobs[number]
-        size = RequestSize("m", work.prompt, work.cap)
+        return RequestSize("m", work.prompt, work.cap)
+
+    def _load(self, number: int) -> Candidate:
+        size = self._look(number)
         job = Job(number, number + 1, str(number), "/v1/chat/completions", b"{}", number)
         return Candidate(job, size, self._estimator.predict(size))
 

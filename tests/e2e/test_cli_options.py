@@ -70,3 +70,12 @@ def test_a_bad_configuration_file_ends_with_2(tmp_path: Path) -> None:
     assert ended.code == 2
     assert "batchrun.toml: unknown key 'max_costs'" in ended.stderr
     assert not list(tmp_path.glob("*.run"))
+
+
+def test_a_priority_is_kept_and_bounded(tmp_path: Path) -> None:
+    """`--priority` stands in the manifest, and as a key of the file; beyond ten steps it is refused, with the range."""
+    assert submit(tmp_path, "--priority", "-3").code == 69
+    assert options_of(tmp_path)["priority"] == -3
+    refused = submit(tmp_path, "--priority", "11")
+    assert refused.code == 2
+    assert "-10<=x<=10" in refused.stderr

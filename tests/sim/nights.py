@@ -209,7 +209,7 @@ class Night:
         """As the command line does, with a double at each seam."""
         clock = self.clock
         bad_lines: list[BadLine] = []
-        index = index_inputs(inputs, bad_lines.append)
+        index = index_inputs(inputs, bad_lines.append, priority=options.priority)
         recovered = recover(
             self.disk,
             run_id="night",

@@ -14,8 +14,10 @@ from batchrunner import budget
 from batchrunner.account_store import MemoryStore
 from batchrunner.admission import Admission, Backoff, Candidate, NotNow, Ticket
 from batchrunner.clock import NS_PER_SECOND, VirtualClock
-from batchrunner.fair import UNSATISFIABLE_AFTER, FairQueue
+from batchrunner.fair import FairQueue
 from batchrunner.job import Job, RequestSize, Usage
+from batchrunner.lanes import Lane
+from batchrunner.refused import UNSATISFIABLE_AFTER
 from batchrunner.simulator.windows import CalendarMinute, SlidingLog, TokenBucket, Window
 
 HOUR_SECONDS = 3_600
@@ -37,7 +39,7 @@ async def admission_for(
     clock = VirtualClock(trio.current_time)
     store = MemoryStore(budget.Limits(rpm, tpm))
     await store.step(clock.monotonic_ns(), budget.Open(past=(), jobs=jobs))
-    queue = FairQueue(iter(range(jobs)))
+    queue = FairQueue([Lane(iter(range(jobs)))])
     return Admission(store, queue, clock, load=load, max_in_flight=max_in_flight, tpm=tpm, rng=random.Random(7))
 
 
@@ -214,7 +216,7 @@ async def test_what_changes_while_the_store_is_asked_is_not_missed(autojump_cloc
     """A settlement or a 429 that comes while the dispatcher asks the store wakes it all the same, and jobs stay themselves."""
     clock = VirtualClock(trio.current_time)
     store = SlowStore(budget.Limits(0, 1_000))
-    queue = FairQueue(iter(range(40)))
+    queue = FairQueue([Lane(iter(range(40)))])
     admission = Admission(store, queue, clock, load=lambda n: candidate(n, 400), max_in_flight=9, tpm=1_000, rng=random.Random(3))
     rng = random.Random(5)
     done: list[int] = []

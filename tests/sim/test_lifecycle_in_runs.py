@@ -35,8 +35,8 @@ async def test_every_move_is_in_the_table(
     WatchedStates.seen = set()
 
     class WatchedIndex(Index):
-        def __init__(self, *args: Any) -> None:
-            super().__init__(*args)
+        def __init__(self, *args: Any, **wishes: Any) -> None:
+            super().__init__(*args, **wishes)
             self.state = WatchedStates()
 
     monkeypatch.setattr(inputs, "Index", WatchedIndex)

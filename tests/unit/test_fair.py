@@ -1,21 +1,17 @@
-"""Which job next, and what 429s say about single jobs."""
+"""Which job next."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from batchrunner.fair import (
-    FIRST_YIELD_NS,
-    LONGEST_YIELD_NS,
     MOST_HELD,
-    UNSATISFIABLE_AFTER,
-    YIELDS_AFTER,
     FairQueue,
-    RefusedJobs,
     Statistics,
 )
+from batchrunner.lanes import Lane
 from batchrunner.retries import WINDOW_NS
 
 
@@ -35,18 +31,18 @@ def drain(queue: FairQueue, now_ns: int) -> list[int]:
 
 def test_file_order() -> None:
     """Jobs that were never sent go in the order of the file."""
-    assert drain(FairQueue(iter([3, 4, 7])), 0) == [3, 4, 7]
+    assert drain(FairQueue([Lane(iter([3, 4, 7]))]), 0) == [3, 4, 7]
 
 
 def test_looking_changes_nothing() -> None:
     """A job is shown until it is removed."""
-    queue = FairQueue(iter([1, 2]))
+    queue = FairQueue([Lane(iter([1, 2]))])
     assert [queue.peek(0), queue.peek(0), take(queue, 0), queue.peek(0)] == [1, 1, 1, 2]
 
 
 def test_what_was_shown_is_what_is_removed() -> None:
     """Between the look and the removal others may come before it: the one that was shown goes, wherever it stands by then."""
-    queue = FairQueue(iter([10, 11]))
+    queue = FairQueue([Lane(iter([10, 11]))])
     assert queue.peek(0) == 10
     queue.refused(4)
     queue.refused(2)
@@ -59,7 +55,7 @@ def test_what_was_shown_is_what_is_removed() -> None:
 
 def test_what_is_not_in_the_queue_cannot_be_removed() -> None:
     """Removing a job twice is a defect, and says so."""
-    queue = FairQueue(iter([1]))
+    queue = FairQueue([Lane(iter([1]))])
     queue.again(5, 10)
     assert take(queue, 0) == 1
     with pytest.raises(LookupError, match="job 1 is not"):
@@ -68,7 +64,7 @@ def test_what_is_not_in_the_queue_cannot_be_removed() -> None:
 
 def test_refused_jobs_go_first_in_file_order() -> None:
     """A 429 takes no job's place: refused ones come before backoffs and new ones, the earlier line first."""
-    queue = FairQueue(iter([10, 11]))
+    queue = FairQueue([Lane(iter([10, 11]))])
     queue.again(5, 0)
     queue.refused(9)
     queue.refused(2)
@@ -78,7 +74,7 @@ def test_refused_jobs_go_first_in_file_order() -> None:
 
 def test_a_backoff_is_due_at_its_time() -> None:
     """A job that backs off lets others pass until its time has come, and then goes before what is new."""
-    queue = FairQueue(iter([10, 11, 12]))
+    queue = FairQueue([Lane(iter([10, 11, 12]))])
     queue.again(5, 100)
     assert take(queue, 99) == 10
     assert queue.next_due_ns(99) == 100
@@ -88,7 +84,7 @@ def test_a_backoff_is_due_at_its_time() -> None:
 
 def test_backoffs_go_by_their_times() -> None:
     """Of backoffs that are over, the one that was over first goes first."""
-    queue = FairQueue(iter(()))
+    queue = FairQueue([Lane(iter(()))])
     for number, due_ns in ((1, 30), (2, 10), (3, 20)):
         queue.again(number, due_ns)
     assert queue.peek(5) is None
@@ -97,7 +93,7 @@ def test_backoffs_go_by_their_times() -> None:
 
 def test_empty_counts_what_is_not_due() -> None:
     """A queue is empty only when nothing waits, due or not, refused or new."""
-    queue = FairQueue(iter([1]))
+    queue = FairQueue([Lane(iter([1]))])
     assert not queue.empty()
     take(queue, 0)
     assert queue.empty()
@@ -117,7 +113,7 @@ def test_new_jobs_are_drawn_as_they_are_needed() -> None:
             drawn.append(number)
             yield number
 
-    queue = FairQueue(numbers())
+    queue = FairQueue([Lane(numbers())])
     assert drawn == []
     queue.refused(9)
     queue.peek(0)
@@ -134,7 +130,7 @@ def test_new_jobs_are_drawn_as_they_are_needed() -> None:
 
 def test_repeats_wait_for_the_retry_budget_while_others_pass() -> None:
     """Ten repeats a minute need no success; the eleventh lets new jobs pass, and goes when the first one is a minute old."""
-    queue = FairQueue(iter(range(100, 103)))
+    queue = FairQueue([Lane(iter(range(100, 103)))])
     for number in range(11):
         queue.again(number, 0, repeat=True)
     queue.again(50, 0)
@@ -146,7 +142,7 @@ def test_repeats_wait_for_the_retry_budget_while_others_pass() -> None:
 
 def test_a_success_lets_more_repeats_go() -> None:
     """A fifth of the minute's successes comes on top."""
-    queue = FairQueue(iter(()))
+    queue = FairQueue([Lane(iter(()))])
     for number in range(12):
         queue.again(number, 0, repeat=True)
     assert len(drain(queue, 0)) == 10
@@ -158,7 +154,7 @@ def test_a_success_lets_more_repeats_go() -> None:
 
 def test_a_repeat_that_is_not_sent_costs_no_retry() -> None:
     """What is taken out to be failed or held has not been repeated."""
-    queue = FairQueue(iter(()))
+    queue = FairQueue([Lane(iter(()))])
     for number in range(11):
         queue.again(number, 0, repeat=True)
     queue.remove(0, 0, sent=False)
@@ -167,7 +163,7 @@ def test_a_repeat_that_is_not_sent_costs_no_retry() -> None:
 
 def test_held_jobs_let_others_pass_until_one_of_them_is_due() -> None:
     """Of jobs held together one goes at their time, the first; held again it is the last, so that each gets its turn."""
-    queue = FairQueue(iter([7, 8]))
+    queue = FairQueue([Lane(iter([7, 8]))])
     for number in (1, 2, 3):
         queue.hold(number, "m", 100)
     assert drain(queue, 99) == [7, 8]
@@ -184,7 +180,7 @@ def test_held_jobs_let_others_pass_until_one_of_them_is_due() -> None:
 
 def test_released_jobs_go_before_what_follows_them() -> None:
     """Held jobs come back in their order, ahead of the rest of the file, and one that had been drawn is not lost."""
-    queue = FairQueue(iter([1, 2, 3, 4]))
+    queue = FairQueue([Lane(iter([1, 2, 3, 4]))])
     for _ in range(2):
         number = queue.peek(0)
         assert number is not None
@@ -201,7 +197,7 @@ def test_released_jobs_go_before_what_follows_them() -> None:
 
 def test_a_repeat_stays_one_while_it_is_held() -> None:
     """It waits for the retry budget when it is released, and costs one when it goes as a probe."""
-    queue = FairQueue(iter([100]))
+    queue = FairQueue([Lane(iter([100]))])
     for number in range(12):
         queue.again(number, 0, repeat=True)
     assert queue.remove(0, 0, sent=False)
@@ -216,7 +212,7 @@ def test_a_repeat_stays_one_while_it_is_held() -> None:
 
 def test_names_are_held_apart() -> None:
     """What is released, or due, under one name says nothing of another."""
-    queue = FairQueue(iter(()))
+    queue = FairQueue([Lane(iter(()))])
     queue.hold(1, "a", 10)
     queue.hold(2, "b", None)
     queue.retime("nobody", 0)
@@ -227,7 +223,7 @@ def test_names_are_held_apart() -> None:
 @pytest.mark.parametrize("repeat", [False, True])
 def test_what_was_shown_can_be_removed_though_it_was_released_since(repeat: bool) -> None:
     """Between look and removal the name of a probe, or of others, may have been let go: no job is lost by it."""
-    queue = FairQueue(iter([7]))
+    queue = FairQueue([Lane(iter([7]))])
     queue.hold(1, "m", None, repeat=repeat)
     queue.hold(2, "m", 0, repeat=repeat)
     assert queue.peek(0) == 1
@@ -240,7 +236,7 @@ def test_what_was_shown_can_be_removed_though_it_was_released_since(repeat: bool
 
 def test_a_probe_is_taken_from_among_the_names_that_wait() -> None:
     """The one whose time has come is shown and removed, whoever was held before it."""
-    queue = FairQueue(iter([]))
+    queue = FairQueue([Lane(iter([]))])
     queue.hold(1, "a", None)
     queue.hold(2, "b", 0)
     assert queue.peek(0) == 2
@@ -250,7 +246,7 @@ def test_a_probe_is_taken_from_among_the_names_that_wait() -> None:
 
 def test_a_drawn_job_is_not_lost_by_a_release() -> None:
     """The file's next job was shown; others are let go before it; it is removed all the same."""
-    queue = FairQueue(iter([7, 8]))
+    queue = FairQueue([Lane(iter([7, 8]))])
     queue.hold(1, "m", None)
     assert queue.peek(0) == 7
     queue.release("m")
@@ -260,7 +256,7 @@ def test_a_drawn_job_is_not_lost_by_a_release() -> None:
 
 def test_only_so_many_are_held() -> None:
     """The queue looks so far past what is held, and no further: memory is bounded. What was sent once is always held."""
-    queue = FairQueue(iter([MOST_HELD]))
+    queue = FairQueue([Lane(iter([MOST_HELD]))])
     for number in range(MOST_HELD):
         assert not queue.full
         queue.hold(number, "m", None)
@@ -273,76 +269,3 @@ def test_only_so_many_are_held() -> None:
     assert not queue.has_room_for(MOST_HELD)
     assert queue.only_held()
     assert not queue.empty()
-
-
-# --- refused jobs
-
-
-def refused(jobs: RefusedJobs, times: int, *, number: int = 1, alone: bool = False) -> int | None:
-    return [jobs.refused(number, alone=alone) for _ in range(times)][-1]
-
-
-def test_a_refused_job_keeps_its_place_twice() -> None:
-    """A 429 is the account's. Only from the third on does the job let others pass, longer each time, and never too long."""
-    jobs = RefusedJobs()
-    yields = [jobs.refused(1, alone=False) for _ in range(20)]
-    assert yields[: YIELDS_AFTER - 1] == [0, 0]
-    assert yields[YIELDS_AFTER - 1 : YIELDS_AFTER + 2] == [FIRST_YIELD_NS, 2 * FIRST_YIELD_NS, 4 * FIRST_YIELD_NS]
-    assert yields[-1] == LONGEST_YIELD_NS
-
-
-def test_a_large_job_goes_alone_after_three_refusals() -> None:
-    """What takes more than a quarter of the minute, and was refused three times, is given the window to itself."""
-    jobs = RefusedJobs()
-    assert not jobs.alone(1, 500, 1_000)
-    refused(jobs, YIELDS_AFTER - 1)
-    assert not jobs.alone(1, 500, 1_000)
-    refused(jobs, 1)
-    assert jobs.alone(1, 500, 1_000)
-    assert jobs.alone(1, 251, 1_000)
-    assert not jobs.alone(1, 250, 1_000)
-
-
-def test_without_a_token_limit_nothing_goes_alone() -> None:
-    """Where there is no limit there is nothing to be too large for."""
-    jobs = RefusedJobs()
-    refused(jobs, 10)
-    assert not jobs.alone(1, 10**9, 0)
-
-
-def test_never_taken_needs_five_refusals_alone_and_another_job_accepted() -> None:
-    """The server will never take a job that it refused five times alone, from the third refusal on, while it took another."""
-    jobs = RefusedJobs()
-    refused(jobs, YIELDS_AFTER - 1, alone=True)
-    assert refused(jobs, UNSATISFIABLE_AFTER, alone=True) is not None
-    jobs.accepted(2)
-    assert refused(jobs, 1, alone=True) is None
-    assert len(jobs) == 0
-
-
-def test_acceptance_before_the_first_refusal_is_no_proof() -> None:
-    """What the account took before may have used it up: only what it took since says that it is the job."""
-    jobs = RefusedJobs()
-    jobs.accepted(2)
-    assert refused(jobs, 50, alone=True) is not None
-
-
-def test_refusals_among_others_are_no_proof() -> None:
-    """However often a job is refused beside others, and however many of those are taken: it may fit alone."""
-    jobs = RefusedJobs()
-    refused(jobs, 2)
-    jobs.accepted(2)
-    assert refused(jobs, 50) is not None
-    assert refused(jobs, UNSATISFIABLE_AFTER - 1, alone=True) is not None
-    assert refused(jobs, 1, alone=True) is None
-
-
-@pytest.mark.parametrize("end", [RefusedJobs.accepted, RefusedJobs.forget])
-def test_what_has_ended_is_forgotten(end: Callable[[RefusedJobs, int], None]) -> None:
-    """A job that was accepted, or is done with, leaves nothing behind."""
-    jobs = RefusedJobs()
-    refused(jobs, 5)
-    for _ in range(2):
-        end(jobs, 1)
-        assert len(jobs) == 0
-    assert not jobs.alone(1, 500, 1_000)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from batchrunner.fair import FairQueue
+from batchrunner.lanes import Lane
 from batchrunner.retries import NS, RetryBudget
 
 NAMES = st.sampled_from(["a", "b", "", None])
@@ -21,7 +22,7 @@ class QueueMachine(RuleBasedStateMachine):
         super().__init__()
         self.now_ns = 0
         self.pending = list(range(30))
-        self.queue = FairQueue(iter(list(self.pending)), RetryBudget())
+        self.queue = FairQueue([Lane(iter(list(self.pending)))], retries=RetryBudget())
         self.retries = RetryBudget()
         self.refused: set[int] = set()
         self.released: set[int] = set()

@@ -34,6 +34,10 @@ def candidate(model: str = "m", *, cap: int | None = 10, predicted: Usage | None
     return Candidate(JOB, RequestSize(model, 10, cap), predicted or Usage(10, 5))
 
 
+def asked(candidate: Candidate) -> tuple[RequestSize, Usage]:
+    return candidate.size, candidate.predicted
+
+
 def spending(cap_usd: str | None, *, billed: str = "0", maybe: str = "0") -> Spending:
     totals = Totals(billed=Decimal(billed), maybe_billed=Decimal(maybe))
     return Spending(PRICES, totals, None if cap_usd is None else Decimal(cap_usd))
@@ -42,10 +46,10 @@ def spending(cap_usd: str | None, *, billed: str = "0", maybe: str = "0") -> Spe
 def test_without_a_cap_everything_is_allowed() -> None:
     """No --max-cost: unknown prices and any sums are no reason to hold a job back."""
     free = spending(None, billed="1000000")
-    assert free.verdict(candidate("nobody-knows")) == "allowed"
+    assert free.verdict(*asked(candidate("nobody-knows"))) == "allowed"
     free.sent(candidate("nobody-knows"))
     free.ended(candidate("nobody-knows"))
-    assert free.verdict(candidate("endless", cap=None)) == "allowed"
+    assert free.verdict(*asked(candidate("endless", cap=None))) == "allowed"
 
 
 @pytest.mark.parametrize(
@@ -53,14 +57,14 @@ def test_without_a_cap_everything_is_allowed() -> None:
 )
 def test_the_cap_may_be_met_and_not_passed(cap: str, verdict: str) -> None:
     """A job may go whose prediction just fits."""
-    assert spending(cap).verdict(candidate()) == verdict
+    assert spending(cap).verdict(*asked(candidate())) == verdict
 
 
 @pytest.mark.parametrize(("billed", "maybe"), [("81", "0"), ("0", "81"), ("40.5", "40.5")])
 def test_what_was_and_what_may_have_been_billed_count(billed: str, maybe: str) -> None:
     """Both sums stand against the cap."""
-    assert spending("100", billed=billed, maybe=maybe).verdict(candidate()) == "cap_reached"
-    assert spending("101", billed=billed, maybe=maybe).verdict(candidate()) == "allowed"
+    assert spending("100", billed=billed, maybe=maybe).verdict(*asked(candidate())) == "cap_reached"
+    assert spending("101", billed=billed, maybe=maybe).verdict(*asked(candidate())) == "allowed"
 
 
 def test_what_was_billed_at_an_unknown_amount_counts_at_its_bound() -> None:
@@ -71,9 +75,9 @@ def test_what_was_billed_at_an_unknown_amount_counts_at_its_bound() -> None:
     assert charge.bound == 30
     capped._totals.add(charge)
     capped._totals.add(charge)
-    assert capped.verdict(candidate()) == "allowed"
+    assert capped.verdict(*asked(candidate())) == "allowed"
     capped._totals.add(charge)
-    assert capped.verdict(candidate()) == "cap_reached"
+    assert capped.verdict(*asked(candidate())) == "cap_reached"
     assert capped._totals.billed == 0
     assert capped._totals.unpriced == 3
 
@@ -91,13 +95,13 @@ def test_what_is_in_flight_counts_at_its_prediction() -> None:
     """While something is in flight that stands in the way, the next job waits: it may turn out cheaper."""
     cap = spending("50")
     cap.sent(candidate())
-    assert cap.verdict(candidate()) == "allowed"
+    assert cap.verdict(*asked(candidate())) == "allowed"
     cap.sent(candidate())
-    assert cap.verdict(candidate()) == "wait"
+    assert cap.verdict(*asked(candidate())) == "wait"
     cap.ended(candidate())
-    assert cap.verdict(candidate()) == "allowed"
+    assert cap.verdict(*asked(candidate())) == "allowed"
     cap.ended(candidate())
-    assert cap.verdict(candidate()) == "allowed"
+    assert cap.verdict(*asked(candidate())) == "allowed"
 
 
 def test_a_charge_takes_the_place_of_a_prediction() -> None:
@@ -107,21 +111,21 @@ def test_a_charge_takes_the_place_of_a_prediction() -> None:
     cap.sent(candidate())
     cap.ended(candidate())
     totals.add(Charge("m", URL, Billing.BILLED, amount=Decimal(31)))
-    assert cap.verdict(candidate()) == "cap_reached"
+    assert cap.verdict(*asked(candidate())) == "cap_reached"
 
 
 @pytest.mark.parametrize("model", ["nobody-knows", "unread"])
 def test_an_unknown_price_under_a_cap(model: str) -> None:
     """A job whose bill cannot be bounded is not sent under a cap, in whatever state the sums are."""
-    assert spending("1E9").verdict(candidate(model)) == "price_unknown"
-    assert spending("0").verdict(candidate(model)) == "price_unknown"
+    assert spending("1E9").verdict(*asked(candidate(model))) == "price_unknown"
+    assert spending("0").verdict(*asked(candidate(model))) == "price_unknown"
 
 
 def test_an_output_without_a_bound_under_a_cap() -> None:
     """Neither the body's cap nor the catalog's: no bound, no send. Either will do."""
-    assert spending("1E9").verdict(candidate("endless", cap=None)) == "price_unknown"
-    assert spending("1E9").verdict(candidate("endless", cap=10)) == "allowed"
-    assert spending("1E9").verdict(candidate("m", cap=None)) == "allowed"
+    assert spending("1E9").verdict(*asked(candidate("endless", cap=None))) == "price_unknown"
+    assert spending("1E9").verdict(*asked(candidate("endless", cap=10))) == "allowed"
+    assert spending("1E9").verdict(*asked(candidate("m", cap=None))) == "allowed"
 
 
 def test_billed() -> None:
@@ -169,8 +173,8 @@ def shapes(cap_usd: str) -> Spending:
 def test_an_embedding_is_capped_by_its_input() -> None:
     """A price of prompts is all that it takes: it may be sent, is billed by what was read, and at most costs what was guessed."""
     embedding = Candidate(JOB, RequestSize("vectors", 10, 0), Usage(10, 0))
-    assert shapes("10").verdict(embedding) == "allowed"
-    assert shapes("9.99").verdict(embedding) == "cap_reached"
+    assert shapes("10").verdict(*asked(embedding)) == "allowed"
+    assert shapes("9.99").verdict(*asked(embedding)) == "cap_reached"
     assert shapes("9").maybe(JOB, embedding.size) == Charge("vectors", URL, Billing.MAYBE, input=10, output=0, amount=Decimal(10))
     billed = shapes("9").billed(JOB, embedding.size, ReplyFacts(Usage(7, 0), Finish.STOP))
     assert billed.amount == billed.total == 7
@@ -180,7 +184,7 @@ def test_an_embedding_is_capped_by_its_input() -> None:
 def test_pictures_at_a_price_each_are_not_sent_under_a_cap() -> None:
     """Nothing says how many an answer holds: no bound, and an amount that is unknown and not 0."""
     picture = Candidate(JOB, RequestSize("pictures", 10, None, opaque_output=True), Usage(10, 1024))
-    assert shapes("1000").verdict(picture) == "price_unknown"
+    assert shapes("1000").verdict(*asked(picture)) == "price_unknown"
     charge = shapes("1000").billed(JOB, picture.size, ReplyFacts(Usage(10, 0), Finish.STOP, opaque=True))
     assert charge.amount is None
     assert charge.bound is None
@@ -190,7 +194,7 @@ def test_pictures_at_a_price_each_are_not_sent_under_a_cap() -> None:
 def test_pictures_at_a_price_a_call_are_capped_by_calls() -> None:
     """No word about its output is needed."""
     picture = Candidate(JOB, RequestSize("calls", 10, None, opaque_output=True), Usage(10, 1024))
-    assert shapes("5").verdict(picture) == "allowed"
-    assert shapes("4.99").verdict(picture) == "cap_reached"
+    assert shapes("5").verdict(*asked(picture)) == "allowed"
+    assert shapes("4.99").verdict(*asked(picture)) == "cap_reached"
     assert shapes("5").billed(JOB, picture.size, ReplyFacts(None, Finish.OTHER, opaque=True)).amount == 5
     assert shapes("5").maybe(JOB, picture.size).amount == 5
