@@ -31,6 +31,10 @@ PROBE_ECHO_NS = WINDOW_NS + 15 * NS
 #: tenths, and so on: some of those refused were only too close to each other.
 STEEPEST_TENTHS = 5
 
+#: Answers that say that so much of the limit is left ask for a try at once; those that say nothing is, put it off.
+MUCH_LEFT_DIVISOR = 7
+NOTHING_LEFT_WAIT_NS = 10 * NS
+
 
 class RequestCeiling(msgspec.Struct):
     """How many requests a minute the server lets through; at most the configured limit.
@@ -46,6 +50,8 @@ class RequestCeiling(msgspec.Struct):
     tried_from: int = -1
     step: int = 1
     next_ns: int = 0
+    #: the limit that answers spoke of last; 0: none
+    said: int = 0
     raised_ns: int = -PROBE_ECHO_NS
     lowered_ns: int = -PROBE_ECHO_NS
 
@@ -71,12 +77,31 @@ class RequestCeiling(msgspec.Struct):
             if self.tried_from * NEAR_DIVISOR <= limit:
                 before = (before + rpm) // 2
             lowered = min(lowered, accepted if accepted is not None and accepted * 10 > before * 11 else before)
+        if accepted is not None and accepted * 5 <= self.said * 6:
+            lowered = min(lowered, self.said)
         self.missing = limit - max(1, lowered)
         self.lowered_ns = now_ns
         self.tried_from = -1
         self.step = 1
         if self.missing:
             self.next_ns = now_ns + self._wait_ns(limit)
+
+    def hear(self, now_ns: int, limit: int, said: int | None, left: int | None) -> None:
+        """What an answer says: the limit of requests, and how many of them are left after what we sent since.
+
+        Whose minute it speaks of is not certain, so that nothing is lowered for it: a 429 has to come first. What is lowered
+        already is raised at once where the said limit rises, and tried where much is left.
+        """
+        before, self.said = self.said, said or self.said
+        if not self.missing:
+            return
+        if said is not None and 0 < before < said and said > self.rpm(limit):
+            self.missing = max(0, limit - said)
+            self.raised_ns = now_ns
+        if left is not None and left * MUCH_LEFT_DIVISOR >= limit:
+            self.next_ns = min(self.next_ns, now_ns)
+        elif left is not None and left < 1:
+            self.next_ns = max(self.next_ns, now_ns + NOTHING_LEFT_WAIT_NS)
 
     def _wait_ns(self, limit: int) -> int:
         """How long until more is tried: what it could gain is weighed against the 429s that it may cost, of each 1,000."""

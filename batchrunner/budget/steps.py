@@ -10,6 +10,7 @@ from batchrunner.budget.pacer import NS, SAFE_WINDOW_NS, WINDOW_NS, interval_ns
 from batchrunner.budget.records import (
     Decision,
     Event,
+    Hints,
     InFlight,
     Later,
     Lost,
@@ -144,6 +145,7 @@ def _settle(state: State, now_ns: int, event: Settle) -> None:
     if flight is None:
         return
     state.gate.accepted(now_ns, event.entry, flight.sent_ns)
+    _hear(state, now_ns, flight, event.hints)
     if flight.taking:
         state.tokens.accept(flight.taking, state.limits.tpm)
     if event.tokens is not None:
@@ -156,6 +158,7 @@ def _refuse(state: State, now_ns: int, event: Refuse) -> None:
     flight = state.in_flight.pop(event.entry, None)
     if flight is None:
         return
+    _hear(state, now_ns, flight, event.hints)
     rpm = _rpm(state)
     pace_ns = interval_ns(rpm) if rpm else UNLIMITED_INTERVAL_NS
     if state.gate.refused(now_ns, event.entry, flight.sent_ns, pace_ns, event.retry_after_ns, event.random):
@@ -169,6 +172,16 @@ def _refuse(state: State, now_ns: int, event: Refuse) -> None:
     state.window.refuse(flight.cell, flight.offer.tokens, flight.offer.reserved_tokens)
     if flight.taking:
         state.tokens.refuse(now_ns, flight.sent_ns, flight.taking, state.limits.tpm)
+
+
+def _hear(state: State, now_ns: int, flight: InFlight, hints: Hints | None) -> None:
+    """Take in what an answer's headers say of the limit of requests."""
+    if hints is None or not state.limits.rpm:
+        return
+    left = hints.requests_left
+    if left is not None and state.requests.missing:
+        left -= state.window.sent_since(flight.sent_ns) + len(state.slots)
+    state.requests.hear(now_ns, state.limits.rpm, hints.request_limit, left)
 
 
 def _explain(state: State, now_ns: int, flight: InFlight) -> None:

@@ -77,6 +77,10 @@ class Window(msgspec.Struct):
         of = _TOKENS[way]
         return of(self) if since_ns is None else sum(of(cell) for cell in self.cells if cell.first_ns >= since_ns)
 
+    def sent_since(self, since_ns: int) -> int:
+        """Requests sent after `since_ns`."""
+        return sum(cell.requests for cell in self.cells if cell.first_ns > since_ns)
+
     def add(self, now_ns: int, used: int, reserved: int) -> int:
         """Enter a send; the number of its cell. `now_ns` must not lie before an earlier entry's."""
         self.requests += 1
