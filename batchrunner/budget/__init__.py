@@ -22,6 +22,7 @@ adaptive concurrency is a poor handle on a rate, since in flight = rate x latenc
 
 from __future__ import annotations
 
+from batchrunner.budget.learned import after_reboot
 from batchrunner.budget.records import (
     Decision,
     Event,
@@ -65,6 +66,7 @@ __all__ = [
     "Statistics",
     "Take",
     "Taken",
+    "after_reboot",
     "statistics",
     "step",
 ]

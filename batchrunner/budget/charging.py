@@ -36,9 +36,9 @@ class Charging(enum.IntEnum):
 FULL_PERCENT = 92
 #: A request let in at this load by some reckoning refutes it: a bucket lets two minutes' worth through in 60 s, nothing more.
 REFUTED_PERCENT = 210
-#: When a laxer way is tried again; twice as long after each time that it proved wrong.
+#: When a laxer way is tried again: 15 minutes, and four times as long after each time that it proved wrong, 16 hours at most.
 LAXER_AFTER_NS = 15 * 60 * NS
-MOST_DOUBLINGS = 5
+MOST_QUADRUPLINGS = 3
 
 
 class Belief(msgspec.Struct):
@@ -62,10 +62,14 @@ class Belief(msgspec.Struct):
         for way, most in accepted.items():
             if way > self.way and loads[way] * 100 > FULL_PERCENT * tpm and most * 100 < REFUTED_PERCENT * tpm:
                 self.way = way
-                self.laxer_ns = now_ns + (LAXER_AFTER_NS << min(self.returns, MOST_DOUBLINGS))
                 self.returns += 1
+                self.wait(now_ns)
                 return True
         return False
+
+    def wait(self, now_ns: int) -> None:
+        """Put off trying a laxer way, for as long as it is worth by what earlier tries have come to."""
+        self.laxer_ns = now_ns + (LAXER_AFTER_NS << 2 * min(max(0, self.returns - 1), MOST_QUADRUPLINGS))
 
     def accept(self, settle_load: int, estimate_load: int) -> None:
         """A request was let in that had found, itself included, these loads."""

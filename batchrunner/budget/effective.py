@@ -31,6 +31,8 @@ PROBE_ECHO_NS = WINDOW_NS + 15 * NS
 #: tenths, and so on: some of those refused were only too close to each other.
 STEEPEST_TENTHS = 5
 
+#: Tries that failed, after which a rate is taken for the server's own.
+LASTING_FAILURES = 2
 #: Answers that say that so much of the limit is left ask for a try at once; those that say nothing is, put it off.
 MUCH_LEFT_DIVISOR = 7
 NOTHING_LEFT_WAIT_NS = 10 * NS
@@ -54,6 +56,8 @@ class RequestCeiling(msgspec.Struct):
     said: int = 0
     raised_ns: int = -PROBE_ECHO_NS
     lowered_ns: int = -PROBE_ECHO_NS
+    #: for a while nothing at all was let through
+    closed: bool = False
 
     def rpm(self, limit: int) -> int:
         return max(1, limit - self.missing)
@@ -83,8 +87,19 @@ class RequestCeiling(msgspec.Struct):
         self.lowered_ns = now_ns
         self.tried_from = -1
         self.step = 1
+        self.closed = closed or (self.closed and now_ns - self.raised_ns < PROBE_ECHO_NS)
         if self.missing:
             self.next_ns = now_ns + self._wait_ns(limit)
+
+    def expire(self, now_ns: int, limit: int) -> None:
+        """Nobody has asked for long: strangers have gone, cuts are over. What remains is a server that was tried more than once,
+        let single requests through all the time, and so wants them further apart than its limit says.
+        """
+        if self.closed or self.failures < LASTING_FAILURES:
+            self.missing = 0
+        elif self.missing:
+            self.next_ns = now_ns + self._wait_ns(limit)
+        self.tried_from = -1
 
     def hear(self, now_ns: int, limit: int, said: int | None, left: int | None) -> None:
         """What an answer says: the limit of requests, and how many of them are left after what we sent since.
@@ -121,6 +136,11 @@ class RequestCeiling(msgspec.Struct):
             self.next_ns += WINDOW_NS if near else PROBE_STEP_NS
 
 
+#: in hundredths
+TOKENS_LOWERED_BY = 97
+TOKENS_RAISED_AFTER_NS = 10 * 60 * NS
+
+
 class TokenCeiling(msgspec.Struct):
     """How many tokens a minute the server lets through, in thousandths of the configured limit."""
 
@@ -131,14 +151,16 @@ class TokenCeiling(msgspec.Struct):
         return limit * self.thousandths // 1000
 
     def lower(self, now_ns: int) -> None:
+        """A 429 that came where the tokens were nearly used up."""
         self.thousandths = max(1, self.thousandths * TOKENS_LOWERED_BY // 100)
         self.raised_ns = now_ns
 
+    def expire(self) -> None:
+        """Nobody has asked for long."""
+        self.thousandths = 1000
+
     def probe(self, now_ns: int) -> None:
+        """Try more again, if it is time to."""
         while self.thousandths < 1000 and now_ns >= self.raised_ns + TOKENS_RAISED_AFTER_NS:
             self.thousandths = min(1000, self.thousandths * 100 // TOKENS_LOWERED_BY + 1)
             self.raised_ns += TOKENS_RAISED_AFTER_NS
-
-
-TOKENS_LOWERED_BY = 97
-TOKENS_RAISED_AFTER_NS = 10 * 60 * NS

@@ -17,6 +17,10 @@ LATENESS_NS = NS // 20
 #: requests: a whole minute's are sent in about four seconds, whatever the limit is.
 FAST_START_SPEED = 5
 FAST_START_DOUBLES_AFTER = (4, 25)
+#: Sends that are known to be let through at once are this many times as fast as the pace.
+BURST_DIVISOR = 50
+#: of those that went through before a fast start was refused, so many are counted on the next time
+BURST_KEPT = (3, 4)
 #: Share of a minute's tokens that may be taken at once.
 TOKEN_BURST_DIVISOR = 4
 
@@ -27,39 +31,75 @@ def interval_ns(rpm: int) -> int:
 
 
 class RequestPacer(msgspec.Struct):
-    """One request every (60 + J) / N seconds.
+    """One request every (60 + J) / N seconds; a small file's as fast as the server lets them through.
 
+    Invariant: `credit` is 0 but for a small file on a server that is known for what it lets through at once.
     `due_ns` is the earliest time for the next send: the theoretical arrival time of GCRA with a burst of one.
     """
 
     due_ns: int = 0
-    #: sends left of a fast start, and made in it
+    #: sends left of a fast start, and made in it since it began, or since the full minute held it up
     fast_left: int = 0
     fast_made: int = 0
+    #: minutes that have held it up
+    fast_minutes: int = 0
+    #: so many sends at once are known to be let through; `burst_ends`: and no more of them in a row
+    burst: int = 0
+    burst_ends: bool = False
+    #: it flows in again with time, as a bucket does
+    burst_flows: bool = False
+    #: idle time is made up for by up to so many sends
+    credit: int = 0
 
     def advance(self, at_ns: int, rpm: int) -> None:
         """Account for a send planned at `at_ns`. Idle time is never banked beyond LATENESS_NS."""
-        interval = interval_ns(rpm)
+        if self.fast_left > 0 and self.fast_made and at_ns > self.due_ns + interval_ns(rpm):
+            self.fast_made = 0
+            self.fast_minutes += 1
+        self.due_ns = max(self.due_ns, at_ns - self._forgiven_ns(rpm)) + self.spacing_ns(rpm)
         if self.fast_left > 0:
-            # T / (5 (1 + k / 0.16 N)): the first ones slow enough that a server without burst refuses a few, not all.
-            share, whole = FAST_START_DOUBLES_AFTER
-            ease = max(1, rpm * share // whole)
-            interval = interval * ease // (FAST_START_SPEED * (ease + self.fast_made))
             self.fast_left -= 1
             self.fast_made += 1
-        self.due_ns = max(self.due_ns, at_ns - LATENESS_NS) + interval
+
+    def spacing_ns(self, rpm: int) -> int:
+        """How long after the next send the one behind it may follow."""
+        interval = interval_ns(rpm)
+        if self.fast_left == 0:
+            return interval
+        if self.fast_made < self.burst:
+            return interval // BURST_DIVISOR
+        # T / (5 (1 + k / 0.16 N)): the first ones slow enough that a server without burst refuses a few, not all.
+        share, whole = FAST_START_DOUBLES_AFTER
+        ease = max(1, rpm * share // whole)
+        return interval * ease // (FAST_START_SPEED * (ease + self.fast_made))
 
     def delayed(self, now_ns: int, rpm: int) -> None:
         """A planned send went out at `now_ns`: what it was too late is not made up for by those behind it."""
         if self.fast_left == 0:
-            self.due_ns = max(self.due_ns, now_ns - LATENESS_NS + interval_ns(rpm))
+            self.due_ns = max(self.due_ns, now_ns - self._forgiven_ns(rpm) + interval_ns(rpm))
+
+    def _forgiven_ns(self, rpm: int) -> int:
+        return max(LATENESS_NS, self.credit * interval_ns(rpm))
 
     def start_fast(self, sends: int) -> None:
-        self.fast_left = sends
-        self.fast_made = 0
+        """Send so many faster than the pace, or as many as are known to be let through."""
+        self.fast_left = min(sends, self.burst) if self.burst_ends else sends
+        self.fast_made = self.fast_minutes = 0
+        self.credit = max(0, self.burst - 1) if self.burst_flows else 0
 
-    def stop_fast(self) -> None:
+    def accepted(self) -> None:
+        """A request was let in. Refusals come sooner than answers do: so were those of the fast start before it."""
+        if not self.burst_ends:
+            self.burst = max(self.burst, self.fast_made)
+
+    def stop_fast(self, before: int) -> None:
+        """A request of the fast start was refused, that had `before` it so many."""
         self.fast_left = 0
+        self.burst_ends = True
+        if not self.fast_minutes:
+            self.burst_flows = True
+            # What flowed in meanwhile was part of them.
+            self.burst = before * BURST_KEPT[0] // BURST_KEPT[1]
 
 
 class TokenPacer(msgspec.Struct):

@@ -38,8 +38,9 @@ class State(msgspec.Struct):
     tokens: Tokens = msgspec.field(default_factory=Tokens)
     window: Window = msgspec.field(default_factory=Window)
     gate: Gate = msgspec.field(default_factory=Gate)
-    #: when the first run that is known of began
+    #: when the first run that is known of began, and when anybody last asked for anything
     began_ns: int = -1
+    seen_ns: int = 0
     #: slot -> its send time
     slots: dict[int, int] = {}
     #: entry -> what it holds

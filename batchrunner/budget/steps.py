@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from batchrunner.budget.choice import Choice, Wait, choose
+from batchrunner.budget.learned import EFFECTIVE_FOR_NS, expire
 from batchrunner.budget.pacer import NS, SAFE_WINDOW_NS, WINDOW_NS, interval_ns
 from batchrunner.budget.records import (
     Decision,
@@ -69,6 +70,8 @@ def statistics(state: State, now_ns: int) -> Statistics:
 
 def _open(state: State, now_ns: int, event: Open) -> None:
     rpm, tpm = state.limits.rpm, state.limits.tpm
+    if now_ns - state.seen_ns > EFFECTIVE_FOR_NS:
+        expire(state, now_ns)
     if state.began_ns < 0:
         state.began_ns = now_ns
     state.tokens.buckets.wall_offset_ns = event.wall_offset_ns
@@ -82,12 +85,14 @@ def _open(state: State, now_ns: int, event: Open) -> None:
             state.tokens.pacer.take(past.sent_ns, past.tokens, tpm)
     if event.past is None and rpm:
         state.pacer.advance(now_ns, rpm)
+    state.pacer.credit = 0
     # With sends in the window, or none known, somebody was here a moment ago: the pace is the safe way to begin.
     if event.past is not None and not state.window.requests and event.jobs <= FAST_START_MINUTES * rpm:
-        state.pacer.start_fast(rpm)
+        state.pacer.start_fast(event.jobs)
 
 
 def _reserve(state: State, now_ns: int, _: Reserve) -> Slot:
+    state.seen_ns = now_ns
     _lapse(state, now_ns)
     at_ns = state.gate.planned_ns(now_ns)
     rpm = _rpm(state)
@@ -146,6 +151,7 @@ def _settle(state: State, now_ns: int, event: Settle) -> None:
         return
     state.gate.accepted(now_ns, event.entry, flight.sent_ns)
     _hear(state, now_ns, flight, event.hints)
+    state.pacer.accepted()
     if flight.taking:
         state.tokens.accept(flight.taking, state.limits.tpm)
     if event.tokens is not None:
@@ -188,7 +194,7 @@ def _explain(state: State, now_ns: int, flight: InFlight) -> None:
     """Find what a 429 says of the server. Only what nothing else explains lowers the rate."""
     limits, gate = state.limits, state.gate
     if state.pacer.fast_left:
-        state.pacer.stop_fast()
+        state.pacer.stop_fast(state.window.requests - state.window.sent_since(flight.sent_ns) - 1)
         return
     accepted = _accepted(state, now_ns)
     share = accepted * 100 // _rpm(state) if limits.rpm and accepted is not None else None

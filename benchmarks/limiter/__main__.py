@@ -34,7 +34,8 @@ def report(command: str, seeds: range, cells: list[Cell], found: dict[tuple[str,
     yield f"    {command}\n"
     yield f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, {packages}."
     yield f"Seeds {seeds.start} to {seeds.stop - 1}, pooled.\n"
-    pairs = len(cells) * len({policy for _, policy in found})
+    policies = {policy for _, policy in found}
+    pairs = sum(len(policies.intersection(cell.policies)) for cell in cells)
     if len(found) < pairs:
         yield f"{pairs - len(found)} of {pairs} pairs of a cell and a client were not measured, and are blank.\n"
     yield f"One admission and its settling take {cost.admission_us:.1f} us of CPU, a bare trio task {cost.task_us:.1f} us.\n"

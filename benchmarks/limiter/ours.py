@@ -34,16 +34,26 @@ class Client:
     """What a run does around its admission: load a job, send it, tell what became of it, learn from its usage."""
 
     def __init__(
-        self, timers: Timers, network: Network, limits: budget.Limits, rng: random.Random, kind: type[Admission] = Admission
+        self,
+        timers: Timers,
+        network: Network,
+        limits: budget.Limits,
+        rng: random.Random,
+        kind: type[Admission] = Admission,
+        *,
+        before: Client | None = None,
     ) -> None:
+        """`before`: a client of another day, whose machine was started anew since."""
         self.lost = 0
         self._network = network
-        self._estimator = Estimator()
+        self._estimator: Estimator = before._estimator if before else Estimator()
         # Its clock and the server's agree to a tenth of a second.
         wall_offset_ns = network.phase_ns + rng.randrange(-NS_PER_SECOND // 10, NS_PER_SECOND // 10)
         clock = VirtualClock(lambda: timers.now_ns / NS_PER_SECOND)
         jobs = len(network.jobs)
-        store = MemoryStore(limits)
+        self._store = store = MemoryStore(limits)
+        if before:
+            store.state = budget.after_reboot(before._store.state, clock.monotonic_ns())
         _at_once(store.step(clock.monotonic_ns(), budget.Open(past=(), jobs=jobs, wall_offset_ns=wall_offset_ns)))
         queue = FairQueue([Lane(iter(range(jobs)))], limits=limits)
         self.admission = kind(
@@ -96,8 +106,10 @@ class Stepped(Admission):
         self.on_change()
 
 
-def step_through(timers: Timers, admission: Stepped, dispatch: Coroutine[Any, Any, None]) -> None:
-    """Drive a coroutine that awaits nothing but the admission's waits: each ends at its moment, or once something has changed."""
+def step_through(timers: Timers, client: Client) -> None:
+    """Drive a dispatcher, which awaits nothing but its admission's waits: each ends at its moment, or once something changes."""
+    admission, dispatch = client.admission, client.dispatch()
+    assert isinstance(admission, Stepped)
     waits = 0
 
     def go_on() -> None:

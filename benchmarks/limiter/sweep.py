@@ -35,7 +35,11 @@ def sweep(
     that begins a new one. Without `workers` nothing is measured, and only what the record has of every seed is there.
     """
     known = {(line.cell, line.policy, line.seed): line.figures for line in _read(record)}
-    wanted = [(cell, seed, tuple(p for p in policies if (cell.name, p, seed) not in known)) for cell in cells for seed in seeds]
+    wanted = [
+        (cell, seed, tuple(p for p in policies if p in cell.policies and (cell.name, p, seed) not in known))
+        for cell in cells
+        for seed in seeds
+    ]
     for lines in _all_measured([task for task in wanted if task[2]], workers):
         if record:
             with record.open("ab") as file:

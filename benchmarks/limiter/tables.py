@@ -30,8 +30,8 @@ Found = Mapping[tuple[str, str], Figures]
 
 def tables(cells: Sequence[Cell], found: Found) -> Iterable[str]:
     """All tables of what was found, by (cell, client)."""
-    for group, of_group in groupby(cells, key=lambda cell: cell.group):
-        yield f"\n## {TITLES[group]}\n"
+    for (group, later), of_group in groupby(cells, key=lambda cell: (cell.group, cell.later)):
+        yield f"\n## {TITLES[group]}{', when the account was used before' if later else ''}\n"
         for row, of_row in groupby(of_group, key=lambda cell: cell.row):
             yield from _table(row, list(of_row), found)
 

@@ -98,7 +98,7 @@ def test_past_sends_that_have_expired_are_nothing() -> None:
     state = budget.State(budget.Limits(50, 1_000))
     budget.step(state, 200 * NS, budget.Open(past=(budget.PastSend(0, 1_000),), jobs=5))
     assert state.window.requests == 0
-    assert state.pacer.fast_left == 50
+    assert state.pacer.fast_left == 5
 
 
 def test_tokens_of_the_last_minute_count() -> None:

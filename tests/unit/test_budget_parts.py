@@ -46,14 +46,55 @@ def test_a_fast_start_that_is_stopped_goes_on_at_the_pace() -> None:
     pacer = RequestPacer()
     pacer.start_fast(50)
     pacer.advance(0, 50)
-    pacer.stop_fast()
+    pacer.stop_fast(8)
     before_ns = pacer.due_ns
     pacer.advance(before_ns, 50)
     assert pacer.due_ns - before_ns == interval_ns(50)
+
+
+def test_what_a_fast_start_found_out_is_used_by_the_next() -> None:
+    """Three quarters of what went through before a refusal goes at once, and then the pace."""
+    pacer = RequestPacer()
     pacer.start_fast(50)
-    before_ns = pacer.due_ns
-    pacer.advance(before_ns, 50)
-    assert pacer.due_ns - before_ns == interval_ns(50) // 5
+    pacer.stop_fast(12)
+    pacer.start_fast(50)
+    gaps = []
+    for _ in range(11):
+        before_ns = pacer.due_ns
+        pacer.advance(before_ns, 50)
+        gaps.append(pacer.due_ns - before_ns)
+    assert gaps == [interval_ns(50) // 50] * 9 + [interval_ns(50)] * 2
+
+
+def test_a_burst_that_was_never_refused_goes_at_once_the_next_time() -> None:
+    """And what is beyond it is tried at the speed of a fast start."""
+    pacer = RequestPacer()
+    pacer.start_fast(4)
+    for at_ns in range(4):
+        pacer.advance(at_ns, 50)
+    pacer.accepted()
+    pacer.start_fast(6)
+    gaps = []
+    for _ in range(6):
+        before_ns = pacer.due_ns
+        pacer.advance(before_ns, 50)
+        gaps.append(pacer.due_ns - before_ns)
+    pace = interval_ns(50)
+    assert gaps == [pace // 50] * 4 + [pace * 8 // (5 * (8 + made)) for made in (4, 5)]
+
+
+def test_a_full_minute_makes_a_fast_start_begin_gently_again() -> None:
+    """Whether a second burst is let through is not known by the first one. Refused there, the first one stays known."""
+    pacer = RequestPacer()
+    pacer.start_fast(100)
+    for at_ns in range(50):
+        pacer.advance(at_ns, 50)
+    pacer.accepted()
+    pacer.advance(SAFE_WINDOW_NS, 50)
+    assert (pacer.fast_made, pacer.fast_minutes, pacer.burst) == (1, 1, 50)
+    pacer.stop_fast(51)
+    pacer.start_fast(100)
+    assert (pacer.burst, pacer.fast_left) == (50, 50)
 
 
 def test_what_a_send_was_too_late_is_not_made_up_for() -> None:
@@ -245,7 +286,7 @@ def test_statistics_name_the_limits_and_how_long_the_gate_is_closed() -> None:
 
 def test_three_minutes_of_jobs_still_start_fast() -> None:
     """One more does not."""
-    assert (opened(rpm=50, jobs=150).pacer.fast_left, opened(rpm=50, jobs=151).pacer.fast_left) == (50, 0)
+    assert (opened(rpm=50, jobs=150).pacer.fast_left, opened(rpm=50, jobs=151).pacer.fast_left) == (150, 0)
 
 
 def test_a_past_send_has_left_the_window_when_it_is_its_length_old() -> None:
