@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import bisect
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 from batchrunner.index import Index
@@ -18,11 +18,14 @@ from batchrunner.lifecycle import State
 class Lane:
     """Jobs that were never in flight, by number. `pending` yields them once each, ascending, as far as they are looked at.
 
-    `priority`: steps from 0, at most `job.MAX_STEPS`, each of which doubles the lane's share.
+    `priority`: steps from 0, at most `job.MAX_STEPS`, each of which doubles the lane's share. `account`: the only one that may
+    send them; None where any may. Several queues may draw from one lane; `watchers` are told when jobs come back.
     """
 
-    def __init__(self, pending: Iterator[int], priority: int = 0) -> None:
+    def __init__(self, pending: Iterator[int], priority: int = 0, account: str | None = None) -> None:
         self.priority = priority
+        self.account = account
+        self.watchers: list[Callable[[], None]] = []
         self._pending: Iterator[int] | None = pending
         #: looked at and not removed, ascending
         self._drawn: deque[int] = deque()
@@ -63,6 +66,8 @@ class Lane:
         back = list(numbers)
         self._new_from = max(self._new_from, max(back, default=-1) + 1)
         self._drawn = deque(sorted((*back, *self._drawn)))
+        for tell in self.watchers:
+            tell()
 
     def _draw(self, count: int) -> None:
         while self._pending is not None and len(self._drawn) < count:
@@ -74,7 +79,7 @@ class Lane:
 
 
 class Lanes:
-    """The lanes of a run, in the order of its files: one for each file and each kind of wish in it."""
+    """The lanes of a run, in the order of its files and of their first jobs: one for each file, priority and account."""
 
     def __init__(self, index: Index) -> None:
         self._index = index
@@ -83,10 +88,11 @@ class Lanes:
         self.all: list[Lane] = []
         for file, jobs in enumerate(index.files()):
             self._ends.append(jobs.stop)
-            for wish, its in enumerate(index.wishes):
-                if index.wish.find(wish, jobs.start, jobs.stop) >= 0:
-                    self._place_of[file, wish] = len(self.all)
-                    self.all.append(Lane(_pending(index, wish, jobs), its.priority))
+            firsts = ((index.wish.find(wish, jobs.start, jobs.stop), wish) for wish in range(len(index.wishes)))
+            for _, wish in sorted(first for first in firsts if first[0] >= 0):
+                its = index.wishes[wish]
+                self._place_of[file, wish] = len(self.all)
+                self.all.append(Lane(_pending(index, wish, jobs), its.priority, its.account))
 
     def of(self, number: int) -> int:
         """The place in `all` of a job's lane."""

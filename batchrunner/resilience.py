@@ -13,7 +13,7 @@ from batchrunner import health, keyring, outcome
 from batchrunner.admission import Admission, Backoff, Due, Held, Ticket
 from batchrunner.breaker import NS, TRIPS_AFTER, Refunds
 from batchrunner.health import OFFLINE_NS, Health, Request
-from batchrunner.keyring import Use
+from batchrunner.keyring import KeyRing, Use
 from batchrunner.outcome import Again, Blame, Done, Failed, Outcome, SuspendKey, Tries
 from batchrunner.parts import Parts
 
@@ -33,12 +33,12 @@ class Statistics(msgspec.Struct, frozen=True):
 
 
 class Resilience:
-    """The circuits and keys of one run."""
+    """The circuits and keys of one account."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, keys: KeyRing) -> None:
         self._parts = parts
         self._health = Health()
-        self._keys = parts.heads.keys
+        self._keys = keys
         self._refunded = 0
 
     def statistics(self) -> Statistics:

@@ -89,8 +89,8 @@ class Stepped(Admission):
             soonest_ns = self._clock.monotonic_ns() + SHORTEST_SLEEP_NS
             await _pause(None if until_ns is None else max(until_ns, soonest_ns))
 
-    def _wake(self) -> None:
-        super()._wake()
+    def wake(self) -> None:
+        super().wake()
         self.on_change()
 
 

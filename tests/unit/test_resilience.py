@@ -35,14 +35,13 @@ class Scene:
         self.released: list[str | None] = []
         parts: Any = SimpleNamespace(
             clock=SimpleNamespace(monotonic_ns=lambda: self.now_ns),
-            heads=SimpleNamespace(keys=KeyRing(1)),
             histories=self.histories,
             index=SimpleNamespace(fingerprints=range(1000)),
             journal=SimpleNamespace(refunded=lambda custom_id, _, attempts: self.refunded.append((custom_id, attempts))),
             say=self.said.append,
         )
         self.admission: Any = SimpleNamespace(retime=lambda *_: None, release=self.released.append)
-        self.resilience = Resilience(parts)
+        self.resilience = Resilience(parts, KeyRing(1))
 
     def send(self, number: int, model: str = "m") -> Ticket:
         """A request goes out."""
