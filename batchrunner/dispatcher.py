@@ -42,6 +42,7 @@ class Dispatcher:
         crew: Crew | None,
         foreign: Collection[str],
         max_in_flight: int,
+        most_held: int,
     ) -> None:
         self.account = account
         #: waits for the server to be there
@@ -52,7 +53,7 @@ class Dispatcher:
         self.attempts = Attempts(parts, account, common, stop)
         self.admission = Admission(
             account.store,
-            FairQueue(lanes.all, lanes.of, limits=account.limits, retries=retries, foreign=foreign),
+            FairQueue(lanes.all, lanes.of, limits=account.limits, retries=retries, foreign=foreign, most_held=most_held),
             parts.clock,
             load=self.attempts.load,
             look=self.attempts.look,

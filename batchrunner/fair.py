@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import Final, TypeAlias
 
@@ -70,7 +70,8 @@ class FairQueue:
 
     `lanes` hold the jobs that were never in flight, and are looked into only when nothing else is due; `lane_of` tells a job's
     place among them. `limits` are those of the account, which jobs take shares of. `retries` says when a repeat may go.
-    `foreign`: other accounts of the run, whose own lanes are not looked into. Pure: `now_ns` is an argument.
+    `foreign`: other accounts of the run, whose own lanes are not looked into. `most_held`: jobs that may be aside at the same
+    time. Pure: `now_ns` is an argument.
     """
 
     def __init__(
@@ -81,7 +82,9 @@ class FairQueue:
         limits: Limits = NO_LIMITS,
         retries: RetryBudget | None = None,
         foreign: Collection[str] = (),
+        most_held: int = MOST_HELD,
     ) -> None:
+        self._most_held = most_held
         self._turns = [_Turn(lane, place, waits=lane.account not in foreign) for place, lane in enumerate(lanes)]
         #: those that this account may send from
         self._own = [turn for turn in self._turns if turn.waits]
@@ -156,7 +159,7 @@ class FairQueue:
     @property
     def full(self) -> bool:
         """Whether so many jobs are held aside that the files are not looked at any further."""
-        return self._held_count >= MOST_HELD
+        return self._held_count >= self._most_held
 
     def has_room_for(self, number: int) -> bool:
         """Whether a job that `peek` has shown may be held aside. Only new ones may not: all others are few, or were held."""
@@ -185,14 +188,10 @@ class FairQueue:
         if aside is None:
             return []
         self._held_count -= len(aside.jobs)
-        new: dict[int, list[int]] = {}
         for number, repeat in aside.jobs:
             if repeat:
                 heapq.heappush(self._repeats, (_AT_ONCE, number))
-            else:
-                new.setdefault(self._lane_of(number), []).append(number)
-        for place, numbers in new.items():
-            self._turns[place].lane.put_back(numbers)
+        self._put_back(number for number, repeat in aside.jobs if not repeat)
         return [number for number, _ in aside.jobs]
 
     def surrender(self) -> None:
@@ -202,8 +201,7 @@ class FairQueue:
         for jobs in (self._refused, self._backoffs, self._repeats, self._held):
             jobs.clear()
         self._held_count = 0
-        for number in waiting:
-            self._turns[self._lane_of(number)].lane.put_back([number])
+        self._put_back(waiting)
 
     def held_names(self) -> list[str | None]:
         return list(self._held)
@@ -302,6 +300,13 @@ class FairQueue:
                 heapq.heapreplace(order, entry)  # its own last entry, or one that is passed over anyway
             else:
                 heapq.heappush(order, entry)
+
+    def _put_back(self, numbers: Iterable[int]) -> None:
+        by_lane: dict[int, list[int]] = {}
+        for number in numbers:
+            by_lane.setdefault(self._lane_of(number), []).append(number)
+        for place, jobs in by_lane.items():
+            self._turns[place].lane.put_back(jobs)
 
     def _is_back(self, turn: _Turn) -> None:
         """Jobs have come back into a lane. If it had none its turn is that of a lane that begins."""

@@ -27,6 +27,8 @@ class AccountParts(msgspec.Struct, frozen=True, kw_only=True):
 
     #: None: the only one may have no name
     name: str | None
+    #: its base URL: accounts of one server see the same models come and go
+    server: str
     limits: Limits
     store: AccountStore
     pool: Pool

@@ -24,6 +24,7 @@ from batchrunner.clock import NS_PER_SECOND
 from batchrunner.costs import timestamp
 from batchrunner.dispatcher import Dispatcher
 from batchrunner.errors import BatchrunError, DiskError
+from batchrunner.fair import MOST_HELD
 from batchrunner.lanes import Lanes
 from batchrunner.parts import Parts
 from batchrunner.retries import RetryBudget
@@ -35,6 +36,8 @@ STATUS_INTERVAL_SECONDS = 5.0
 #: With less free than this, and this for each request in flight, nothing more is sent: its answer might not fit.
 FREE_BYTES = 64 << 20
 BYTES_IN_FLIGHT = 64 << 10
+#: Jobs that an account may keep aside while its server has no worker for their model, where another's may have one.
+MOST_HELD_FROM_OTHERS: Final = 100
 #: these are an account's own affair
 ACCOUNT_STOPS: Final[frozenset[StoppedBy]] = frozenset(("credits", "keys", "unreachable"))
 
@@ -82,6 +85,7 @@ class Run:
                 crew=crew,
                 foreign=names - {account.name},
                 max_in_flight=max(1, parts.options.max_in_flight // len(accounts)),
+                most_held=MOST_HELD if len({account.server for account in accounts}) == 1 else MOST_HELD_FROM_OTHERS,
             )
             for place, account in enumerate(accounts)
         ]

@@ -189,6 +189,7 @@ async def _account_parts(
     await store.step(clock.monotonic_ns(), Open(_last_minute(recovered, account.name), jobs=jobs))
     return AccountParts(
         name=account.name,
+        server=account.base_url,
         limits=limits,
         store=store,
         pool=Pool(Origin.parse(account.base_url)),

@@ -241,7 +241,7 @@ class Night:
             store = self.store_of(limits)
             await store.step(clock.monotonic_ns(), Open(_last_minute(recovered, name), jobs=jobs))
             heads = Heads(ORIGIN, [Secret(key) for key in keys])
-            accounts.append(AccountParts(name=name, limits=limits, store=store, pool=pool, heads=heads))
+            accounts.append(AccountParts(name=name, server=str(ORIGIN), limits=limits, store=store, pool=pool, heads=heads))
         parts = Parts(
             options=options,
             run_id="night",

@@ -14,6 +14,7 @@ from batchrunner.journal.records import Sent, decode
 from batchrunner.runner import Run
 from batchrunner.simulator.settings import AccountSettings, Change
 from tests.sim.nights import MakeNight, Night, after, assert_once, assert_whole, job, jobs
+from tests.sim.test_watching import Scraper
 
 KEYS = {"a": ("sk-empiriolabs-test-account-a",), "b": ("sk-empiriolabs-test-account-b",)}
 
@@ -142,3 +143,18 @@ async def test_a_refused_account_holds_nobody_else_up(autojump_clock: MockClock,
     assert_whole(night, status)
     assert status.rate_limited > 0
     assert trio.current_time() - began < 1.25 * 300
+
+
+async def test_metrics_tell_the_accounts_apart(autojump_clock: MockClock, make_night: MakeNight) -> None:
+    """Each account's own parts bear its name; the run's figures are those of all together."""
+    night = two(make_night, jobs(120), {"rpm": 6})
+    scraper = Scraper(50)
+    await night.run(scraper.meanwhile, rpm=60)
+    shown = scraper.scrape()
+    for name in KEYS:
+        assert shown["batchrun_budget_limit"][name, "requests_per_minute"] == 60
+        assert shown["batchrun_connections_opened_total"][name,] > 0
+        assert shown["batchrun_keys"][name, "live"] == 1
+    blocked = shown["batchrun_admission_blocked_seconds_total"]
+    assert blocked["a", "rate_limited"] > blocked["b", "rate_limited"] == 0
+    assert shown["batchrun_jobs"]["succeeded",] == 120
