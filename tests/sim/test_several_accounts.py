@@ -14,6 +14,8 @@ from batchrunner.journal.records import Sent, decode
 from batchrunner.runner import Run
 from batchrunner.simulator.settings import AccountSettings, Change
 from tests.sim.nights import MakeNight, Night, after, assert_once, assert_whole, job, jobs
+from tests.sim.test_admission import SlowStore
+from tests.sim.test_lifecycle_in_runs import KINDS
 from tests.sim.test_watching import Scraper
 
 KEYS = {"a": ("sk-empiriolabs-test-account-a",), "b": ("sk-empiriolabs-test-account-b",)}
@@ -158,3 +160,31 @@ async def test_metrics_tell_the_accounts_apart(autojump_clock: MockClock, make_n
     blocked = shown["batchrun_admission_blocked_seconds_total"]
     assert blocked["a", "rate_limited"] > blocked["b", "rate_limited"] == 0
     assert shown["batchrun_jobs"]["succeeded",] == 120
+
+
+async def test_a_server_that_never_was_there_stops_all(autojump_clock: MockClock, make_night: MakeNight) -> None:
+    """Each account finds out for itself, and the last one ends the run."""
+    night = two(make_night, jobs(5))
+    night.server.down = True
+    status = await night.run(rpm=60)
+    assert (status.state, status.stopped_by) == ("stopped", "unreachable")
+    night.server.down = False
+    assert_whole(night, await night.run(rpm=60))
+
+
+async def test_whatever_happens_to_answers_each_job_ends_once(autojump_clock: MockClock, make_night: MakeNight) -> None:
+    """Every kind of fault, cut off in the middle, over two accounts, one of which loses its key: nothing is lost or doubled."""
+    lines = [job(f"job-{n}", account="b") if n % 7 == 0 else job(f"job-{n}", priority=n % 3) for n in range(150)]
+    night = two(make_night, lines, faults=dict.fromkeys(KINDS, 0.03), latency_median_seconds=2.0)
+    await night.run(after(15, Run.cancel), max_in_flight=20)
+    status = await night.run(after(5, lambda _: night.platform.delete_key(KEYS["a"][0])), max_in_flight=20)
+    assert_once(night, status)
+
+
+async def test_a_store_that_takes_its_time_lets_no_job_go_twice(autojump_clock: MockClock, make_night: MakeNight) -> None:
+    """Between the look at the queue and the budget's answer the other account may look too: each job is sent once."""
+    night = two(make_night, jobs(60))
+    night.store_of = SlowStore
+    status = await night.run(rpm=600)
+    assert_whole(night, status)
+    assert set(night.sends().values()) == {1}
