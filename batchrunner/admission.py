@@ -198,16 +198,17 @@ class Admission:
         while not self._closed:
             now_ns = self._clock.monotonic_ns()
             due = self._due(now_ns)
+            is_due = due.at_ns is not None and due.at_ns <= now_ns
+            if is_due and self._in_flight < self._max_in_flight and self._queue.peek(now_ns) is not None:
+                return True
             if self.idle:
                 if self._crew is None or self._crew.idle:
                     break
                 await self._wait(self._changed, "work", None)
             elif self._in_flight >= self._max_in_flight:
                 await self._wait(self._changed, "in_flight", None)
-            elif due.at_ns is None or due.at_ns > now_ns:
+            elif not is_due:
                 await self._wait(self._changed, due.reason, due.at_ns)
-            elif self._queue.peek(now_ns) is not None:
-                return True
             elif not self._release_the_hopeless(now_ns):
                 await self._wait(self._changed, self._idle_reason(), self._queue.next_due_ns(now_ns))
         if self._crew is not None:
