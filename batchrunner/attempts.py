@@ -12,7 +12,7 @@ import msgspec
 import trio
 
 from batchrunner import dialect, lifecycle, outcome
-from batchrunner.admission import Admission, Backoff, Candidate, Due, Held, NotNow, Then, Ticket
+from batchrunner.admission import Admission
 from batchrunner.clock import NS_PER_SECOND
 from batchrunner.costs import Charge
 from batchrunner.errors import DiskError
@@ -26,6 +26,7 @@ from batchrunner.parts import AccountParts, Parts
 from batchrunner.resilience import Resilience
 from batchrunner.resilience import Statistics as ResilienceStatistics
 from batchrunner.status import StoppedBy
+from batchrunner.tickets import Backoff, Candidate, Due, Held, NotNow, Then, Ticket
 from batchrunner.transport import Connection, Timeouts, TransportError
 from batchrunner.wording import counted
 

@@ -17,12 +17,13 @@ import trio
 
 from batchrunner import budget
 from batchrunner.account_store import MemoryStore
-from batchrunner.admission import SHORTEST_SLEEP_NS, Admission, Candidate, Ticket
+from batchrunner.admission import SHORTEST_SLEEP_NS, Admission
 from batchrunner.clock import NS_PER_SECOND, VirtualClock
 from batchrunner.estimate import Estimator
 from batchrunner.fair import FairQueue
 from batchrunner.job import Job, RequestSize, Usage
 from batchrunner.lanes import Lane
+from batchrunner.tickets import Candidate, Ticket
 from batchrunner.waits import Cause
 from benchmarks.limiter.network import Network, Reply
 from benchmarks.limiter.timers import Timers

@@ -5,7 +5,6 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from batchrunner.admission import Candidate, Ticket
 from batchrunner.breaker import FIRST_PROBE_NS, NS, QUIET_NS, TRIPS_AFTER
 from batchrunner.dialect import Finish, ReplyFacts
 from batchrunner.events import AttemptResult, Billing
@@ -15,6 +14,7 @@ from batchrunner.journal import History
 from batchrunner.keyring import KeyRing
 from batchrunner.outcome import Again, Blame, Done, Failed, Tries
 from batchrunner.resilience import MOST_EXCUSED, Resilience
+from batchrunner.tickets import Candidate, Ticket
 
 SERVER = Again(0, "http_500", "words", AttemptResult.SERVER_ERROR, Billing.NOT, Blame.SERVER)
 MODEL = Again(0, "model_unavailable", "words", AttemptResult.SERVER_ERROR, Billing.NOT, Blame.MODEL)
