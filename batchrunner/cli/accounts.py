@@ -53,7 +53,7 @@ def accounts_of(context: click.Context, environment: Mapping[str, str]) -> tuple
     names = _names(context)
     accounts = tuple(keyed(context, *settled(context, name), environment) for name in names)
     if len(names) > 1:
-        _refuse_what_is_no_several(context, names, accounts)
+        _refuse_unless_several(context, names, accounts)
     return accounts
 
 
@@ -62,7 +62,7 @@ def _names(context: click.Context) -> Sequence[str | None]:
     return [None] if given is None else [name.strip() for name in given.split(",")]
 
 
-def _refuse_what_is_no_several(context: click.Context, names: Sequence[str | None], accounts: Sequence[Account]) -> None:
+def _refuse_unless_several(context: click.Context, names: Sequence[str | None], accounts: Sequence[Account]) -> None:
     """Raise UsageError where what are named are not several accounts."""
     if not _tables(context):
         raise UsageError(f"--account: several accounts ({', '.join(map(str, names))}) each need a table [accounts.NAME].")
