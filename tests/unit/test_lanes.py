@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from unittest import mock
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrunner.index import MOST_ACCOUNTS, MOST_WISHES, Index
+import batchrunner.lanes
+from batchrunner.index import MOST_ACCOUNTS, MOST_WISHES, Index, Wish
 from batchrunner.job import MAX_STEPS, Extras
 from batchrunner.lanes import Lane, Lanes
 from batchrunner.lifecycle import State
@@ -78,13 +80,28 @@ def test_only_what_is_pending_comes_out(jobs: list[tuple[int | None, State]], cu
     index = index_of(files)
     for number, (_, state) in enumerate(jobs):
         index.state[number] = state
-    lanes = Lanes(index)
     pending = [number for number, (_, state) in enumerate(jobs) if state is State.PENDING]
-    found = [jobs_of(lane) for lane in lanes.all]
-    assert all(lane == sorted(lane) for lane in found)
-    assert sorted(number for lane in found for number in lane) == pending
-    for place, lane_jobs in enumerate(found):
-        assert all(lanes.of(number) == place for number in lane_jobs)
+    for shortest, longest in ((1, 3), (64, 65_536)):
+        with mock.patch.multiple(batchrunner.lanes, SHORTEST_REACH=shortest, LONGEST_REACH=longest):
+            lanes = Lanes(index)
+            found = [jobs_of(lane) for lane in lanes.all]
+        assert all(lane == sorted(lane) for lane in found)
+        assert sorted(number for lane in found for number in lane) == pending
+        for place, lane_jobs in enumerate(found):
+            assert all(lanes.of(number) == place for number in lane_jobs)
+
+
+def test_jobs_that_have_ended_are_passed_at_once() -> None:
+    """Every other job is of the lane, and all but the last of them have ended: two hundred thousand are no work of each."""
+    jobs = 200_000
+    index = index_of([[]])
+    index.state = bytearray((State.SUCCEEDED, State.PENDING)) * (jobs // 2)
+    index.wish = bytearray((0, 1)) * (jobs // 2)
+    index.wishes.append(Wish(1))
+    index.state[jobs - 2] = State.PENDING
+    first, second = Lanes(index).all
+    assert first.ahead(5) == [jobs - 2]
+    assert second.ahead(3) == [1, 3, 5]
 
 
 def test_a_job_that_has_ended_before_it_is_looked_at_does_not_come_out() -> None:
