@@ -161,3 +161,8 @@ def _authority(base_url: str) -> str:
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
     own_port = {"https": 443, "http": 80}.get(parts.scheme)
     return host if parts.port in (None, own_port) else f"{host}:{parts.port}"
+
+
+def names_to_bind_to(accounts: Sequence[Account]) -> list[str]:
+    """The accounts that jobs are told apart by: none where there is but one."""
+    return [account.name for account in accounts if account.name is not None] if len(accounts) > 1 else []

@@ -19,81 +19,14 @@ from batchrunner.account_store import AccountStore
 from batchrunner.clock import NS_PER_SECOND, Clock
 from batchrunner.errors import BatchrunError
 from batchrunner.fair import FairQueue
-from batchrunner.job import Job, RequestSize, Usage
-from batchrunner.lookahead import LookAhead, offer_of
+from batchrunner.job import RequestSize, Usage
+from batchrunner.lookahead import LookAhead
 from batchrunner.refused import RefusedJobs
+from batchrunner.tickets import Backoff, Candidate, Due, Held, NotNow, Then, Ticket
 from batchrunner.waits import Cause, JobWaits, Waits
 
 #: No sleep is shorter: a nanosecond lost in a float must not make a loop spin.
 SHORTEST_SLEEP_NS = 1_000
-
-
-class Candidate(msgspec.Struct, frozen=True):
-    """A job read from its file and sized up."""
-
-    job: Job
-    size: RequestSize
-    #: what it is expected to use
-    predicted: Usage
-
-    @property
-    def tokens(self) -> int:
-        return self.predicted.total_tokens
-
-    @property
-    def offer(self) -> budget.Offer:
-        return offer_of(self.size, self.predicted)
-
-
-class NotNow(enum.Enum):
-    """Why the job of a slot is not sent."""
-
-    WITHDRAWN = "withdrawn"  # never: whoever loads jobs has dealt with it
-    WAIT = "wait"  # not before something that is in flight has ended
-
-
-class Held(msgspec.Struct, frozen=True):
-    """The job of a slot is kept aside with all others under `name`, until `due_ns`, or until it is said when (None)."""
-
-    #: None: with those that wait for the server itself
-    name: str | None
-    due_ns: int | None
-
-
-class Backoff(msgspec.Struct, frozen=True):
-    """The job is to have another attempt after a wait; as a `repeat` of what failed, when the retry budget allows it."""
-
-    after_ns: int
-    repeat: bool = False
-
-
-#: What becomes of a job whose request has ended; None: it has ended too.
-Then = Backoff | Held | None
-
-
-class Due(msgspec.Struct, frozen=True):
-    """When the next request may go, whichever it is: now, later, or (None) not before something in flight has ended."""
-
-    at_ns: int | None
-    #: what stands in its way
-    reason: Cause
-
-
-class Ticket(msgspec.Struct, frozen=True):
-    """Leave to send one request now. It must be handed back by exactly one of the methods of Admission."""
-
-    candidate: Candidate
-    entry: int
-    sent_ns: int
-    wait_seconds: float
-    #: no other tokens are in the window
-    alone: bool
-    #: what the job has waited for since it last ended, or since the beginning: milliseconds by cause
-    waits: Mapping[str, int] = {}
-
-    @property
-    def job(self) -> Job:
-        return self.candidate.job
 
 
 class Statistics(msgspec.Struct, frozen=True):
@@ -108,6 +41,42 @@ class Statistics(msgspec.Struct, frozen=True):
     #: how long it has waited for what, the present wait included
     waited_seconds: Mapping[str, float]
     admitted: int
+
+
+class _Wait(msgspec.Struct, frozen=True):
+    """Nothing can be sent before then, or (None) before something changes."""
+
+    reason: Cause
+    until_ns: int | None
+
+
+class _Next(enum.Enum):
+    """What to ask for next."""
+
+    JOB = enum.auto()
+    SLOT = enum.auto()
+
+
+class Crew:
+    """Admissions of several accounts that draw from the same lanes: none is done before all are."""
+
+    def __init__(self) -> None:
+        self._members: list[Admission] = []
+        #: Between the look at the queue and the removal of a job nobody else may take it.
+        self.turnstile = trio.Lock()
+
+    def join(self, member: Admission) -> None:
+        self._members.append(member)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is in flight anywhere, and nobody could send anything."""
+        return all(member.idle for member in self._members)
+
+    def wake(self) -> None:
+        """Something has changed that others may wait for."""
+        for member in self._members:
+            member.wake()
 
 
 class Admission:
@@ -132,7 +101,12 @@ class Admission:
         max_in_flight: int,
         tpm: int,
         rng: random.Random,
+        crew: Crew | None = None,
     ) -> None:
+        self._crew = crew
+        if crew is not None:
+            crew.join(self)
+            queue.on_return = self.wake
         self._store = store
         self._queue = queue
         self._clock = clock
@@ -147,6 +121,7 @@ class Admission:
         self._in_flight = 0
         self._admitted = 0
         self._closed = False
+        self._resigned = False
         self._changed = trio.Event()
         self._waits = Waits()
         self._job_waits = JobWaits()
@@ -156,17 +131,27 @@ class Admission:
         while not self._closed:
             now_ns = self._clock.monotonic_ns()
             due = self._due(now_ns)
-            if self._in_flight == 0 and self._queue.empty():
-                return False
-            if self._in_flight >= self._max_in_flight:
-                await self._wait(self._changed, "in_flight", None)
-            elif due.at_ns is None or due.at_ns > now_ns:
-                await self._wait(self._changed, due.reason, due.at_ns)
-            elif self._queue.peek(now_ns) is not None:
+            is_due = due.at_ns is not None and due.at_ns <= now_ns
+            if is_due and self._in_flight < self._max_in_flight and self._queue.peek(now_ns) is not None:
                 return True
+            if self.idle:
+                if self._crew is None or self._crew.idle:
+                    break
+                await self._wait(self._changed, "work", None)
+            elif self._in_flight >= self._max_in_flight:
+                await self._wait(self._changed, "in_flight", None)
+            elif not is_due:
+                await self._wait(self._changed, due.reason, due.at_ns)
             elif not self._release_the_hopeless(now_ns):
                 await self._wait(self._changed, self._idle_reason(), self._queue.next_due_ns(now_ns))
+        if self._crew is not None:
+            self._crew.wake()
         return False
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is in flight, and nothing waits that could be sent."""
+        return self._in_flight == 0 and (self._closed or self._queue.empty())
 
     async def admit(self) -> Ticket | None:
         """Wait for leave to send the next job. None once there is nothing left to send, or after `close`."""
@@ -183,33 +168,48 @@ class Admission:
             if slot.at_ns > now_ns:
                 await self._wait(changed, "requests", slot.at_ns)
                 continue
-            number = self._queue.peek(now_ns)
-            if number is None:  # it is held aside by now, its model having failed while the store was asked
-                continue
-            candidate = self._load(number)
-            if not isinstance(candidate, Candidate):
-                await self._pass_over(number, candidate, now_ns, changed)
-                continue
-            wants_alone = self._refused.alone(number, candidate.tokens, self._tpm)
-            offered = self._ahead.offered(number, candidate.offer, slot.slot, alone=wants_alone)
-            decision = await self._store.step(now_ns, offered.take)
-            match decision:
-                case budget.Taken(entry, offer, alone, delay_ns):
-                    if offer:
-                        self._ahead.passed(number, delay_ns)
-                        instead = await self._load_instead(offered.numbers[offer], entry, now_ns, changed)
-                        if instead is None:
-                            slot = None
-                            continue
-                        candidate = instead
-                    return self._ticket(candidate, entry, asked_ns, now_ns, alone=alone)
-                case budget.Later(at_ns, tokens):
-                    await self._wait(changed, "tokens" if tokens else "requests", at_ns)
-                case _:
+            if self._crew is None:
+                chosen = await self._choose(slot.slot, asked_ns)
+            else:
+                async with self._crew.turnstile:
+                    chosen = await self._choose(slot.slot, asked_ns)
+            match chosen:
+                case Ticket():
+                    return chosen
+                case _Wait(reason, until_ns):
+                    await self._wait(changed, reason, until_ns)
+                case _Next.JOB:
+                    await trio.lowlevel.checkpoint()  # a whole file of them must not keep signals and the writer waiting
+                case _Next.SLOT:
                     slot = None
         if slot is not None:
             await self._store.step(self._clock.monotonic_ns(), budget.Return(slot.slot))
         return None
+
+    async def _choose(self, slot: int, asked_ns: int) -> Ticket | _Wait | _Next:
+        """Offer what could go now to the budget, a slot being due."""
+        now_ns = self._clock.monotonic_ns()
+        number = self._queue.peek(now_ns)
+        if number is None:  # it is held aside by now, its model having failed while the store was asked
+            return _Next.JOB
+        candidate = self._load(number)
+        if not isinstance(candidate, Candidate):
+            return self._pass_over(number, candidate, now_ns)
+        wants_alone = self._refused.alone(number, candidate.tokens, self._tpm)
+        offered = self._ahead.offered(number, candidate.offer, slot, alone=wants_alone)
+        match await self._store.step(now_ns, offered.take):
+            case budget.Taken(entry, offer, alone, delay_ns):
+                if offer:
+                    self._ahead.passed(number, delay_ns)
+                    instead = await self._load_instead(offered.numbers[offer], entry, now_ns)
+                    if not isinstance(instead, Candidate):
+                        return _Next.SLOT
+                    candidate = instead
+                return self._ticket(candidate, entry, asked_ns, now_ns, alone=alone)
+            case budget.Later(at_ns, tokens):
+                return _Wait("tokens" if tokens else "requests", at_ns)
+            case _:
+                return _Next.SLOT
 
     def _ticket(self, candidate: Candidate, entry: int, asked_ns: int, now_ns: int, *, alone: bool) -> Ticket:
         """The budget has let a job go: it leaves the queue."""
@@ -221,7 +221,7 @@ class Admission:
         waits = self._job_waits.sent(number, now_ns, self._waits)
         return Ticket(candidate, entry, now_ns, (now_ns - asked_ns) / NS_PER_SECOND, alone, waits)
 
-    async def _load_instead(self, number: int, entry: int, now_ns: int, changed: trio.Event) -> Candidate | None:
+    async def _load_instead(self, number: int, entry: int, now_ns: int) -> Candidate | None:
         """The job that goes before the one whose turn it is. None where it cannot, something having changed meanwhile.
 
         What it was to take stays charged then: nobody knows any more what would have been chosen instead.
@@ -234,23 +234,29 @@ class Admission:
         if isinstance(candidate, Candidate):
             return candidate
         await self._store.step(now_ns, budget.Lost(entry))
-        await self._pass_over(number, candidate, now_ns, changed)
+        self._pass_over(number, candidate, now_ns)
         return None
 
     def close(self) -> None:
         """Admit nothing more. What is in flight goes on."""
         self._closed = True
-        self._wake()
+        self.wake()
+
+    def resign(self) -> None:
+        """Admit nothing more, and leave all jobs to the others of the crew: those too that come back later."""
+        self._resigned = True
+        self.close()
+        self._queue.surrender()
 
     def retime(self, name: str | None, due_ns: int | None) -> None:
         """When one of the jobs held under this name may go."""
         self._queue.retime(name, due_ns)
-        self._wake()
+        self.wake()
 
     def release(self, name: str | None) -> None:
         """Let all jobs go that are held under this name."""
         self._release(name, self._clock.monotonic_ns())
-        self._wake()
+        self.wake()
 
     async def succeeded(self, ticket: Ticket, tokens: int | None, *, hints: budget.Hints | None = None) -> None:
         """The server took the request and the job has its answer; `tokens` it used, where known."""
@@ -283,23 +289,23 @@ class Admission:
         await self._give_back(budget.Refuse(ticket.entry, retry_after_ns, self._rng.random(), hints))
         return yields_ns is not None
 
-    async def _pass_over(self, number: int, why: Held | NotNow, now_ns: int, changed: trio.Event) -> None:
+    def _pass_over(self, number: int, why: Held | NotNow, now_ns: int) -> _Wait | _Next:
         """Take a job that is not sent out of the others' way, or wait where that cannot be."""
         if why is NotNow.WAIT:
-            await self._wait(changed, "work", None)
-        elif isinstance(why, Held) and not self._queue.has_room_for(number):
-            if not self._release_the_hopeless(now_ns):
-                await self._wait(changed, "models", self._queue.next_due_ns(now_ns))
+            return _Wait("work", None)
+        if isinstance(why, Held) and not self._queue.has_room_for(number):
+            if self._release_the_hopeless(now_ns):
+                return _Next.JOB
+            return _Wait("models", self._queue.next_due_ns(now_ns))
+        repeat = self._queue.remove(number, now_ns, sent=False)
+        self._ahead.gone(number)
+        if isinstance(why, Held):
+            self._queue.hold(number, why.name, why.due_ns, repeat=repeat)
+            self._job_waits.held(number, now_ns, self._waits)
         else:
-            repeat = self._queue.remove(number, now_ns, sent=False)
-            self._ahead.gone(number)
-            if isinstance(why, Held):
-                self._queue.hold(number, why.name, why.due_ns, repeat=repeat)
-                self._job_waits.held(number, now_ns, self._waits)
-            else:
-                self._job_waits.gone(number)
-                self._refused.forget(number)
-            await trio.lowlevel.checkpoint()  # a whole file of them must not keep signals and the writer waiting
+            self._job_waits.gone(number)
+            self._refused.forget(number)
+        return _Next.JOB
 
     def _release_the_hopeless(self, now_ns: int) -> bool:
         """Where nothing is left, as far as can be seen, but what is held: let go what need not wait. Whether there was any."""
@@ -344,9 +350,13 @@ class Admission:
                 self._job_waits.held(number, now_ns, self._waits)
 
     async def _give_back(self, event: budget.Event) -> None:
+        if self._resigned:
+            self._queue.surrender()
         self._in_flight -= 1
         await self._store.step(self._clock.monotonic_ns(), event)
-        self._wake()
+        self.wake()
+        if self._crew is not None:
+            self._crew.wake()
 
     async def _wait(self, changed: trio.Event, reason: Cause, until_ns: int | None) -> None:
         """Sleep until `until_ns`, or until something has changed since `changed` was looked at."""
@@ -361,7 +371,7 @@ class Admission:
             await changed.wait()
         self._waits = self._waits.end(self._clock.monotonic_ns())
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
 

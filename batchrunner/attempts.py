@@ -12,7 +12,7 @@ import msgspec
 import trio
 
 from batchrunner import budget, dialect, lifecycle, outcome, rate_hints
-from batchrunner.admission import Admission, Backoff, Candidate, Due, Held, NotNow, Then, Ticket
+from batchrunner.admission import Admission
 from batchrunner.advice import Advice
 from batchrunner.advice import Statistics as AdviceStatistics
 from batchrunner.clock import NS_PER_SECOND
@@ -24,10 +24,11 @@ from batchrunner.job import Job, RequestSize, Usage
 from batchrunner.journal import History
 from batchrunner.keyring import Use
 from batchrunner.lifecycle import Happening, State
-from batchrunner.parts import Parts
+from batchrunner.parts import AccountParts, Parts
 from batchrunner.resilience import Resilience
 from batchrunner.resilience import Statistics as ResilienceStatistics
 from batchrunner.status import StoppedBy
+from batchrunner.tickets import Backoff, Candidate, Due, Held, NotNow, Then, Ticket
 from batchrunner.transport import Connection, Timeouts, TransportError
 from batchrunner.wording import counted
 
@@ -50,21 +51,29 @@ class _Flight(msgspec.Struct):
         return self.ticket.job
 
 
+class Common(msgspec.Struct):
+    """What the attempts of all accounts know together."""
+
+    #: jobs that failed, counted as soon as written, as the spend cap counts; earlier processes' and bad lines included
+    failures: int
+    #: jobs whose connection was found closed when they were sent
+    stale: set[int] = msgspec.field(default_factory=set)
+    same_error: outcome.SameError = msgspec.field(default_factory=outcome.SameError)
+
+
 class Attempts:
-    """Loads jobs for admission, and carries out what it admits.
+    """Loads jobs for an account's admission, and carries out what it admits.
 
     `stop` is told why nothing more can succeed, for the summary and for people.
     """
 
-    def __init__(self, parts: Parts, stop: Callable[[StoppedBy, str], None]) -> None:
+    def __init__(self, parts: Parts, account: AccountParts, common: Common, stop: Callable[[StoppedBy, str], None]) -> None:
         self._parts = parts
+        self._account = account
+        self._common = common
         self._stop = stop
-        self._stale: set[int] = set()
-        self._same_error = outcome.SameError()
-        #: counted as soon as written, as the spend cap counts; earlier processes' and bad lines included
-        self._failures = parts.tally.failed
-        self._resilience = Resilience(parts)
-        self._advice = Advice(parts.options.rpm, parts.options.tpm, parts.say)
+        self._resilience = Resilience(parts, account.heads.keys)
+        self._advice = Advice(account.limits.rpm, account.limits.tpm, parts.say)
 
     def advice_statistics(self) -> AdviceStatistics:
         return self._advice.statistics()
@@ -83,8 +92,8 @@ class Attempts:
     def check_failures(self) -> None:
         """Stop the run where more of its jobs have failed than --max-failures allows."""
         limit = self._parts.options.max_failures
-        if limit is not None and limit.exceeded(self._failures, self._parts.total):
-            failed = f"{self._failures:,} of {counted(self._parts.total, 'job')} failed"
+        if limit is not None and limit.exceeded(self._common.failures, self._parts.total):
+            failed = f"{self._common.failures:,} of {counted(self._parts.total, 'job')} failed"
             self._stop("failures", f"{failed}, and --max-failures is {limit}; errors.jsonl says why")
 
     # --------------------------------------------------------------------------------------------- before it is sent
@@ -95,9 +104,8 @@ class Attempts:
         size = dialect.of(job).size(job.body)
         candidate = Candidate(job, size, self._parts.estimator.predict(size))
         if not self._is_ours(job):
-            message = (
-                f"it asks for account {job.extras.account!r}, and this run's is {self._parts.options.account!r} (--account)."
-            )
+            names = " and ".join(repr(account.name) for account in self._parts.accounts)
+            message = f"it asks for account {job.extras.account!r}, and this run's is {names} (--account)."
             self._fail_unsent(job, size.model, "unknown_account", message)
             return NotNow.WITHDRAWN
         if self._resilience.given_up(size.model):
@@ -136,7 +144,7 @@ class Attempts:
         return predicted if self._parts.spending.verdict(size, predicted) == "allowed" else None
 
     def _is_ours(self, job: Job) -> bool:
-        return job.extras.account in (None, self._parts.options.account)
+        return job.extras.account in (None, self._account.name)
 
     def begin(self, ticket: Ticket, connection: Connection) -> _Flight:
         """Write down that the request goes out. From here on it may have been billed."""
@@ -153,6 +161,7 @@ class Attempts:
             output_cap_tokens=self._parts.spending.output_bound(ticket.candidate.size),
             reserve_tokens=ticket.candidate.tokens,
             waits=ticket.waits,
+            account=self._account.name,
         )
         self._parts.spending.sent(ticket.candidate)
         if history.sends == 1:
@@ -185,14 +194,14 @@ class Attempts:
         job = flight.job
         timeouts = Timeouts(attempt_seconds=job.extras.timeout or self._parts.options.timeout_seconds)
         try:
-            if not flight.connection.alive() or job.number in self._stale:
+            if not flight.connection.alive() or job.number in self._common.stale:
                 # It went stale while we waited for the slot; nothing was written, so that nothing is lost.
                 flight.connection.close()
-                flight.connection = await self._parts.pool.connect(timeouts, fresh=True)
-            head = self._parts.heads.head(job, flight.key, flight.idempotency_key)
-            return self._parts.heads.without_keys(await flight.connection.exchange(head, job.body, timeouts))
+                flight.connection = await self._account.pool.connect(timeouts, fresh=True)
+            head = self._account.heads.head(job, flight.key, flight.idempotency_key)
+            return self._account.heads.without_keys(await flight.connection.exchange(head, job.body, timeouts))
         except TransportError as error:
-            return self._parts.heads.failure_without_keys(error.failure)
+            return self._account.heads.failure_without_keys(error.failure)
 
     def _interrupted(self, flight: _Flight, *, sent: bool) -> None:
         self._parts.spending.ended(flight.ticket.candidate)
@@ -210,14 +219,14 @@ class Attempts:
         job = flight.job
         history = self._parts.histories[job.number]
         tries = outcome.Tries(
-            history.spent + 1, job.extras.max_attempts or self._parts.options.max_attempts, job.number in self._stale
+            history.spent + 1, job.extras.max_attempts or self._parts.options.max_attempts, job.number in self._common.stale
         )
         wall_ns = self._parts.clock.wall_ns()
         verdict = outcome.classify(result, dialect.of(job), tries, self._parts.rng, wall_ns)
         reply = result if isinstance(result, Reply) else None
         hints = None if reply is None else rate_hints.read(reply, wall_ns)
         if isinstance(result, Failure) and result.kind is FailureKind.STALE:
-            self._stale.add(job.number)
+            self._common.stale.add(job.number)
         self._parts.spending.ended(flight.ticket.candidate)
         if isinstance(verdict, outcome.Again):
             verdict = self._resilience.failed(flight.ticket, verdict, tries, admission)
@@ -227,13 +236,13 @@ class Attempts:
         match verdict:
             case outcome.Done(facts):
                 assert reply is not None
-                self._same_error.note(verdict)
+                self._common.same_error.note(verdict)
                 self._done(flight, reply, facts)
                 await admission.succeeded(flight.ticket, facts.usage.total_tokens if facts.usage else None, hints=hints)
             case outcome.Failed():
                 self._failed(flight, verdict, reply)
                 await self._give_back(admission, flight.ticket, reply, hints)
-                if self._same_error.note(verdict):
+                if self._common.same_error.note(verdict):
                     self._stop("failures", f"jobs fail one after another with the same error, {verdict.code}: {verdict.message}")
             case outcome.Again():
                 self._again(flight, verdict)
@@ -327,7 +336,7 @@ class Attempts:
         self._count_failure()
 
     def _count_failure(self) -> None:
-        self._failures += 1
+        self._common.failures += 1
         self.check_failures()
 
     def _maybe(self, flight: _Flight) -> Charge:
@@ -343,7 +352,7 @@ class Attempts:
 
     def _forget(self, job: Job) -> None:
         self._parts.histories.pop(job.number, None)
-        self._stale.discard(job.number)
+        self._common.stale.discard(job.number)
 
     def _event(
         self,

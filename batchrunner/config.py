@@ -71,6 +71,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     run_dir: str
     base_url: str = DEFAULT_BASE_URL
     simulate: bool = False
+    #: several are separated by commas; limits are those of all together, the base URL is the first one's
     account: str | None = None
     rpm: int = DEFAULT_RPM
     tpm: int = DEFAULT_TPM

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 from typing import Final, TypeAlias
 
 import msgspec
@@ -68,8 +69,9 @@ class FairQueue:
     """Jobs that wait to be sent, by number.
 
     `lanes` hold the jobs that were never in flight, and are looked into only when nothing else is due; `lane_of` tells a job's
-    place among them. `limits` are those of the account, which jobs take shares of. `retries` says when a repeat may go. Pure:
-    `now_ns` is an argument.
+    place among them. `limits` are those of the account, which jobs take shares of. `retries` says when a repeat may go.
+    `foreign`: other accounts of the run, whose own lanes are not looked into. `most_held`: jobs that may be aside at the same
+    time. Pure: `now_ns` is an argument.
     """
 
     def __init__(
@@ -79,10 +81,19 @@ class FairQueue:
         *,
         limits: Limits = NO_LIMITS,
         retries: RetryBudget | None = None,
+        foreign: Collection[str] = (),
+        most_held: int = MOST_HELD,
     ) -> None:
-        self._turns = [_Turn(lane, place) for place, lane in enumerate(lanes)]
+        self._most_held = most_held
+        self._turns = [_Turn(lane, place, waits=lane.account not in foreign) for place, lane in enumerate(lanes)]
+        #: those that this account may send from
+        self._own = [turn for turn in self._turns if turn.waits]
+        for turn in self._own:
+            turn.lane.watchers.append(partial(self._is_back, turn))
         #: by start, then in the order of the lanes; an entry that is not the turn's own any more is passed over
-        self._order = [(turn.start, turn.place) for turn in self._turns]
+        self._order = [(turn.start, turn.place) for turn in self._own]
+        #: told when jobs come back into a lane
+        self.on_return: Callable[[], None] = lambda: None
         self._head: int | None = None
         self._lane_of = lane_of
         #: without any limit a request is a request
@@ -116,7 +127,7 @@ class FairQueue:
         if turn is None:
             return [], []
         first = turn.lane.ahead(count + 1)
-        others = sorted((one.start, one.place) for one in self._turns if one is not turn and one.waits)
+        others = sorted((one.start, one.place) for one in self._own if one is not turn and one.waits)
         heads = [head for _, place in others[:count] if (head := self._turns[place].lane.head()) is not None]
         return (first[1:], heads) if first[0] == number else ([], [*first[:count], *heads])
 
@@ -148,7 +159,7 @@ class FairQueue:
     @property
     def full(self) -> bool:
         """Whether so many jobs are held aside that the files are not looked at any further."""
-        return self._held_count >= MOST_HELD
+        return self._held_count >= self._most_held
 
     def has_room_for(self, number: int) -> bool:
         """Whether a job that `peek` has shown may be held aside. Only new ones may not: all others are few, or were held."""
@@ -177,15 +188,20 @@ class FairQueue:
         if aside is None:
             return []
         self._held_count -= len(aside.jobs)
-        new: dict[int, list[int]] = {}
         for number, repeat in aside.jobs:
             if repeat:
                 heapq.heappush(self._repeats, (_AT_ONCE, number))
-            else:
-                new.setdefault(self._lane_of(number), []).append(number)
-        for place, numbers in new.items():
-            self._put_back(self._turns[place], numbers)
+        self._put_back(number for number, repeat in aside.jobs if not repeat)
         return [number for number, _ in aside.jobs]
+
+    def surrender(self) -> None:
+        """Put all that came back from a request, or is held, into its lane again: this queue is not asked any more."""
+        waiting = [number for heap in (self._refused, self._backoffs, self._repeats) for _, number in heap]
+        waiting += [number for aside in self._held.values() for number, _ in aside.jobs]
+        for jobs in (self._refused, self._backoffs, self._repeats, self._held):
+            jobs.clear()
+        self._held_count = 0
+        self._put_back(waiting)
 
     def held_names(self) -> list[str | None]:
         return list(self._held)
@@ -208,7 +224,7 @@ class FairQueue:
         if self._refused or self._backoffs or self._repeats:
             return False
         turn = self._next_turn()
-        return turn is None or (self.full and all(self._only_new(one.lane) for one in self._turns))
+        return turn is None or (self.full and all(self._only_new(one.lane) for one in self._own))
 
     def statistics(self) -> Statistics:
         backing_off = len(self._backoffs) + len(self._repeats)
@@ -285,12 +301,20 @@ class FairQueue:
             else:
                 heapq.heappush(order, entry)
 
-    def _put_back(self, turn: _Turn, numbers: list[int]) -> None:
-        turn.lane.put_back(numbers)
+    def _put_back(self, numbers: Iterable[int]) -> None:
+        by_lane: dict[int, list[int]] = {}
+        for number in numbers:
+            by_lane.setdefault(self._lane_of(number), []).append(number)
+        for place, jobs in by_lane.items():
+            self._turns[place].lane.put_back(jobs)
+
+    def _is_back(self, turn: _Turn) -> None:
+        """Jobs have come back into a lane. If it had none its turn is that of a lane that begins."""
         if not turn.waits:
             turn.waits = True
             turn.start = max(turn.start, self._virtual)
             heapq.heappush(self._order, (turn.start, turn.place))
+        self.on_return()
 
     def _is_new(self, number: int) -> bool:
         lane = self._turns[self._lane_of(number)].lane

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import bisect
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import msgspec
 
@@ -19,6 +19,8 @@ from batchrunner.jobfile import OVERLONG, BadLineCode, BadLineError, Line
 
 #: different wishes that a byte tells apart
 MOST_WISHES = 256
+#: Accounts among which a run may tell, so that each kind of wish has its place.
+MOST_ACCOUNTS = MOST_WISHES // (2 * MAX_STEPS + 1) - 1
 
 
 class Wish(msgspec.Struct, frozen=True):
@@ -26,6 +28,7 @@ class Wish(msgspec.Struct, frozen=True):
 
     #: within MAX_STEPS of 0
     priority: int
+    #: None: any, or none of the run's
     account: str | None = None
 
 
@@ -42,17 +45,25 @@ class Index:
     `offsets`, `lengths`, `lines`, `fingerprints` and `wish` are read by number and written by `add` alone; `state` is one byte
     a job for the caller, 0 at first. `wish` is a place in `wishes`, the first of which is that of lines without any.
     `custom_id_of(number)` gives a job's id again; it is asked where hashes are equal. `priority`: of lines that name none.
+    `accounts`: the names of those that jobs may be bound to, where there are several.
     """
 
     def __init__(
-        self, custom_id_of: Callable[[int], str | None], *, hash_of: Callable[[str], int] = hash, priority: int = 0
+        self,
+        custom_id_of: Callable[[int], str | None],
+        *,
+        hash_of: Callable[[str], int] = hash,
+        priority: int = 0,
+        accounts: Collection[str] = (),
     ) -> None:
+        assert len(accounts) <= MOST_ACCOUNTS
         self.offsets = array("Q")
         self.lengths = array("I")
         self.lines = array("I")
         self.fingerprints = array("Q")
         self.state = bytearray()
         self.wish = bytearray()
+        self._accounts = frozenset(accounts)
         self._priority = _within_steps(priority)
         self.wishes = [Wish(self._priority)]
         self._wish_of: dict[tuple[int, str | None], int] = {(self._priority, None): 0}
@@ -114,12 +125,13 @@ class Index:
         return number
 
     def _note_wish(self, extras: Extras) -> int:
-        """The place of a line's wishes. Where there are more than a byte tells apart, the job counts as one without any."""
-        wish = self._priority if extras.priority is None else _within_steps(extras.priority), extras.account
-        if wish not in self._wish_of and len(self.wishes) < MOST_WISHES:
-            self._wish_of[wish] = len(self.wishes)
-            self.wishes.append(Wish(*wish))
-        return self._wish_of.get(wish, 0)
+        """The place of a line's wishes."""
+        priority = self._priority if extras.priority is None else _within_steps(extras.priority)
+        account = extras.account if extras.account in self._accounts else None
+        place = self._wish_of.setdefault((priority, account), len(self.wishes))
+        if place == len(self.wishes):
+            self.wishes.append(Wish(priority, account))
+        return place
 
     def find(self, custom_id: str, fingerprint: int | None = None) -> int | None:
         """The number of the job with this id, or None.

@@ -7,7 +7,7 @@ import io
 import itertools
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import IO, TYPE_CHECKING, Final, Protocol
 
 import msgspec
@@ -163,16 +163,18 @@ def regions(inputs: Inputs) -> Iterator[io.RawIOBase]:
     return map(_Region, inputs.files)
 
 
-def index_inputs(inputs: Inputs, on_bad_line: Callable[[BadLine], None], *, priority: int = 0) -> Index:
+def index_inputs(
+    inputs: Inputs, on_bad_line: Callable[[BadLine], None], *, priority: int = 0, accounts: Collection[str] = ()
+) -> Index:
     """Read all of the input once: the index of its jobs; lines that are no job, and repeated ids, go to the callback.
 
-    `priority`: of jobs that name none. Raises: DiskError.
+    `priority`: of jobs that name none; `accounts`: see `Index`. Raises: DiskError.
     """
 
     def id_of(number: int) -> str | None:
         return custom_id_of(inputs.read(index.offsets[number], index.lengths[number]))
 
-    index = Index(id_of, priority=priority)
+    index = Index(id_of, priority=priority, accounts=accounts)
     # How deep a line may nest depends on the stack that is left. What is taken in here must be readable wherever a job is
     # sent from, so that the index is made with less of a stack than anyone has later.
     _deeper(_SPARE_FRAMES, lambda: _fill(index, inputs, on_bad_line))

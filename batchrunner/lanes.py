@@ -8,21 +8,29 @@ from __future__ import annotations
 
 import bisect
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
+from typing import Final
 
 from batchrunner.index import Index
 from batchrunner.lifecycle import State
+
+#: jobs that are looked at together where they come out one by one, doubled each time that none is found
+SHORTEST_REACH: Final = 64
+LONGEST_REACH: Final = 1 << 16
 
 
 class Lane:
     """Jobs that were never in flight, by number. `pending` yields them once each, ascending, as far as they are looked at.
 
-    `priority`: steps from 0, at most `job.MAX_STEPS`, each of which doubles the lane's share.
+    `priority`: steps from 0, at most `job.MAX_STEPS`, each of which doubles the lane's share. `account`: the only one that may
+    send them; None where any may. Several queues may draw from one lane; `watchers` are told when jobs come back.
     """
 
-    def __init__(self, pending: Iterator[int], priority: int = 0) -> None:
+    def __init__(self, pending: Iterator[int], priority: int = 0, account: str | None = None) -> None:
         self.priority = priority
+        self.account = account
+        self.watchers: list[Callable[[], None]] = []
         self._pending: Iterator[int] | None = pending
         #: looked at and not removed, ascending
         self._drawn: deque[int] = deque()
@@ -63,6 +71,8 @@ class Lane:
         back = list(numbers)
         self._new_from = max(self._new_from, max(back, default=-1) + 1)
         self._drawn = deque(sorted((*back, *self._drawn)))
+        for tell in self.watchers:
+            tell()
 
     def _draw(self, count: int) -> None:
         while self._pending is not None and len(self._drawn) < count:
@@ -74,7 +84,7 @@ class Lane:
 
 
 class Lanes:
-    """The lanes of a run, in the order of its files: one for each file and each kind of wish in it."""
+    """The lanes of a run, in the order of its files and of their first jobs: one for each file, priority and account."""
 
     def __init__(self, index: Index) -> None:
         self._index = index
@@ -83,10 +93,11 @@ class Lanes:
         self.all: list[Lane] = []
         for file, jobs in enumerate(index.files()):
             self._ends.append(jobs.stop)
-            for wish, its in enumerate(index.wishes):
-                if index.wish.find(wish, jobs.start, jobs.stop) >= 0:
-                    self._place_of[file, wish] = len(self.all)
-                    self.all.append(Lane(_pending(index, wish, jobs), its.priority))
+            firsts = ((index.wish.find(wish, jobs.start, jobs.stop), wish) for wish in range(len(index.wishes)))
+            for _, wish in sorted(first for first in firsts if first[0] >= 0):
+                its = index.wishes[wish]
+                self._place_of[file, wish] = len(self.all)
+                self.all.append(Lane(_pending(index, wish, jobs), its.priority, its.account))
 
     def of(self, number: int) -> int:
         """The place in `all` of a job's lane."""
@@ -95,17 +106,28 @@ class Lanes:
 
 def _pending(index: Index, wish: int, jobs: range) -> Iterator[int]:
     """Numbers of the jobs with this wish that are to be sent, found as they are asked for."""
-    number = jobs.start
+    number, reach = jobs.start, SHORTEST_REACH
     while True:
         # In turns: whichever of the two is rare lets the other skip.
         number = index.state.find(State.PENDING, number, jobs.stop)
-        if number < 0:
-            return
-        found = index.wish.find(wish, number, jobs.stop)
+        found = -1 if number < 0 else index.wish.find(wish, number, jobs.stop)
         if found < 0:
             return
-        if found == number:
-            yield number
-            number += 1
-        else:
-            number = found
+        if found > number:
+            # Where both are common, and never together, that would be a step for each job: a stretch is looked at at once.
+            end = min(found + reach, jobs.stop)
+            number = _first(index, wish, found, end)
+            reach = min(2 * reach, LONGEST_REACH)
+            if number == end:
+                continue
+        yield number
+        number, reach = number + 1, SHORTEST_REACH
+
+
+def _first(index: Index, wish: int, start: int, stop: int) -> int:
+    """The first job of a stretch that has this wish and is to be sent; `stop` where none is. At about a nanosecond a job."""
+    length = stop - start
+    others = int.from_bytes(index.wish[start:stop]) ^ int.from_bytes(bytes((wish,)) * length)
+    done = int.from_bytes(index.state[start:stop])  # pending is 0
+    place = (others | done).to_bytes(length).find(0)
+    return stop if place < 0 else start + place

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import msgspec
 
 from batchrunner.account_store import AccountStore
+from batchrunner.budget import Limits
 from batchrunner.clock import Clock
 from batchrunner.config import Options
 from batchrunner.disk import Disk
@@ -19,6 +20,21 @@ from batchrunner.journal import History, Journal
 from batchrunner.spending import Spending
 from batchrunner.tally import Tally
 from batchrunner.transport import Pool
+
+
+class AccountParts(msgspec.Struct, frozen=True, kw_only=True):
+    """What one of a run's accounts is made of."""
+
+    #: None: the only one may have no name
+    name: str | None
+    #: its base URL: accounts of one server see the same models come and go
+    server: str
+    limits: Limits
+    store: AccountStore
+    pool: Pool
+    heads: Heads
+    #: the server has not been reached since then; None where it was, or nobody has tried
+    unreached_since_ns: int | None = None
 
 
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,13 +54,10 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     #: sums over what is on disk, earlier processes included; fed by the journal's sink
     tally: Tally
     journal: Journal
-    store: AccountStore
-    pool: Pool
-    heads: Heads
+    #: at least one
+    accounts: tuple[AccountParts, ...]
     spending: Spending
     estimator: Estimator
-    #: the server has not been reached since then; None where it was, or nobody has tried
-    unreached_since_ns: int | None = None
     #: a line for people
     say: Callable[[str], None]
 

@@ -10,12 +10,13 @@ from typing import Final
 import msgspec
 
 from batchrunner import health, keyring, outcome
-from batchrunner.admission import Admission, Backoff, Due, Held, Ticket
+from batchrunner.admission import Admission
 from batchrunner.breaker import NS, TRIPS_AFTER, Refunds
 from batchrunner.health import OFFLINE_NS, Health, Request
-from batchrunner.keyring import Use
+from batchrunner.keyring import KeyRing, Use
 from batchrunner.outcome import Again, Blame, Done, Failed, Outcome, SuspendKey, Tries
 from batchrunner.parts import Parts
+from batchrunner.tickets import Backoff, Due, Held, Ticket
 
 #: So many of a job's attempts are put down to outages. Who is found in more of them is what they are made of: at a slow pace,
 #: or among answers that come slowly, a single job that always fails looks like an outage again and again, and what it does
@@ -33,12 +34,12 @@ class Statistics(msgspec.Struct, frozen=True):
 
 
 class Resilience:
-    """The circuits and keys of one run."""
+    """The circuits and keys of one account."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, keys: KeyRing) -> None:
         self._parts = parts
         self._health = Health()
-        self._keys = parts.heads.keys
+        self._keys = keys
         self._refunded = 0
 
     def statistics(self) -> Statistics:

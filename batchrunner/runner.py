@@ -3,45 +3,45 @@
     admission -> attempts (transport -> outcome -> journal) -> settled budget
                                               `-> events -> tally, metrics, progress
 
-The dispatcher asks admission for one ticket after another and starts a task for each; nobody else takes from the queue.
+A dispatcher for each account asks its admission for one ticket after another and starts a task for each; they share the lanes
+of the queue, and nobody else takes from it.
 The writer lives in the outer nursery and closes last, so that whatever ends a run, what came of it is on disk.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from functools import partial
+from typing import Final
 
 import msgspec
 import trio
 
-from batchrunner.admission import Admission
-from batchrunner.admission import Statistics as AdmissionStatistics
+from batchrunner.admission import Crew
 from batchrunner.advice import Statistics as AdviceStatistics
-from batchrunner.attempts import Attempts
-from batchrunner.budget import Limits
+from batchrunner.attempts import Common
 from batchrunner.clock import NS_PER_SECOND
 from batchrunner.costs import timestamp
+from batchrunner.dispatcher import Dispatcher
 from batchrunner.errors import BatchrunError, DiskError
 from batchrunner.estimate import Share
-from batchrunner.fair import FairQueue
+from batchrunner.fair import MOST_HELD
 from batchrunner.lanes import Lanes
 from batchrunner.parts import Parts
-from batchrunner.resilience import Statistics as ResilienceStatistics
 from batchrunner.retries import RetryBudget
 from batchrunner.retries import Statistics as RetriesStatistics
-from batchrunner.status import Binding, RunState, Status, StoppedBy, encode, named
-from batchrunner.transport import Connection, TransportError
+from batchrunner.status import Binding, RunState, Status, StoppedBy, encode, named, sum_of_limits
 
 STATUS_FILE = "status.json"
 STATUS_INTERVAL_SECONDS = 5.0
 #: With less free than this, and this for each request in flight, nothing more is sent: its answer might not fit.
 FREE_BYTES = 64 << 20
 BYTES_IN_FLIGHT = 64 << 10
-#: A server that was never reached for this long is taken for a wrong address.
-UNREACHED_SECONDS = 30.0
-CONNECT_BACKOFF_BASE_SECONDS = 0.5
-CONNECT_BACKOFF_CAP_SECONDS = 30.0
-UNREACHED_BACKOFF_CAP_SECONDS = 4.0
+#: Jobs that an account may keep aside while its server has no worker for their model, where another's may have one.
+MOST_HELD_FROM_OTHERS: Final = 100
+#: these are an account's own affair
+ACCOUNT_STOPS: Final[frozenset[StoppedBy]] = frozenset(("credits", "keys", "unreachable"))
 
 
 class Run:
@@ -54,22 +54,8 @@ class Run:
         self._parts = parts
         self._clock = parts.clock
         self._began_ns = parts.clock.monotonic_ns()
-        self._attempts = Attempts(parts, self._stop)
         self._retries = RetryBudget()
-        lanes = Lanes(parts.index)
-        self._admission = Admission(
-            parts.store,
-            FairQueue(lanes.all, lanes.of, limits=Limits(parts.options.rpm, parts.options.tpm), retries=self._retries),
-            parts.clock,
-            load=self._attempts.load,
-            look=self._attempts.look,
-            expect=self._attempts.expect,
-            due=self._attempts.due,
-            hopeless=self._attempts.hopeless,
-            max_in_flight=parts.options.max_in_flight,
-            tpm=parts.options.tpm,
-            rng=parts.rng,
-        )
+        self._dispatchers = self._one_for_each_account(parts)
         self._total = parts.total
         self._done_before = parts.tally.completed + parts.tally.failed
         self._attempts_before = parts.tally.attempts
@@ -80,11 +66,31 @@ class Run:
         self._broken = False
         #: why the job file cannot be gone on with
         self._unusable: BatchrunError | None = None
-        self._reached = False
-        self._connecting = False
-        self._stopping = trio.Event()
         self._flights = trio.CancelScope()
-        self._opening = trio.CancelScope()
+        #: why accounts are not used any more, in the order in which that was found
+        self._resigned: list[StoppedBy] = []
+
+    def _one_for_each_account(self, parts: Parts) -> list[Dispatcher]:
+        accounts = parts.accounts
+        lanes, common = Lanes(parts.index), Common(parts.tally.failed)
+        crew = Crew() if len(accounts) > 1 else None
+        names = {account.name for account in accounts if account.name is not None}
+        return [
+            Dispatcher(
+                parts,
+                account,
+                lanes,
+                common,
+                self._retries,
+                stop=partial(self._stop_account, place),
+                unusable=self._stop_for_good,
+                crew=crew,
+                foreign=names - {account.name},
+                max_in_flight=max(1, parts.options.max_in_flight // len(accounts)),
+                most_held=MOST_HELD if len({account.server for account in accounts}) == 1 else MOST_HELD_FROM_OTHERS,
+            )
+            for place, account in enumerate(accounts)
+        ]
 
     async def run(self) -> Status:
         """Run until every job has ended, or until stopped; the last status. The first disk error stops it too.
@@ -106,8 +112,12 @@ class Run:
                 async with trio.open_nursery() as inner:
                     inner.start_soon(self._write_status)
                     with self._flights:
-                        await self._dispatch()
+                        async with trio.open_nursery() as dispatching:
+                            for dispatcher in self._dispatchers:
+                                dispatching.start_soon(dispatcher.run)
                     inner.cancel_scope.cancel()
+                if self._stopped_by is None and self._resigned:
+                    self._stopped_by = self._resigned[0]  # of jobs that only these accounts could have sent, if any are left
                 await self._finish()
                 if self._unusable is not None:
                     raise self._unusable
@@ -118,9 +128,8 @@ class Run:
         """Admit nothing more; what is in flight goes on to its end."""
         if self._stopped_by is None:
             self._stopped_by = stopped_by
-        self._stopping.set()
-        self._opening.cancel()
-        self._admission.close()
+        for dispatcher in self._dispatchers:
+            dispatcher.drain()
 
     def cancel(self) -> None:
         """Cut off what is in flight. Each of these attempts is listed as perhaps billed."""
@@ -132,11 +141,11 @@ class Run:
         now_ns = self._clock.monotonic_ns()
         # A copy, taken first: for another thread too, what has ended meanwhile is counted nowhere rather than twice.
         parts, tally = self._parts, msgspec.structs.replace(self._parts.tally)
-        admission = self._admission.statistics()
-        used = parts.store.statistics(now_ns)
-        resilience = self._attempts.statistics()
+        admissions = [dispatcher.admission.statistics() for dispatcher in self._dispatchers]
+        used = [account.store.statistics(now_ns) for account in parts.accounts]
+        resilience = [dispatcher.attempts.statistics() for dispatcher in self._dispatchers]
+        models_offline = list(dict.fromkeys(model for one in resilience for model in one.health.models_offline))
         predictions = parts.estimator.statistics()
-        models_offline = resilience.health.models_offline
         elapsed_seconds = (now_ns - self._began_ns) / NS_PER_SECOND
         done = tally.completed + tally.failed
         return Status(
@@ -151,9 +160,9 @@ class Run:
             completed=tally.completed,
             failed=tally.failed,
             # What was cut off is nowhere any more, and what waited will be due when the run goes on.
-            in_flight=0 if self._over else admission.in_flight,
-            backing_off=0 if self._over else admission.backing_off,
-            held=0 if self._over else admission.held,
+            in_flight=0 if self._over else sum(one.in_flight for one in admissions),
+            backing_off=0 if self._over else sum(one.backing_off for one in admissions),
+            held=0 if self._over else sum(one.held for one in admissions),
             attempts=tally.attempts,
             rate_limited=tally.rate_limited,
             finish_length=tally.finish_length,
@@ -163,15 +172,15 @@ class Run:
             billed_usd=tally.billed_usd,
             maybe_billed_usd=tally.maybe_billed_usd,
             unpriced_attempts=tally.unpriced_attempts,
-            rpm_limit=parts.options.rpm,
-            tpm_limit=parts.options.tpm,
-            requests_last_minute=used.requests,
-            tokens_last_minute=used.tokens,
+            rpm_limit=sum_of_limits(account.limits.rpm for account in parts.accounts),
+            tpm_limit=sum_of_limits(account.limits.tpm for account in parts.accounts),
+            requests_last_minute=sum(one.requests for one in used),
+            tokens_last_minute=sum(one.tokens for one in used),
             binding=self._binding(),
             models_offline=named(models_offline),
             models_offline_total=len(models_offline),
-            keys_suspended=resilience.keys.suspended,
-            oversize_jobs=self._attempts.advice_statistics().oversize,
+            keys_suspended=sum(one.keys.suspended for one in resilience),
+            oversize_jobs=self.advice_statistics().oversize,
             input_prediction_error=sum(predictions.input.values(), Share()).ratio,
             output_prediction_error=sum(predictions.output.values(), Share()).ratio,
             elapsed_seconds=elapsed_seconds,
@@ -184,72 +193,36 @@ class Run:
     def parts(self) -> Parts:
         return self._parts
 
-    def admission_statistics(self) -> AdmissionStatistics:
-        return self._admission.statistics()
-
-    def resilience_statistics(self) -> ResilienceStatistics:
-        return self._attempts.statistics()
+    @property
+    def dispatchers(self) -> Sequence[Dispatcher]:
+        """One for each of the accounts, in their order."""
+        return self._dispatchers
 
     def advice_statistics(self) -> AdviceStatistics:
-        return self._attempts.advice_statistics()
+        found = [dispatcher.attempts.advice_statistics() for dispatcher in self._dispatchers]
+        return AdviceStatistics(sum(one.oversize for one in found), sum(one.generous_caps for one in found))
 
     def retries_statistics(self) -> RetriesStatistics:
         return self._retries.statistics(self._clock.monotonic_ns())
 
-    # ---------------------------------------------------------------------------------------------------- dispatching
+    # ------------------------------------------------------------------------------------------------------- stopping
 
-    async def _dispatch(self) -> None:
-        """Send until nothing is left to send. What is in flight is waited for, also where the job file proves unusable."""
-        self._attempts.check_failures()
-        async with trio.open_nursery() as flights:
-            while await self._admission.ready():
-                # Opened before its slot is due: a handshake must not make a send late, nor a dead server cost a job.
-                connection = await self._connect()
-                if connection is None:
-                    break
-                try:
-                    ticket = await self._admission.admit()
-                except BatchrunError as error:
-                    self._unusable = error
-                    self._parts.say(f"stopping once what is in flight has ended: {error}")
-                    self.drain("input")
-                    ticket = None
-                if ticket is None:
-                    connection.release()
-                    break
-                flight = self._attempts.begin(ticket, connection)
-                flights.start_soon(self._attempts.carry_out, flight, self._admission)
-                await trio.lowlevel.checkpoint()  # nothing above need have waited
+    def _stop_account(self, place: int, stopped_by: StoppedBy, message: str) -> None:
+        """Why nothing more can succeed: with one of the accounts perhaps, and then the others go on."""
+        this = self._dispatchers[place]
+        others_go_on = not all(one.over for one in self._dispatchers if one is not this)
+        if stopped_by not in ACCOUNT_STOPS or self._stopped_by is not None or not others_go_on:
+            self._stop(stopped_by, message)
+        elif not this.over:
+            self._parts.say(f"account {this.account.name!r} is not used any more, the others go on: {message}")
+            self._resigned.append(stopped_by)
+            this.resign()
 
-    async def _connect(self) -> Connection | None:
-        """An open connection; None once the run is stopping. A server that is away is waited for, unless it never was there."""
-        unreached_since_ns = self._parts.unreached_since_ns
-        failures = 0
-        while not self._stopping.is_set():
-            try:
-                with trio.CancelScope() as self._opening:
-                    connection = await self._parts.pool.connect()
-                if self._opening.cancelled_caught:
-                    return None
-            except TransportError as error:
-                failures += 1
-                now_ns = self._clock.monotonic_ns()
-                unreached_since_ns = now_ns if unreached_since_ns is None else unreached_since_ns
-                if not self._reached and now_ns - unreached_since_ns >= UNREACHED_SECONDS * NS_PER_SECOND:
-                    self._stop("unreachable", error.failure.message)
-                    return None
-                if failures == 1:
-                    self._parts.say(f"{error.failure.message}; trying again")
-                self._connecting = True
-                cap = CONNECT_BACKOFF_CAP_SECONDS if self._reached else UNREACHED_BACKOFF_CAP_SECONDS
-                ceiling = min(cap, CONNECT_BACKOFF_BASE_SECONDS * 2 ** min(failures, 10))
-                with trio.move_on_after(self._parts.rng.uniform(ceiling / 2, ceiling)):
-                    await self._stopping.wait()
-            else:
-                self._reached = True
-                self._connecting = False
-                return connection
-        return None
+    def _stop_for_good(self, error: BatchrunError) -> None:
+        """The job file proves unusable: what is in flight is waited for."""
+        self._unusable = error
+        self._parts.say(f"stopping once what is in flight has ended: {error}")
+        self.drain("input")
 
     def _stop(self, stopped_by: StoppedBy, message: str) -> None:
         """Nothing more can or may succeed: let what is in flight end, and say why. The first reason stands, but for a disk's."""
@@ -294,9 +267,12 @@ class Run:
     def _binding(self) -> Binding:
         if self._over:
             return "none"
-        if self._connecting:
+        busy = [dispatcher for dispatcher in self._dispatchers if not dispatcher.over] or self._dispatchers
+        if all(dispatcher.connecting for dispatcher in busy):
             return "server"
-        return self._admission.statistics().waits_for or "none"
+        causes = [dispatcher.admission.statistics().waits_for for dispatcher in busy]
+        # One that has nothing to do holds nobody up.
+        return next((cause for cause in causes if cause not in (None, "work")), causes[0]) or "none"
 
     @staticmethod
     def _per_minute(count: int, elapsed_seconds: float) -> float | None:

@@ -6,11 +6,11 @@ import functools
 from decimal import Decimal
 from typing import Literal
 
-from batchrunner.admission import Candidate
 from batchrunner.costs import Charge, Totals
 from batchrunner.dialect import ReplyFacts
 from batchrunner.job import Job, RequestSize, Usage
 from batchrunner.pricing import EXACT, PriceTable
+from batchrunner.tickets import Candidate
 
 _NOTHING = Decimal(0)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Final, Literal
 
@@ -53,6 +53,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     maybe_billed_usd: Decimal
     #: attempts billed or maybe billed at an unknown price: the sums leave them out
     unpriced_attempts: int
+    #: of all accounts together
     rpm_limit: int
     tpm_limit: int
     #: in the window that the budget keeps (60.25 s); tokens of requests in flight as predicted
@@ -91,6 +92,12 @@ def named(models: Sequence[str]) -> tuple[str, ...]:
     return tuple(
         model if len(model) <= MODEL_CHARACTERS else model[: MODEL_CHARACTERS - 1] + "…" for model in models[:MODELS_NAMED]
     )
+
+
+def sum_of_limits(limits: Iterable[int]) -> int:
+    """Of several accounts together; 0, no limit, if one of them has none."""
+    every = list(limits)
+    return sum(every) if all(every) else 0
 
 
 def encode(status: Status) -> bytes:

@@ -11,7 +11,9 @@ How it works, in the order in which a request meets it:
 2. *Guard.* An exact log of our own sends refuses the (N + 1)th in any 60 + J seconds, whatever the pacer thinks: after a
    fast start, a restart, a stall of the machine (`window`).
 3. *Tokens.* When a slot is due, a job is chosen and `Take` charges its predicted tokens, first to a pacer of their own (a
-   quarter of a minute may come at once), then to the same log. `Settle` replaces the prediction by the usage.
+   quarter of a minute may come at once), then to the same log. `Settle` replaces the prediction by the usage. When tokens
+   allow a request is said in one place (`tokens`); of several that are offered one is chosen so that neither requests nor
+   tokens pass unused, and the first one is not put off for long (`choice`).
 4. *Gate.* A 429 closes the gate for everybody: one reaction to a whole burst of them, a backoff that doubles, one canary
    when it opens, the others behind it at their pace (`gate`).
 

@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 from batchrunner.account import Account
 from batchrunner.account_table import Table
-from batchrunner.cli.accounts import BY_HAND, keyed, settled, simulated_account
+from batchrunner.cli.accounts import BY_HAND, accounts_of, keyed, settled, simulated_account
 from batchrunner.cli.output import print_json, print_text
 from batchrunner.cli.settings import Configuration, key, variable
 from batchrunner.cli.submit import submit
@@ -76,10 +76,13 @@ def _shown(context: click.Context) -> tuple[Shown, UsageError | None]:
     if context.params["simulate"]:
         account = simulated_account(context)
         return Shown(configuration.files, [], _settings(context, configuration, account, None)), None
-    account, table = settled(context)
+    # Of several accounts the first is shown; each by itself with --account.
+    name = context.params["account"]
+    account, table = settled(context, None if name is None else name.split(",")[0])
     problem = None
     try:
         account = keyed(context, account, table, os.environ)
+        accounts_of(context, os.environ)
     except UsageError as refused:
         problem = refused
     return Shown(configuration.files, sorted(configuration.tables()), _settings(context, configuration, account, table)), problem

@@ -88,7 +88,7 @@ def read(parameters: Iterable[click.Parameter], *, named: str | None = None) -> 
             continue
         file = os.fspath(path)
         values = {
-            str(option.name): _checked(path, name, value, option)
+            str(option.name): _several(path, name, value, option) if option.multiple else _checked(path, name, value, option)
             for name, value in content.items()
             if name != ACCOUNTS
             for option in [_option(path, name, options)]
@@ -154,6 +154,12 @@ def _option(path: Path, name: str, options: Mapping[str, click.Option]) -> click
         known = ", ".join(sorted([*options, ACCOUNTS]))
         raise UsageError(f"{os.fspath(path)}: unknown key {shown(name)}. Known are {known}.")
     return option
+
+
+def _several(path: Path, name: str, value: object, option: click.Option) -> object:
+    """The values of an option that can be given more than once: a list, or one by itself. Raises: UsageError."""
+    values = value if isinstance(value, list) else [value]
+    return [_checked(path, name, one, option) for one in values]
 
 
 def _checked(path: Path, name: str, value: object, option: click.Option) -> object:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 import os
 import random
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
+import msgspec
 import trio
 
 from batchrunner import __version__, dialect
-from batchrunner.account import Account
+from batchrunner.account import Account, names_to_bind_to
 from batchrunner.account_store import MemoryStore
 from batchrunner.budget import Limits, Open, PastSend
 from batchrunner.cli.output import say
@@ -29,7 +31,7 @@ from batchrunner.inputs import BadLines, Inputs, index_inputs
 from batchrunner.journal import Facts, Journal, Recovered, Tariff, recover
 from batchrunner.lifecycle import State
 from batchrunner.metrics import Metrics
-from batchrunner.parts import Parts
+from batchrunner.parts import AccountParts, Parts
 from batchrunner.platform.catalog import fetch_prices
 from batchrunner.pricing import PriceTable
 from batchrunner.progress import Mode, Progress
@@ -50,7 +52,7 @@ def carry_out(
     clock: Clock,
     directory: RunDirectory,
     inputs: Inputs,
-    account: Account,
+    accounts: Sequence[Account],
     signals: Signals,
     metrics: Metrics | None,
     progress_mode: Mode,
@@ -63,13 +65,17 @@ def carry_out(
 
     Raises: UsageError, ChangedLines, JournalDamaged, InvalidInput before anything is sent; DiskError any time.
     """
-    heads = Heads(Origin.parse(options.base_url), account.keys, auth=account.auth, headers=account.headers)
+    if options.simulate:  # its address is known only now
+        accounts = [msgspec.structs.replace(account, base_url=options.base_url) for account in accounts]
+    heads = [
+        Heads(Origin.parse(account.base_url), account.keys, auth=account.auth, headers=account.headers) for account in accounts
+    ]
     bad_lines = BadLines()
-    index = index_inputs(inputs, bad_lines.append, priority=options.priority)
+    index = index_inputs(inputs, bad_lines.append, priority=options.priority, accounts=names_to_bind_to(accounts))
     _tell_of_input(inputs, index, bad_lines)
     if strict and bad_lines:
         raise InvalidInput(_strictly(inputs, options.run_dir, len(bad_lines)))
-    prices = _prices(options, local_prices, directory, heads, clock)
+    prices = _prices(options, accounts, local_prices, directory, heads[0], clock)
     assert directory.manifest is not None
     recovered = recover(
         directory.disk,
@@ -86,7 +92,9 @@ def carry_out(
     bad_lines.close()
     for warning in recovered.warnings:
         say(f"warning: {warning}")
-    return trio.run(_live, options, clock, directory, inputs, index, recovered, prices, heads, signals, metrics, progress_mode)
+    return trio.run(
+        _live, options, clock, directory, inputs, index, recovered, prices, accounts, heads, signals, metrics, progress_mode
+    )
 
 
 def _tell_of_input(inputs: Inputs, index: Index, bad_lines: BadLines) -> None:
@@ -117,7 +125,8 @@ async def _live(
     index: Index,
     recovered: Recovered,
     prices: _Prices,
-    heads: Heads,
+    accounts: Sequence[Account],
+    heads: Sequence[Heads],
     signals: Signals,
     metrics: Metrics | None,
     progress_mode: Mode,
@@ -127,9 +136,10 @@ async def _live(
     tally = _tally(recovered)
     sinks: list[Sink] = [tally.add]
     journal = Journal(recovered.files, clock, sink=_to_all(sinks), totals=recovered.totals)
-    store = MemoryStore(Limits(options.rpm, options.tpm))
-    await store.step(clock.monotonic_ns(), Open(_last_minute(recovered), jobs=index.state.count(State.PENDING)))
-    pool = Pool(Origin.parse(options.base_url))
+    parts = [
+        await _account_parts(account, heads_of_it, clock, index, recovered, prices)
+        for account, heads_of_it in zip(accounts, heads, strict=True)
+    ]
     progress = Progress(lambda: run.status(), mode=progress_mode)  # noqa: PLW0108 - the run is made below, and told of it
     run = Run(
         Parts(
@@ -144,12 +154,9 @@ async def _live(
             histories=recovered.histories,
             tally=tally,
             journal=journal,
-            store=store,
-            pool=pool,
-            heads=heads,
+            accounts=tuple(parts),
             spending=Spending(prices.table, recovered.totals, options.max_cost_usd),
             estimator=Estimator(),
-            unreached_since_ns=prices.unreached_since_ns,
             say=progress.say,
         )
     )
@@ -167,8 +174,28 @@ async def _live(
                 await last_scrape(metrics.scrapes, clock, progress.say)
             nursery.cancel_scope.cancel()
     finally:
-        await pool.aclose()
+        for account in parts:
+            await account.pool.aclose()
     return status
+
+
+async def _account_parts(
+    account: Account, heads: Heads, clock: Clock, index: Index, recovered: Recovered, prices: _Prices
+) -> AccountParts:
+    """What an account of the run is made of, its budget as its last minute has left it."""
+    limits = Limits(account.rpm, account.tpm)
+    store = MemoryStore(limits)
+    jobs = index.state.count(State.PENDING)
+    await store.step(clock.monotonic_ns(), Open(_last_minute(recovered, account.name), jobs=jobs))
+    return AccountParts(
+        name=account.name,
+        server=account.base_url,
+        limits=limits,
+        store=store,
+        pool=Pool(Origin.parse(account.base_url)),
+        heads=heads,
+        unreached_since_ns=prices.unreached_since_ns,
+    )
 
 
 class _Prices(NamedTuple):
@@ -177,15 +204,28 @@ class _Prices(NamedTuple):
     unreached_since_ns: int | None = None
 
 
-def _prices(options: Options, local: PriceTable | None, directory: RunDirectory, heads: Heads, clock: Clock) -> _Prices:
+def _prices(
+    options: Options,
+    accounts: Sequence[Account],
+    local: PriceTable | None,
+    directory: RunDirectory,
+    heads: Heads,
+    clock: Clock,
+) -> _Prices:
     """Local prices, else the catalog's, kept in the manifest with their date; those kept before where there is no catalog now.
 
+    Accounts of several servers have no catalog in common: a model of the same name may have another price.
     Raises: where there are none at all and a spend cap rests on them, UsageError, or UnreachableError.
     """
     assert directory.manifest is not None
     if local is not None:
         directory.keep_prices(local)
         return _Prices(local)
+    if len({account.base_url for account in accounts}) > 1:
+        if options.max_cost_usd is not None:
+            raise UsageError("--max-cost needs prices, and accounts of several servers have none in common: give --prices FILE.")
+        say("warning: accounts of several servers have no prices in common: costs are unknown. Give your own with --prices FILE.")
+        return _Prices(PriceTable())
     kept = directory.manifest.prices
     began_ns = clock.monotonic_ns()
     try:
@@ -254,11 +294,15 @@ def _tally(recovered: Recovered) -> Tally:
     )
 
 
-def _last_minute(recovered: Recovered) -> tuple[PastSend, ...] | None:
-    """The run's own sends of the last minute; None where they cannot be known."""
+def _last_minute(recovered: Recovered, account: str | None = None) -> tuple[PastSend, ...] | None:
+    """The run's own sends of the last minute under an account; None where they cannot be known.
+
+    Those under no name may have been any account's, and so may all others for an account without one.
+    """
     if not recovered.fresh and not recovered.same_boot:
         return None
-    return tuple(PastSend(sent_ns, tokens) for sent_ns, tokens in recovered.recent_sends)
+    sends = recovered.recent_sends
+    return tuple(PastSend(at_ns, tokens) for at_ns, tokens, name in sends if None in (name, account) or name == account)
 
 
 def _to_all(sinks: list[Sink]) -> Sink:

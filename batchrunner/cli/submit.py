@@ -7,7 +7,7 @@ import math
 import os
 import resource
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import click
 import msgspec
 
 from batchrunner.account import Account
-from batchrunner.cli.accounts import account_of, simulated_account
+from batchrunner.cli.accounts import Names, accounts_of, joined, simulated_account
 from batchrunner.cli.core_dumps import forbid_core_dumps
 from batchrunner.cli.help_text import Sectioned
 from batchrunner.cli.output import exit_code, print_json, print_text, say, summary
@@ -44,7 +44,7 @@ from batchrunner.progress import MODES
 from batchrunner.run_directory import RunDirectory
 from batchrunner.runner import FREE_BYTES
 from batchrunner.sources import STDIN, opened
-from batchrunner.status import Status
+from batchrunner.status import Status, sum_of_limits
 from batchrunner.wording import next_step, summary_text
 
 _COUNT = click.IntRange(min=0)
@@ -121,7 +121,14 @@ class _MaxFailures(click.ParamType):  # type: ignore[type-arg]  # generic in the
 @click.option(
     "--simulate-options", default="", metavar="OPTIONS", help="For --simulate: options of `batchrun simulate`, in one text."
 )
-@click.option("--account", metavar="NAME", help="An account of batchrun.toml; where that has none, no more than a name.")
+@click.option(
+    "--account",
+    type=Names(),
+    multiple=True,
+    callback=joined,
+    metavar="NAME",
+    help="An account of batchrun.toml; where that has none, no more than a name. Several share the jobs, each within its limits.",
+)
 @CONFIG_OPTION
 @click.option("--rpm", type=_COUNT, default=DEFAULT_RPM, show_default=True, metavar="N", help="Requests a minute; 0: no limit.")
 @click.option("--tpm", type=_COUNT, default=DEFAULT_TPM, show_default=True, metavar="N", help="Tokens a minute; 0: no limit.")
@@ -229,8 +236,8 @@ def _submit(context: click.Context, clock: Clock, signals: Signals) -> Status:
     """Prepare a run and carry it out; its last status. What can be refused is refused before anything is sent."""
     given = context.params
     with contextlib.ExitStack() as held:
-        account = simulated_account(context) if given["simulate"] else account_of(context, os.environ)
-        options = _options(given, account)
+        accounts = (simulated_account(context),) if given["simulate"] else accounts_of(context, os.environ)
+        options = _options(given, accounts)
         metrics_address = None if given["metrics"] is None else parse_address(given["metrics"])
         local_prices = None if given["prices"] is None else read_prices(given["prices"])
         sources = held.enter_context(opened(options.inputs))
@@ -239,7 +246,7 @@ def _submit(context: click.Context, clock: Clock, signals: Signals) -> Status:
         if finished is not None and not (given["retry_failed"] and finished.failed):
             return finished
         metrics = None if metrics_address is None else held.enter_context(_metrics(clock, *metrics_address))
-        directory.begin(options, _told_identity(directory, account, simulate=options.simulate))
+        directory.begin(options, _told_identity(directory, accounts, simulate=options.simulate))
         with terminable():
             inputs = held.enter_context(directory.copies.inputs(sources, spare_bytes=FREE_BYTES, say=say))
         if options.simulate:
@@ -250,7 +257,7 @@ def _submit(context: click.Context, clock: Clock, signals: Signals) -> Status:
             clock=clock,
             directory=directory,
             inputs=inputs,
-            account=account,
+            accounts=accounts,
             signals=signals,
             metrics=metrics,
             progress_mode=given["progress"],
@@ -261,10 +268,10 @@ def _submit(context: click.Context, clock: Clock, signals: Signals) -> Status:
         )
 
 
-def _told_identity(directory: RunDirectory, account: Account, *, simulate: bool) -> str:
+def _told_identity(directory: RunDirectory, accounts: Sequence[Account], *, simulate: bool) -> str:
     """Whose requests this start sends. People are told where earlier ones of the run were another account's."""
     # The embedded platform has another port each time, and is the same account all the same.
-    identity = SIMULATED_IDENTITY if simulate else account.identity
+    identity = SIMULATED_IDENTITY if simulate else " and ".join(account.identity for account in accounts)
     earlier = directory.manifest.identities[-1:] if directory.manifest is not None else ()
     if earlier not in ((), (identity,)):
         say(
@@ -282,16 +289,16 @@ def _metrics(clock: Clock, host: str, port: int) -> Iterator[Metrics]:
         yield metrics
 
 
-def _options(given: dict[str, Any], account: Account) -> Options:
+def _options(given: dict[str, Any], accounts: Sequence[Account]) -> Options:
     jobs: tuple[str, ...] = given["jobs"]
     return Options(
         inputs=jobs,
         run_dir=given["run_dir"] or default_run_dir(STDIN if STDIN in jobs else jobs[0], simulate=given["simulate"]),
-        base_url=account.base_url,
+        base_url=accounts[0].base_url,
         simulate=given["simulate"],
-        account=account.name,
-        rpm=account.rpm,
-        tpm=account.tpm,
+        account=given["account"] if len(accounts) > 1 else accounts[0].name,
+        rpm=sum_of_limits(account.rpm for account in accounts),
+        tpm=sum_of_limits(account.tpm for account in accounts),
         priority=given["priority"],
         max_in_flight=in_flight_cap(given["max_in_flight"], _raise_descriptor_limit()),
         max_attempts=given["max_attempts"],

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 import trio
 
 from batchrunner.clock import NS_PER_SECOND, Clock
+from batchrunner.dispatcher import Dispatcher
 from batchrunner.events import Onlookers
 from batchrunner.metrics import Metrics, Scrapes, families
 from batchrunner.runner import Run
@@ -17,27 +18,35 @@ LOOK_SECONDS = 0.05
 
 def watch(metrics: Metrics, run: Run, onlookers: Onlookers) -> None:
     """Let each scrape read the run and its parts. A new part is a line here, and a table in `metrics.families`."""
-    parts, resilience = run.parts, run.resilience_statistics
-    account = parts.options.account or "default"
+    parts = run.parts
     simulated = str(parts.options.simulate).lower()
     metrics.watch(families.RUN_INFO, lambda: None, run_id=parts.run_id, simulated=simulated)
     metrics.watch(families.RUN, run.status)
-    metrics.watch(families.ADMISSION, run.admission_statistics)
-    metrics.watch(families.BUDGET, lambda: parts.store.statistics(parts.clock.monotonic_ns()), account=account)
-    metrics.watch(families.CIRCUITS, lambda: [resilience().health.server], target="server")
-    metrics.watch(families.CIRCUITS, lambda: list(resilience().health.models.values()), target="model")
-    metrics.watch(families.MODELS, lambda: resilience().health.models)
-    metrics.watch(families.KEYS, lambda: resilience().keys, account=account)
+    for dispatcher in run.dispatchers:
+        _watch_account(metrics, dispatcher, parts.clock, several=len(run.dispatchers) > 1)
     metrics.watch(families.RETRIES, run.retries_statistics)
     metrics.watch(families.PREDICTIONS, parts.estimator.statistics)
     metrics.watch(families.ADVICE, run.advice_statistics)
-    metrics.watch(families.REFUNDS, lambda: resilience().refunded)
-    metrics.watch(families.POOL, parts.pool.statistics)
-    metrics.watch(families.REPLY_BUDGET, parts.pool.reply_budget.statistics)
     metrics.watch(families.DISK, parts.disk.free_bytes)
     metrics.watch(families.ONLOOKERS, onlookers.statistics)
     metrics.watch_journal(parts.journal.statistics)
     onlookers.add(metrics.on_event)
+
+
+def _watch_account(metrics: Metrics, dispatcher: Dispatcher, clock: Clock, *, several: bool) -> None:
+    """An account's own parts. What only tells accounts apart is a label where there are several."""
+    account, resilience = dispatcher.account, dispatcher.attempts.statistics
+    named = {"account": account.name or "default"}
+    which = named if several else {}
+    metrics.watch(families.ADMISSION, dispatcher.admission.statistics, **which)
+    metrics.watch(families.BUDGET, lambda: account.store.statistics(clock.monotonic_ns()), **named)
+    metrics.watch(families.CIRCUITS, lambda: [resilience().health.server], target="server", **which)
+    metrics.watch(families.CIRCUITS, lambda: list(resilience().health.models.values()), target="model", **which)
+    metrics.watch(families.MODELS, lambda: resilience().health.models, **which)
+    metrics.watch(families.KEYS, lambda: resilience().keys, **named)
+    metrics.watch(families.REFUNDS, lambda: resilience().refunded, **which)
+    metrics.watch(families.POOL, account.pool.statistics, **which)
+    metrics.watch(families.REPLY_BUDGET, account.pool.reply_budget.statistics, **which)
 
 
 async def last_scrape(scrapes: Scrapes, clock: Clock, say: Callable[[str], None]) -> None:

@@ -72,6 +72,8 @@ class Sent(_Record, tag="sent", frozen=True):
     endpoint: str
     #: what the job has waited for since it last ended, or since the process began: milliseconds by cause, see `waits`
     waits: dict[str, int] = {}
+    #: whose requests it counts among; None where the run has no name for it
+    account: str | None = None
 
 
 class Line(msgspec.Struct, frozen=True):

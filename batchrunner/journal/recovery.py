@@ -49,7 +49,7 @@ class Recovered(msgspec.Struct, frozen=True):
     failed: int
     bad_lines: int
     #: (monotonic ns, tokens) of each send of the last two minutes, oldest first; nothing where the machine was started since
-    recent_sends: list[tuple[int, int]]
+    recent_sends: list[tuple[int, int, str | None]]
     #: whether `recent_sends` can be relied on: the newest process before ran under the same boot
     same_boot: bool
     #: whether there was no run here before

@@ -84,8 +84,8 @@ class Replay:
         self.removed = 0
         #: ended behind the newest sync with something to pay: (offset in the journal, record)
         self.unsynced: deque[tuple[int, Ended]] = deque()
-        #: (monotonic ns, tokens) of the sends of the newest boot's last two minutes
-        self.recent: deque[tuple[int, int]] = deque()
+        #: (monotonic ns, tokens, account) of the sends of the newest boot's last two minutes
+        self.recent: deque[tuple[int, int, str | None]] = deque()
         self.boot: str | None = None
 
     def apply(self, offset: int, record: Record) -> None:
@@ -153,7 +153,7 @@ class Replay:
         if isinstance(key, int):
             self._move(key, Happening.SEND, sent.id)
         self._under_boot(sent.boot)
-        self.recent.append((sent.mono_ns, sent.reserve))
+        self.recent.append((sent.mono_ns, sent.reserve, sent.account))
         while self.recent[0][0] < sent.mono_ns - RECENT_NS:
             self.recent.popleft()
 

@@ -116,9 +116,10 @@ class Journal:
         output_cap_tokens: int | None,
         reserve_tokens: int,
         waits: Mapping[str, int] = _NO_WAITS,
+        account: str | None = None,
     ) -> None:
         """The request's first byte goes out next. `attempt` is the ordinal of the send among all of the job's; `waits` is what
-        it has waited for, in milliseconds by cause.
+        it has waited for, in milliseconds by cause; `account` the name of the one whose request it is.
         """
         self.record(
             Sent(
@@ -133,6 +134,7 @@ class Journal:
                 model=model,
                 endpoint=job.url,
                 waits=dict(waits),
+                account=account,
             )
         )
         self.totals.attempts += 1

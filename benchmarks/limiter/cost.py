@@ -12,11 +12,12 @@ import trio
 
 from batchrunner import budget
 from batchrunner.account_store import MemoryStore
-from batchrunner.admission import Admission, Candidate
+from batchrunner.admission import Admission
 from batchrunner.clock import SystemClock
 from batchrunner.fair import FairQueue
 from batchrunner.job import Job, RequestSize, Usage
 from batchrunner.lanes import Lane
+from batchrunner.tickets import Candidate
 
 #: requests in the budget's window at once; above 1,000 they share cells
 JOBS = 20_000

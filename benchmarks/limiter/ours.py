@@ -17,12 +17,13 @@ import trio
 
 from batchrunner import budget
 from batchrunner.account_store import MemoryStore
-from batchrunner.admission import SHORTEST_SLEEP_NS, Admission, Candidate, Ticket
+from batchrunner.admission import SHORTEST_SLEEP_NS, Admission
 from batchrunner.clock import NS_PER_SECOND, VirtualClock
 from batchrunner.estimate import Estimator
 from batchrunner.fair import FairQueue
 from batchrunner.job import Job, RequestSize, Usage
 from batchrunner.lanes import Lane
+from batchrunner.tickets import Candidate, Ticket
 from batchrunner.waits import Cause
 from benchmarks.limiter.network import Network, Reply
 from benchmarks.limiter.timers import Timers
@@ -101,8 +102,8 @@ class Stepped(Admission):
             soonest_ns = self._clock.monotonic_ns() + SHORTEST_SLEEP_NS
             await _pause(None if until_ns is None else max(until_ns, soonest_ns))
 
-    def _wake(self) -> None:
-        super()._wake()
+    def wake(self) -> None:
+        super().wake()
         self.on_change()
 
 

@@ -234,7 +234,7 @@ class RunMachine(RuleBasedStateMachine):
                 assert (history.sends, history.spent, history.excused) == (fate.sends, fate.spent, fate.refunded)
         totals = recovered.totals
         assert Sums(totals.attempts, totals.rate_limited, totals.billed, totals.maybe_billed) == self.sums
-        assert [at_ns for at_ns, _ in recovered.recent_sends] == [
+        assert [at_ns for at_ns, _, _ in recovered.recent_sends] == [
             at_ns for at_ns in self.sent_ns if at_ns >= self.clock.now_ns - RECENT_NS
         ]
         self.holds(recovered)

@@ -248,7 +248,7 @@ def test_the_last_two_minutes_of_the_same_boot_are_known() -> None:
     clock.now_ns += RECENT_NS
     run.send(1)
     recovered, _ = start(killed(disk), ids, clock=clock)
-    assert [tokens for _, tokens in recovered.recent_sends] == [12]
+    assert [tokens for _, tokens, _ in recovered.recent_sends] == [12]
     assert recovered.same_boot
     rebooted, _ = start(killed(disk), ids, clock=StepClock("boot-2"))
     assert (rebooted.recent_sends, rebooted.same_boot) == ([], False)

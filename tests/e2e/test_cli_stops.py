@@ -35,10 +35,10 @@ IDS = [f"job-{number}" for number in range(40)]
 MIB = 1 << 20
 #: the command line with less patience for a server that is away; its real patience is proven in virtual time
 IMPATIENT = """
-from batchrunner import cli, runner
+from batchrunner import cli, dispatcher
 from batchrunner.platform import catalog
 catalog.PAUSES_SECONDS = (0.1,)
-runner.UNREACHED_SECONDS = 0.5
+dispatcher.UNREACHED_SECONDS = 0.5
 cli.main()
 """
 

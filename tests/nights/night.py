@@ -225,14 +225,14 @@ def check_parts(run: Run, *, cancelled: bool) -> None:
     assert parts.spending._in_flight == 0
     assert parts.spending._in_flight_usd == 0
     assert all(history.spent >= 0 for history in parts.histories.values())
-    assert run._attempts._stale <= parts.histories.keys()
-    pool = parts.pool.statistics()
+    assert run.dispatchers[0].attempts._common.stale <= parts.histories.keys()
+    pool = parts.accounts[0].pool.statistics()
     assert (pool.idle, pool.connecting) == (0, 0)
-    assert parts.pool.reply_budget.statistics().held_bytes == 0
+    assert parts.accounts[0].pool.reply_budget.statistics().held_bytes == 0
     assert parts.journal.statistics().pending == 0
     if not cancelled:
-        assert not parts.store.state.in_flight  # type: ignore[attr-defined]
-        assert run.admission_statistics().in_flight == 0
+        assert not parts.accounts[0].store.state.in_flight  # type: ignore[attr-defined]
+        assert run.dispatchers[0].admission.statistics().in_flight == 0
         assert (pool.active, pool.opened) == (0, pool.closed)
 
 
@@ -252,9 +252,9 @@ def check_replays(night: SimulatedNight, run: Run) -> None:
 def check_nothing_left(run: Run) -> None:
     """After the last job nothing is remembered of any."""
     assert not run.parts.histories
-    assert not run._attempts._stale
-    assert not len(run._admission._refused)
-    queue = run._admission._queue.statistics()
+    assert not run.dispatchers[0].attempts._common.stale
+    assert not len(run.dispatchers[0].admission._refused)
+    queue = run.dispatchers[0].admission._queue.statistics()
     assert (queue.backing_off, queue.held) == (0, 0)
 
 

@@ -9,6 +9,7 @@ import contextlib
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -95,7 +96,7 @@ def slot_granted_twice(monkeypatch: pytest.MonkeyPatch) -> None:
         if isinstance(event, Reserve) and id(state) in taken:
             return Slot(-1, now_ns)
         if isinstance(event, Take) and event.slot == -1:
-            return taken.pop(id(state))
+            return msgspec.structs.replace(taken.pop(id(state)), offer=0)
         decision = step(state, now_ns, event)
         if isinstance(decision, Taken):
             taken[id(state)] = decision
@@ -106,7 +107,7 @@ def slot_granted_twice(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def last_minute_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """A start takes the account for one that nobody has used."""
-    monkeypatch.setattr(nights, "_last_minute", lambda _: ())
+    monkeypatch.setattr(nights, "_last_minute", lambda *_: ())
 
 
 def result_written_twice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,9 +141,9 @@ def duplicate_taken_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """A line that repeats an id is a job of its own."""
     add = Index.add
 
-    def take_in(index: Index, custom_id: str, fingerprint: int, offset: int, length: int, line: int) -> int | Duplicate:
-        added = add(index, custom_id, fingerprint, offset, length, line)
-        return add(index, f"{custom_id} again", fingerprint, offset, length, line) if isinstance(added, Duplicate) else added
+    def take_in(index: Index, custom_id: str, *columns: Any) -> int | Duplicate:
+        added = add(index, custom_id, *columns)
+        return add(index, f"{custom_id} again", *columns) if isinstance(added, Duplicate) else added
 
     monkeypatch.setattr(Index, "add", take_in)
 

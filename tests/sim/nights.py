@@ -34,7 +34,7 @@ from batchrunner.journal import Journal, Recovered, inline, recover
 from batchrunner.journal.files import COSTS, ERRORS, JOURNAL, RESULTS
 from batchrunner.journal.records import Sent, decode
 from batchrunner.lifecycle import State
-from batchrunner.parts import Parts
+from batchrunner.parts import AccountParts, Parts
 from batchrunner.pricing import PriceTable
 from batchrunner.runner import Run
 from batchrunner.secret import Secret
@@ -179,6 +179,8 @@ class Night:
         #: of the jitter that a run draws
         self.seed = "1"
         self.keys: tuple[str, ...] = (TEST_KEY,)
+        #: keys by the name of their account, where a run goes under several
+        self.accounts: dict[Any, tuple[str, ...]] = {}
         self.said: list[str] = []
         #: of the newest run
         self.events: list[Event] = []
@@ -209,7 +211,7 @@ class Night:
         """As the command line does, with a double at each seam."""
         clock = self.clock
         bad_lines: list[BadLine] = []
-        index = index_inputs(inputs, bad_lines.append, priority=options.priority)
+        index = index_inputs(inputs, bad_lines.append, priority=options.priority, accounts=list(self.accounts))
         recovered = recover(
             self.disk,
             run_id="night",
@@ -231,10 +233,15 @@ class Night:
             tally.add(event)
             self.shown(event)
 
-        store = self.store_of(Limits(options.rpm, options.tpm))
         jobs = index.state.count(State.PENDING)
-        await store.step(clock.monotonic_ns(), Open(_last_minute(recovered), jobs=jobs))
+        limits = Limits(options.rpm, options.tpm)
         self.pool = pool = Pool(ORIGIN, self.server.driver())
+        accounts = []
+        for name, keys in (self.accounts or {options.account: self.keys}).items():
+            store = self.store_of(limits)
+            await store.step(clock.monotonic_ns(), Open(_last_minute(recovered, name), jobs=jobs))
+            heads = Heads(ORIGIN, [Secret(key) for key in keys])
+            accounts.append(AccountParts(name=name, server=str(ORIGIN), limits=limits, store=store, pool=pool, heads=heads))
         parts = Parts(
             options=options,
             run_id="night",
@@ -247,9 +254,7 @@ class Night:
             histories=recovered.histories,
             tally=tally,
             journal=Journal(recovered.files, clock, sink=sink, totals=recovered.totals, sync_in=inline),
-            store=store,
-            pool=pool,
-            heads=Heads(ORIGIN, [Secret(key) for key in self.keys]),
+            accounts=tuple(accounts),
             spending=Spending(PRICES, recovered.totals, options.max_cost_usd),
             estimator=Estimator(),
             say=self.said.append,

@@ -12,13 +12,14 @@ from trio.testing import MockClock
 
 from batchrunner import budget
 from batchrunner.account_store import MemoryStore
-from batchrunner.admission import Admission, Backoff, Candidate, NotNow, Ticket
+from batchrunner.admission import Admission
 from batchrunner.clock import NS_PER_SECOND, VirtualClock
 from batchrunner.fair import FairQueue
 from batchrunner.job import Job, RequestSize, Usage
 from batchrunner.lanes import Lane
 from batchrunner.refused import UNSATISFIABLE_AFTER
 from batchrunner.simulator.windows import CalendarMinute, SlidingLog, TokenBucket, Window
+from batchrunner.tickets import Backoff, Candidate, NotNow, Ticket
 
 HOUR_SECONDS = 3_600
 

@@ -12,13 +12,14 @@ from trio.testing import MockClock
 
 from batchrunner import budget
 from batchrunner.account_store import MemoryStore
-from batchrunner.admission import Admission, Candidate, Held, NotNow, Ticket
+from batchrunner.admission import Admission
 from batchrunner.clock import NS_PER_SECOND, VirtualClock
 from batchrunner.errors import ChangedLines
 from batchrunner.fair import FairQueue
 from batchrunner.job import Job, RequestSize, Usage
 from batchrunner.lanes import Lane
 from batchrunner.runner import Run
+from batchrunner.tickets import Candidate, Held, NotNow, Ticket
 from tests.sim.nights import MODEL, MakeNight, after, assert_whole, job
 
 LIMITS = budget.Limits(50, 2_000_000)

@@ -53,6 +53,7 @@ def test_tokens_that_would_be_lost_go_to_the_largest_that_fits() -> None:
     state = state_with((0, 50_000))
     now_ns = 59 * NS  # 10,000 are left of the minute, all of the burst is there
     assert choose(state, now_ns, take(100, 9_000, 12_000, 3_000)) == Choice(1)
+    assert choose(state, now_ns, take(100, 12_000)) == Choice(0)
 
 
 def test_the_first_goes_where_nothing_would_be_lost() -> None:

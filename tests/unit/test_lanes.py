@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from unittest import mock
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrunner.index import MOST_WISHES, Index
+import batchrunner.lanes
+from batchrunner.index import MOST_ACCOUNTS, MOST_WISHES, Index, Wish
 from batchrunner.job import MAX_STEPS, Extras
 from batchrunner.lanes import Lane, Lanes
 from batchrunner.lifecycle import State
@@ -51,15 +53,20 @@ def test_priorities_end_somewhere() -> None:
     assert [(lane.priority, jobs_of(lane)) for lane in lanes.all] == [(MAX_STEPS, [0, 1]), (-MAX_STEPS, [2])]
 
 
-def test_more_wishes_than_a_byte_tells_apart() -> None:
-    """What comes after the 256th kind goes with those that have no wish; no job is lost, or in two lanes."""
-    lines: list[Extras | None] = [Extras(account=f"account-{number}") for number in range(MOST_WISHES + 9)]
-    index = index_of([[*lines, None]])
+def test_jobs_of_accounts_stand_by_themselves() -> None:
+    """Each kind of wish has its place for all accounts that a run may have; those that it has not stand with the rest."""
+    accounts = [f"account-{number}" for number in range(MOST_ACCOUNTS)]
+    steps = range(-MAX_STEPS, MAX_STEPS + 1)
+    lines = [Extras(account=name, priority=priority) for name in (*accounts, "x", "y") for priority in steps]
+    index = Index(lambda number: None, accounts=accounts)
+    for number, extras in enumerate(lines):
+        index.add(str(number), number, number, 1, number + 1, extras)
     lanes = Lanes(index)
-    assert len(index.wishes) == MOST_WISHES
-    found = [jobs_of(lane) for lane in lanes.all]
-    assert sorted(number for jobs in found for number in jobs) == list(range(len(lines) + 1))
-    assert found[lanes.of(len(lines))] == list(range(MOST_WISHES - 1, len(lines) + 1))
+    assert len(index.wishes) <= MOST_WISHES
+    assert {lane.account for lane in lanes.all} == {*accounts, None}
+    found = {(lane.account, lane.priority): jobs_of(lane) for lane in lanes.all}
+    assert all(len(jobs) == (2 if account is None else 1) for (account, _), jobs in found.items())
+    assert sum(map(len, found.values())) == len(lines)
 
 
 @given(
@@ -73,13 +80,28 @@ def test_only_what_is_pending_comes_out(jobs: list[tuple[int | None, State]], cu
     index = index_of(files)
     for number, (_, state) in enumerate(jobs):
         index.state[number] = state
-    lanes = Lanes(index)
     pending = [number for number, (_, state) in enumerate(jobs) if state is State.PENDING]
-    found = [jobs_of(lane) for lane in lanes.all]
-    assert all(lane == sorted(lane) for lane in found)
-    assert sorted(number for lane in found for number in lane) == pending
-    for place, lane_jobs in enumerate(found):
-        assert all(lanes.of(number) == place for number in lane_jobs)
+    for shortest, longest in ((1, 3), (64, 65_536)):
+        with mock.patch.multiple(batchrunner.lanes, SHORTEST_REACH=shortest, LONGEST_REACH=longest):
+            lanes = Lanes(index)
+            found = [jobs_of(lane) for lane in lanes.all]
+        assert all(lane == sorted(lane) for lane in found)
+        assert sorted(number for lane in found for number in lane) == pending
+        for place, lane_jobs in enumerate(found):
+            assert all(lanes.of(number) == place for number in lane_jobs)
+
+
+def test_jobs_that_have_ended_are_passed_at_once() -> None:
+    """Every other job is of the lane, and all but the last of them have ended: two hundred thousand are no work of each."""
+    jobs = 200_000
+    index = index_of([[]])
+    index.state = bytearray((State.SUCCEEDED, State.PENDING)) * (jobs // 2)
+    index.wish = bytearray((0, 1)) * (jobs // 2)
+    index.wishes.append(Wish(1))
+    index.state[jobs - 2] = State.PENDING
+    first, second = Lanes(index).all
+    assert first.ahead(5) == [jobs - 2]
+    assert second.ahead(3) == [1, 3, 5]
 
 
 def test_a_job_that_has_ended_before_it_is_looked_at_does_not_come_out() -> None:
@@ -118,3 +140,15 @@ def test_what_comes_back_goes_before_what_follows_it() -> None:
     assert jobs_of(lane) == [0, 2, 3, 4]
     lane.put_back([1])
     assert jobs_of(lane) == [1]
+
+
+def test_lanes_stand_in_the_order_of_their_first_jobs() -> None:
+    """Where shares are alike, whoever comes first in the file goes first."""
+    lanes = Lanes(index_of([[Extras(priority=1), None, Extras(priority=1)]]))
+    assert [(lane.priority, jobs_of(lane)) for lane in lanes.all] == [(1, [0, 2]), (0, [1])]
+
+
+def test_where_there_is_one_account_its_name_tells_nothing_apart() -> None:
+    """Lines with and without it, and those that name another, keep the order of the file."""
+    (lane,) = Lanes(index_of([[None, Extras(account="prod"), Extras(account="dev"), None]])).all
+    assert (lane.account, jobs_of(lane)) == (None, [0, 1, 2, 3])

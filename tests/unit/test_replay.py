@@ -212,9 +212,9 @@ def test_the_last_two_minutes_of_sends_are_kept() -> None:
     """To the nanosecond, with what was set aside for each; and of the newest boot alone."""
     story = Story().tell(Started("b", 0, 0, 1, "0"), sent(0, at_ns=5, reserve=10), sent(1, at_ns=6, reserve=20))
     story.tell(sent(2, at_ns=5 + RECENT_NS, reserve=30))
-    assert list(story.replay.recent) == [(5, 10), (6, 20), (5 + RECENT_NS, 30)]
+    assert list(story.replay.recent) == [(5, 10, None), (6, 20, None), (5 + RECENT_NS, 30, None)]
     story.tell(ended(What.AGAIN, 2), sent(2, 2, at_ns=6 + RECENT_NS, reserve=40))
-    assert list(story.replay.recent) == [(6, 20), (5 + RECENT_NS, 30), (6 + RECENT_NS, 40)]
+    assert list(story.replay.recent) == [(6, 20, None), (5 + RECENT_NS, 30, None), (6 + RECENT_NS, 40, None)]
     assert RECENT_NS == 120 * NS_PER_SECOND
     story.tell(Started("c", 0, 0, 1, "0"))
     assert (list(story.replay.recent), story.replay.boot) == ([], "c")

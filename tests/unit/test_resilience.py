@@ -5,7 +5,6 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from batchrunner.admission import Candidate, Ticket
 from batchrunner.breaker import FIRST_PROBE_NS, NS, QUIET_NS, TRIPS_AFTER
 from batchrunner.dialect import Finish, ReplyFacts
 from batchrunner.events import AttemptResult, Billing
@@ -15,6 +14,7 @@ from batchrunner.journal import History
 from batchrunner.keyring import KeyRing
 from batchrunner.outcome import Again, Blame, Done, Failed, Tries
 from batchrunner.resilience import MOST_EXCUSED, Resilience
+from batchrunner.tickets import Candidate, Ticket
 
 SERVER = Again(0, "http_500", "words", AttemptResult.SERVER_ERROR, Billing.NOT, Blame.SERVER)
 MODEL = Again(0, "model_unavailable", "words", AttemptResult.SERVER_ERROR, Billing.NOT, Blame.MODEL)
@@ -35,14 +35,13 @@ class Scene:
         self.released: list[str | None] = []
         parts: Any = SimpleNamespace(
             clock=SimpleNamespace(monotonic_ns=lambda: self.now_ns),
-            heads=SimpleNamespace(keys=KeyRing(1)),
             histories=self.histories,
             index=SimpleNamespace(fingerprints=range(1000)),
             journal=SimpleNamespace(refunded=lambda custom_id, _, attempts: self.refunded.append((custom_id, attempts))),
             say=self.said.append,
         )
         self.admission: Any = SimpleNamespace(retime=lambda *_: None, release=self.released.append)
-        self.resilience = Resilience(parts)
+        self.resilience = Resilience(parts, KeyRing(1))
 
     def send(self, number: int, model: str = "m") -> Ticket:
         """A request goes out."""

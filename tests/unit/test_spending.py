@@ -6,13 +6,13 @@ from decimal import Decimal
 
 import pytest
 
-from batchrunner.admission import Candidate
 from batchrunner.costs import Charge, Totals
 from batchrunner.dialect import Finish, ReplyFacts
 from batchrunner.events import Billing
 from batchrunner.job import Job, RequestSize, Usage
 from batchrunner.pricing import PriceTable
 from batchrunner.spending import Spending
+from batchrunner.tickets import Candidate
 
 URL = "/v1/chat/completions"
 #: a dollar for a token read, two for one written, at most 100 written; `endless` has no bound, `unread` no price

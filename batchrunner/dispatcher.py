@@ -1,0 +1,136 @@
+"""Sends one account's requests: a ticket, a connection, a task for each, until nothing is left that it could send."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+import trio
+
+from batchrunner.admission import Admission, Crew
+from batchrunner.attempts import Attempts, Common
+from batchrunner.clock import NS_PER_SECOND
+from batchrunner.errors import BatchrunError
+from batchrunner.fair import FairQueue
+from batchrunner.lanes import Lanes
+from batchrunner.parts import AccountParts, Parts
+from batchrunner.retries import RetryBudget
+from batchrunner.status import StoppedBy
+from batchrunner.transport import Connection, TransportError
+
+#: A server that was never reached for this long is taken for a wrong address.
+UNREACHED_SECONDS = 30.0
+CONNECT_BACKOFF_BASE_SECONDS = 0.5
+CONNECT_BACKOFF_CAP_SECONDS = 30.0
+UNREACHED_BACKOFF_CAP_SECONDS = 4.0
+
+
+class Dispatcher:
+    """The one task that takes an account's tickets. `stop` is told why nothing more can succeed, `unusable` why the job file
+    cannot be gone on with.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        account: AccountParts,
+        lanes: Lanes,
+        common: Common,
+        retries: RetryBudget,
+        *,
+        stop: Callable[[StoppedBy, str], None],
+        unusable: Callable[[BatchrunError], None],
+        crew: Crew | None,
+        foreign: Collection[str],
+        max_in_flight: int,
+        most_held: int,
+    ) -> None:
+        self.account = account
+        #: waits for the server to be there
+        self.connecting = False
+        self._parts = parts
+        self._stop = stop
+        self._unusable = unusable
+        self.attempts = Attempts(parts, account, common, stop)
+        self.admission = Admission(
+            account.store,
+            FairQueue(lanes.all, lanes.of, limits=account.limits, retries=retries, foreign=foreign, most_held=most_held),
+            parts.clock,
+            load=self.attempts.load,
+            look=self.attempts.look,
+            expect=self.attempts.expect,
+            due=self.attempts.due,
+            hopeless=self.attempts.hopeless,
+            max_in_flight=max_in_flight,
+            tpm=account.limits.tpm,
+            rng=parts.rng,
+            crew=crew,
+        )
+        self._reached = False
+        self._stopping = trio.Event()
+        self._opening = trio.CancelScope()
+
+    async def run(self) -> None:
+        """Send until nothing is left to send. What is in flight is waited for, also where the job file proves unusable."""
+        self.attempts.check_failures()
+        async with trio.open_nursery() as flights:
+            while await self.admission.ready():
+                # Opened before its slot is due: a handshake must not make a send late, nor a dead server cost a job.
+                connection = await self._connect()
+                if connection is None:
+                    break
+                try:
+                    ticket = await self.admission.admit()
+                except BatchrunError as error:
+                    self._unusable(error)
+                    ticket = None
+                if ticket is None:
+                    connection.release()
+                    break
+                flight = self.attempts.begin(ticket, connection)
+                flights.start_soon(self.attempts.carry_out, flight, self.admission)
+                await trio.lowlevel.checkpoint()  # nothing above need have waited
+
+    def drain(self) -> None:
+        """Admit nothing more; what is in flight goes on to its end."""
+        self._stopping.set()
+        self._opening.cancel()
+        self.admission.close()
+
+    def resign(self) -> None:
+        """The same, and leave all that others can send to them."""
+        self.drain()
+        self.admission.resign()
+
+    @property
+    def over(self) -> bool:
+        return self._stopping.is_set()
+
+    async def _connect(self) -> Connection | None:
+        """An open connection; None once the run is stopping. A server that is away is waited for, unless it never was there."""
+        unreached_since_ns = self.account.unreached_since_ns
+        failures = 0
+        while not self._stopping.is_set():
+            try:
+                with trio.CancelScope() as self._opening:
+                    connection = await self.account.pool.connect()
+                if self._opening.cancelled_caught:
+                    return None
+            except TransportError as error:
+                failures += 1
+                now_ns = self._parts.clock.monotonic_ns()
+                unreached_since_ns = now_ns if unreached_since_ns is None else unreached_since_ns
+                if not self._reached and now_ns - unreached_since_ns >= UNREACHED_SECONDS * NS_PER_SECOND:
+                    self._stop("unreachable", error.failure.message)
+                    return None
+                if failures == 1:
+                    self._parts.say(f"{error.failure.message}; trying again")
+                self.connecting = True
+                cap = CONNECT_BACKOFF_CAP_SECONDS if self._reached else UNREACHED_BACKOFF_CAP_SECONDS
+                ceiling = min(cap, CONNECT_BACKOFF_BASE_SECONDS * 2 ** min(failures, 10))
+                with trio.move_on_after(self._parts.rng.uniform(ceiling / 2, ceiling)):
+                    await self._stopping.wait()
+            else:
+                self._reached = True
+                self.connecting = False
+                return connection
+        return None
