@@ -120,6 +120,8 @@ class Admission:
         self._ahead = LookAhead(queue, look, expect, tpm=tpm)
         self._in_flight = 0
         self._admitted = 0
+        #: slots come later than they are asked for: then there is no sense in loading a job first
+        self._paced = True
         self._closed = False
         self._resigned = False
         self._changed = trio.Event()
@@ -161,19 +163,24 @@ class Admission:
             # What changes from here on, while the store is asked too, ends the next wait.
             changed = self._changed
             now_ns = self._clock.monotonic_ns()
-            if slot is None:
+            if slot is None and self._paced:
                 decision = await self._store.step(now_ns, budget.Reserve())
                 assert isinstance(decision, budget.Slot)
                 slot = decision
-            if slot.at_ns > now_ns:
+                self._paced = slot.at_ns > now_ns
+            if slot is not None and slot.at_ns > now_ns:
                 await self._wait(changed, "requests", slot.at_ns)
                 continue
+            number = slot.slot if slot is not None else 0
             if self._crew is None:
-                chosen = await self._choose(slot.slot, asked_ns)
+                chosen = await self._choose(number, asked_ns)
             else:
                 async with self._crew.turnstile:
-                    chosen = await self._choose(slot.slot, asked_ns)
+                    chosen = await self._choose(number, asked_ns)
             match chosen:
+                case budget.Slot():
+                    slot = chosen
+                    self._paced = True
                 case Ticket():
                     return chosen
                 case _Wait(reason, until_ns):
@@ -186,8 +193,8 @@ class Admission:
             await self._store.step(self._clock.monotonic_ns(), budget.Return(slot.slot))
         return None
 
-    async def _choose(self, slot: int, asked_ns: int) -> Ticket | _Wait | _Next:
-        """Offer what could go now to the budget, a slot being due."""
+    async def _choose(self, slot: int, asked_ns: int) -> Ticket | budget.Slot | _Wait | _Next:
+        """Offer what could go now to the budget, a slot being due; 0: perhaps one is."""
         now_ns = self._clock.monotonic_ns()
         number = self._queue.peek(now_ns)
         if number is None:  # it is held aside by now, its model having failed while the store was asked
@@ -206,6 +213,8 @@ class Admission:
                         return _Next.SLOT
                     candidate = instead
                 return self._ticket(candidate, entry, asked_ns, now_ns, alone=alone)
+            case budget.Slot() as reserved:
+                return reserved
             case budget.Later(at_ns, tokens):
                 return _Wait("tokens" if tokens else "requests", at_ns)
             case _:

@@ -136,6 +136,8 @@ class RequestCeiling(msgspec.Struct):
             self.next_ns += WINDOW_NS if near else PROBE_STEP_NS
 
 
+#: all of the limit, in thousandths
+FULL = 1000
 #: in hundredths
 TOKENS_LOWERED_BY = 97
 TOKENS_RAISED_AFTER_NS = 10 * 60 * NS
@@ -144,11 +146,11 @@ TOKENS_RAISED_AFTER_NS = 10 * 60 * NS
 class TokenCeiling(msgspec.Struct):
     """How many tokens a minute the server lets through, in thousandths of the configured limit."""
 
-    thousandths: int = 1000
+    thousandths: int = FULL
     raised_ns: int = 0
 
     def tpm(self, limit: int) -> int:
-        return limit * self.thousandths // 1000
+        return limit if self.thousandths == FULL else limit * self.thousandths // FULL
 
     def lower(self, now_ns: int) -> None:
         """A 429 that came where the tokens were nearly used up."""
@@ -157,10 +159,10 @@ class TokenCeiling(msgspec.Struct):
 
     def expire(self) -> None:
         """Nobody has asked for long."""
-        self.thousandths = 1000
+        self.thousandths = FULL
 
     def probe(self, now_ns: int) -> None:
         """Try more again, if it is time to."""
-        while self.thousandths < 1000 and now_ns >= self.raised_ns + TOKENS_RAISED_AFTER_NS:
-            self.thousandths = min(1000, self.thousandths * 100 // TOKENS_LOWERED_BY + 1)
+        while self.thousandths < FULL and now_ns >= self.raised_ns + TOKENS_RAISED_AFTER_NS:
+            self.thousandths = min(FULL, self.thousandths * 100 // TOKENS_LOWERED_BY + 1)
             self.raised_ns += TOKENS_RAISED_AFTER_NS

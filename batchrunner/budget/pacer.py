@@ -53,13 +53,15 @@ class RequestPacer(msgspec.Struct):
 
     def advance(self, at_ns: int, rpm: int) -> None:
         """Account for a send planned at `at_ns`. Idle time is never banked beyond LATENESS_NS."""
-        if self.fast_left > 0 and self.fast_made and at_ns > self.due_ns + interval_ns(rpm):
+        if self.fast_left == 0:
+            self.due_ns = max(self.due_ns, at_ns - self._forgiven_ns(rpm)) + SAFE_WINDOW_NS // rpm + 1
+            return
+        if self.fast_made and at_ns > self.due_ns + interval_ns(rpm):
             self.fast_made = 0
             self.fast_minutes += 1
         self.due_ns = max(self.due_ns, at_ns - self._forgiven_ns(rpm)) + self.spacing_ns(rpm)
-        if self.fast_left > 0:
-            self.fast_left -= 1
-            self.fast_made += 1
+        self.fast_left -= 1
+        self.fast_made += 1
 
     def spacing_ns(self, rpm: int) -> int:
         """How long after the next send the one behind it may follow."""
@@ -79,7 +81,7 @@ class RequestPacer(msgspec.Struct):
             self.due_ns = max(self.due_ns, now_ns - self._forgiven_ns(rpm) + interval_ns(rpm))
 
     def _forgiven_ns(self, rpm: int) -> int:
-        return max(LATENESS_NS, self.credit * interval_ns(rpm))
+        return max(LATENESS_NS, self.credit * interval_ns(rpm)) if self.credit else LATENESS_NS
 
     def start_fast(self, sends: int) -> None:
         """Send so many faster than the pace, or as many as are known to be let through."""

@@ -85,6 +85,7 @@ class Return(msgspec.Struct, frozen=True, tag=True):
 class Take(msgspec.Struct, frozen=True, tag=True):
     """A slot is due: send one of these requests now. Answered by Taken, Later or Stale.
 
+    `slot` 0: one that is due at once is taken. Where there is none, or it does not suffice, a slot is answered, as Reserve is.
     `offers`: at least one; the first is the one whose turn it is. `alone`: that one only with no other tokens in the window.
     """
 

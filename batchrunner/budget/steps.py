@@ -47,9 +47,9 @@ def step(state: State, now_ns: int, event: Event) -> Decision:
     no-ops or Stale, so that an answer that comes twice or too late does no harm.
     """
     state.window.expire(now_ns)
-    if state.limits.rpm:
+    if state.requests.missing:
         state.requests.probe(now_ns, state.limits.rpm)
-    if state.limits.tpm:
+    if state.tokens.strict:
         state.tokens.pass_time(now_ns, state.window)
     return _STEPS[type(event)](state, now_ns, event)
 
@@ -93,11 +93,13 @@ def _open(state: State, now_ns: int, event: Open) -> None:
 
 def _reserve(state: State, now_ns: int, _: Reserve) -> Slot:
     state.seen_ns = now_ns
-    _lapse(state, now_ns)
+    if state.slots:
+        _lapse(state, now_ns)
     at_ns = state.gate.planned_ns(now_ns)
     rpm = _rpm(state)
     if rpm:
-        at_ns = max(at_ns, state.pacer.due_ns, state.window.room_for_request_ns(now_ns, rpm, state.limits.rpm, len(state.slots)))
+        room_ns = state.window.room_for_request_ns(now_ns, rpm, state.limits.rpm, len(state.slots))
+        at_ns = max(at_ns, state.pacer.due_ns, room_ns)
         state.pacer.advance(at_ns, rpm)
     slot = state.next_slot
     state.next_slot += 1
@@ -109,32 +111,48 @@ def _return(state: State, _: int, event: Return) -> None:
     state.slots.pop(event.slot, None)
 
 
-def _take(state: State, now_ns: int, event: Take) -> Taken | Later | Stale:
+def _take(state: State, now_ns: int, event: Take) -> Taken | Later | Stale | Slot:
+    if event.slot == 0:
+        return _take_at_once(state, now_ns, event)
     _lapse(state, now_ns)
     at_ns = state.slots.get(event.slot)
     if at_ns is None:
         return Stale()
     rpm = _rpm(state)
-    due_ns = max(at_ns, state.gate.planned_ns(now_ns))
-    if rpm:
-        due_ns = max(due_ns, state.window.room_for_request_ns(now_ns, rpm, state.limits.rpm, len(state.slots) - 1))
-    opens_ns = max(due_ns, state.gate.opens_ns(now_ns))
+    room_ns = state.window.room_for_request_ns(now_ns, rpm, state.limits.rpm, len(state.slots) - 1) if rpm else now_ns
+    opens_ns = max(at_ns, state.gate.until_ns, room_ns)
     choice = choose(state, now_ns, event)
     if opens_ns > now_ns or isinstance(choice, Wait):
+        due_ns = max(at_ns, state.gate.planned_ns(now_ns), room_ns)
         tokens_ns = choice.until_ns if isinstance(choice, Wait) else now_ns
         # Waiting for tokens or for a canary is not lateness: the slot moves along, so that it does not lapse before the
         # next question.
         state.slots[event.slot] = max(due_ns, now_ns)
         return Later(max(opens_ns, tokens_ns), tokens=tokens_ns > opens_ns)
+    del state.slots[event.slot]
+    if rpm:
+        state.pacer.delayed(now_ns, rpm)
     return _send(state, now_ns, event, choice)
+
+
+def _take_at_once(state: State, now_ns: int, event: Take) -> Taken | Slot:
+    """Reserve and Take in one, for accounts so fast that nobody ever waits for a slot."""
+    rpm = _rpm(state)
+    if not state.slots and state.gate.until_ns <= now_ns:
+        in_time = not rpm or (
+            state.pacer.due_ns <= now_ns and state.window.room_for_request_ns(now_ns, rpm, state.limits.rpm, 0) <= now_ns
+        )
+        if in_time and isinstance(choice := choose(state, now_ns, event), Choice):
+            state.seen_ns = now_ns
+            if rpm:
+                state.pacer.advance(now_ns, rpm)
+            return _send(state, now_ns, event, choice)
+    return _reserve(state, now_ns, Reserve())
 
 
 def _send(state: State, now_ns: int, event: Take, choice: Choice) -> Taken:
     offer = event.offers[choice.offer]
     limits, window = state.limits, state.window
-    del state.slots[event.slot]
-    if limits.rpm:
-        state.pacer.delayed(now_ns, state.requests.rpm(limits.rpm))
     entry = state.next_entry
     state.next_entry += 1
     alone = window.reserved == 0
@@ -150,7 +168,8 @@ def _settle(state: State, now_ns: int, event: Settle) -> None:
     if flight is None:
         return
     state.gate.accepted(now_ns, event.entry, flight.sent_ns)
-    _hear(state, now_ns, flight, event.hints)
+    if event.hints is not None:
+        _hear(state, now_ns, flight, event.hints)
     state.pacer.accepted()
     if flight.taking:
         state.tokens.accept(flight.taking, state.limits.tpm)
@@ -164,7 +183,8 @@ def _refuse(state: State, now_ns: int, event: Refuse) -> None:
     flight = state.in_flight.pop(event.entry, None)
     if flight is None:
         return
-    _hear(state, now_ns, flight, event.hints)
+    if event.hints is not None:
+        _hear(state, now_ns, flight, event.hints)
     rpm = _rpm(state)
     pace_ns = interval_ns(rpm) if rpm else UNLIMITED_INTERVAL_NS
     if state.gate.refused(now_ns, event.entry, flight.sent_ns, pace_ns, event.retry_after_ns, event.random):
@@ -180,9 +200,9 @@ def _refuse(state: State, now_ns: int, event: Refuse) -> None:
         state.tokens.refuse(now_ns, flight.sent_ns, flight.taking, state.limits.tpm)
 
 
-def _hear(state: State, now_ns: int, flight: InFlight, hints: Hints | None) -> None:
+def _hear(state: State, now_ns: int, flight: InFlight, hints: Hints) -> None:
     """Take in what an answer's headers say of the limit of requests."""
-    if hints is None or not state.limits.rpm:
+    if not state.limits.rpm:
         return
     left = hints.requests_left
     if left is not None and state.requests.missing:
@@ -220,13 +240,14 @@ def _lost(state: State, _: int, event: Lost) -> None:
 
 def _rpm(state: State) -> int:
     """The requests a minute to go by; 0: no limit."""
-    return state.requests.rpm(state.limits.rpm) if state.limits.rpm else 0
+    limit = state.limits.rpm
+    return state.requests.rpm(limit) if state.requests.missing and limit else limit
 
 
 def _lapse(state: State, now_ns: int) -> None:
-    lapsed = [slot for slot, at_ns in state.slots.items() if at_ns + SLOT_LIFE_NS < now_ns]
-    for slot in lapsed:
-        del state.slots[slot]
+    slots = state.slots
+    for slot in [slot for slot, at_ns in slots.items() if at_ns + SLOT_LIFE_NS < now_ns]:
+        del slots[slot]
 
 
 _STEPS: dict[type, Callable[[State, int, Any], Decision]] = {

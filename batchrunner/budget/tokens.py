@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from batchrunner.budget.charging import Belief, Charging
-from batchrunner.budget.effective import TokenCeiling
+from batchrunner.budget.effective import FULL, TokenCeiling
 from batchrunner.budget.pacer import SAFE_WINDOW_NS, TOKEN_BURST_DIVISOR, TokenPacer
 from batchrunner.budget.two_bucket import TwoBuckets
 from batchrunner.budget.window import Window
@@ -47,6 +47,11 @@ class Tokens(msgspec.Struct):
     ceiling: TokenCeiling = msgspec.field(default_factory=TokenCeiling)
     buckets: TwoBuckets = msgspec.field(default_factory=TwoBuckets)
 
+    @property
+    def strict(self) -> bool:
+        """Whether less is taken than the limit and the laxest way of charging would allow."""
+        return self.charging.way is not Charging.ACTUAL or self.ceiling.thousandths < FULL
+
     def pass_time(self, now_ns: int, window: Window) -> None:
         """Try again what is due to be tried."""
         self.ceiling.probe(now_ns)
@@ -71,11 +76,10 @@ class Tokens(msgspec.Struct):
             counted += _asked(way, before)
             if counted > tpm:  # not both in one minute
                 return now_ns + SAFE_WINDOW_NS
-        return max(
-            pacer.earliest(now_ns, paced, tpm),
-            window.room_for_tokens_ns(now_ns, way, counted, tpm),
-            self.buckets.room_ns(now_ns, counted if before else asked, tpm),
-        )
+        due_ns = max(pacer.earliest(now_ns, paced, tpm), window.room_for_tokens_ns(now_ns, way, counted, tpm))
+        if self.buckets.believed:
+            due_ns = max(due_ns, self.buckets.room_ns(now_ns, counted if before else asked, tpm))
+        return due_ns
 
     def overflow_soon(self, now_ns: int) -> bool:
         """Whether so much of the burst is unused that what flows in may soon be lost: more than 60 % of it."""

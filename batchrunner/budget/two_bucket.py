@@ -65,7 +65,7 @@ class TwoBuckets(msgspec.Struct):
     def room_ns(self, now_ns: int, tokens: int, tpm: int) -> int:
         """When `tokens` more fit. What never fits beside anything is asked of the exact log, not here."""
         room = tpm * FILLED_THOUSANDTHS // 1000 - tokens
-        if not self.believed or room < 0:
+        if room < 0:
             return now_ns
         into_ns = self._turn(now_ns)
         began_ns, last, used = self.began_ns, self.last, self.used
