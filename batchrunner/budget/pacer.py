@@ -39,15 +39,20 @@ class RequestPacer(msgspec.Struct):
 
     def advance(self, at_ns: int, rpm: int) -> None:
         """Account for a send planned at `at_ns`. Idle time is never banked beyond LATENESS_NS."""
-        interval = interval_ns(rpm)
+        self.due_ns = max(self.due_ns, at_ns - LATENESS_NS) + self.spacing_ns(rpm)
         if self.fast_left > 0:
-            # T / (5 (1 + k / 0.16 N)): the first ones slow enough that a server without burst refuses a few, not all.
-            share, whole = FAST_START_DOUBLES_AFTER
-            ease = max(1, rpm * share // whole)
-            interval = interval * ease // (FAST_START_SPEED * (ease + self.fast_made))
             self.fast_left -= 1
             self.fast_made += 1
-        self.due_ns = max(self.due_ns, at_ns - LATENESS_NS) + interval
+
+    def spacing_ns(self, rpm: int) -> int:
+        """How long after the next send the one behind it may follow."""
+        interval = interval_ns(rpm)
+        if self.fast_left == 0:
+            return interval
+        # T / (5 (1 + k / 0.16 N)): the first ones slow enough that a server without burst refuses a few, not all.
+        share, whole = FAST_START_DOUBLES_AFTER
+        ease = max(1, rpm * share // whole)
+        return interval * ease // (FAST_START_SPEED * (ease + self.fast_made))
 
     def delayed(self, now_ns: int, rpm: int) -> None:
         """A planned send went out at `now_ns`: what it was too late is not made up for by those behind it."""

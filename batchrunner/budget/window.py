@@ -68,6 +68,23 @@ class Window(msgspec.Struct):
             self.cells.append(Cell(now_ns, now_ns, 1, tokens))
         return self.first_cell + len(self.cells) - 1
 
+    def assume(self, at_ns: int, requests: int, tokens: int) -> None:
+        """Enter sends that may have been made up to `at_ns`, all at its end."""
+        if self.cells:
+            at_ns = max(at_ns, self.cells[-1].last_ns)
+        self.cells.append(Cell(at_ns, at_ns, requests, tokens))
+        self.requests += requests
+        self.tokens += tokens
+
+    def insert(self, sends: list[tuple[int, int]]) -> list[int]:
+        """Enter sends (when, and how many tokens) that were made meanwhile, each at its time; the new numbers of all cells."""
+        old = self.cells
+        self.cells = sorted([*old, *(Cell(at_ns, at_ns, 1, tokens) for at_ns, tokens in sends)], key=lambda cell: cell.last_ns)
+        self.requests += len(sends)
+        self.tokens += sum(tokens for _, tokens in sends)
+        places = {id(cell): number for number, cell in enumerate(self.cells, self.first_cell)}
+        return [places[id(cell)] for cell in old]
+
     def correct(self, number: int, tokens: int) -> None:
         """Change a cell's tokens by a difference. Nothing where it has expired: what it held no longer counts."""
         if number >= self.first_cell:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import itertools
 import os
 import random
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from decimal import Decimal
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, Protocol
 
 import trio
 
 from batchrunner import __version__, dialect
 from batchrunner.account import Account
-from batchrunner.account_store import MemoryStore
+from batchrunner.account_store import AccountStore
 from batchrunner.budget import Limits, Open, PastSend
 from batchrunner.cli.output import say
+from batchrunner.cli.sharing import own_account, shared_account
 from batchrunner.cli.signals import Signals
 from batchrunner.cli.watching import last_scrape, watch
 from batchrunner.clock import Clock
@@ -44,6 +48,12 @@ from batchrunner.transport import Origin, Pool
 FAILURES_TOLD = 10
 
 
+class _SharedAccount(Protocol):
+    """Opens the account that a run shares with others."""
+
+    def __call__(self, *, limits: Limits, say: Callable[[str], None]) -> AbstractAsyncContextManager[AccountStore]: ...
+
+
 def carry_out(
     options: Options,
     *,
@@ -58,6 +68,7 @@ def carry_out(
     retry_failed: bool,
     strict: bool,
     local_prices: PriceTable | None,
+    state_dir: str | None,
 ) -> Status:
     """Bring a run to where it stands and go on to its end; its last status.
 
@@ -86,7 +97,10 @@ def carry_out(
     bad_lines.close()
     for warning in recovered.warnings:
         say(f"warning: {warning}")
-    return trio.run(_live, options, clock, directory, inputs, index, recovered, prices, heads, signals, metrics, progress_mode)
+    shared = None if options.simulate else partial(shared_account, account.identity, clock=clock, state_dir=state_dir)
+    return trio.run(
+        _live, options, clock, directory, inputs, index, recovered, prices, heads, signals, metrics, progress_mode, shared
+    )
 
 
 def _tell_of_input(inputs: Inputs, index: Index, bad_lines: BadLines) -> None:
@@ -121,54 +135,56 @@ async def _live(
     signals: Signals,
     metrics: Metrics | None,
     progress_mode: Mode,
+    shared: _SharedAccount | None,
 ) -> Status:
-    """Put the parts together and let them run, with everything that looks on."""
+    """Put the parts together and let them run, with everything that looks on. `shared`: None where the account is its own."""
     assert directory.manifest is not None
     tally = _tally(recovered)
     sinks: list[Sink] = [tally.add]
     journal = Journal(recovered.files, clock, sink=_to_all(sinks), totals=recovered.totals)
-    store = MemoryStore(Limits(options.rpm, options.tpm))
-    await store.step(clock.monotonic_ns(), Open(_last_minute(recovered), jobs=index.state.count(State.PENDING)))
-    pool = Pool(Origin.parse(options.base_url))
     progress = Progress(lambda: run.status(), mode=progress_mode)  # noqa: PLW0108 - the run is made below, and told of it
-    run = Run(
-        Parts(
-            options=options,
-            run_id=directory.manifest.run_id,
-            clock=clock,
-            disk=directory.disk,
-            rng=random.Random(),
-            inputs=inputs,
-            index=index,
-            bad_lines=recovered.bad_lines,
-            histories=recovered.histories,
-            tally=tally,
-            journal=journal,
-            store=store,
-            pool=pool,
-            heads=heads,
-            spending=Spending(prices.table, recovered.totals, options.max_cost_usd),
-            estimator=Estimator(),
-            unreached_since_ns=prices.unreached_since_ns,
-            say=progress.say,
+    limits = Limits(options.rpm, options.tpm)
+    async with own_account(limits) if shared is None else shared(limits=limits, say=progress.say) as store:
+        await store.step(clock.monotonic_ns(), Open(_last_minute(recovered), jobs=index.state.count(State.PENDING)))
+        pool = Pool(Origin.parse(options.base_url))
+        run = Run(
+            Parts(
+                options=options,
+                run_id=directory.manifest.run_id,
+                clock=clock,
+                disk=directory.disk,
+                rng=random.Random(),
+                inputs=inputs,
+                index=index,
+                bad_lines=recovered.bad_lines,
+                histories=recovered.histories,
+                tally=tally,
+                journal=journal,
+                store=store,
+                pool=pool,
+                heads=heads,
+                spending=Spending(prices.table, recovered.totals, options.max_cost_usd),
+                estimator=Estimator(),
+                unreached_since_ns=prices.unreached_since_ns,
+                say=progress.say,
+            )
         )
-    )
-    onlookers = Onlookers(progress.say)
-    onlookers.add(_Failures(progress, index).on_event)
-    sinks.append(onlookers.on_event)
-    if metrics is not None:
-        watch(metrics, run, onlookers)
-    try:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(signals.watch, run, progress, options.drain_seconds)
-            await nursery.start(progress.run)
-            status = await run.run()
-            if metrics is not None and status.stopped_by != "signal":
-                await last_scrape(metrics.scrapes, clock, progress.say)
-            nursery.cancel_scope.cancel()
-    finally:
-        await pool.aclose()
-    return status
+        onlookers = Onlookers(progress.say)
+        onlookers.add(_Failures(progress, index).on_event)
+        sinks.append(onlookers.on_event)
+        if metrics is not None:
+            watch(metrics, run, onlookers)
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(signals.watch, run, progress, options.drain_seconds)
+                await nursery.start(progress.run)
+                status = await run.run()
+                if metrics is not None and status.stopped_by != "signal":
+                    await last_scrape(metrics.scrapes, clock, progress.say)
+                nursery.cancel_scope.cancel()
+        finally:
+            await pool.aclose()
+        return status
 
 
 class _Prices(NamedTuple):
