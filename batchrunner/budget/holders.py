@@ -59,8 +59,9 @@ class Holder(msgspec.Struct):
 
     limits: Limits
     seen_ns: int
-    #: what it has had, in time of the account
-    had_ns: int = 0
+    #: what it has had of either limit, in time of the account
+    requests_ns: int = 0
+    tokens_ns: int = 0
     #: its slot; 0: it wants none
     slot: int = 0
     #: when it will come for it
@@ -73,6 +74,19 @@ class Holder(msgspec.Struct):
     active_ns: int = 0
     #: its requests in flight
     entries: set[int] = msgspec.field(default_factory=set)
+
+    @property
+    def had_ns(self) -> int:
+        """Its part of the account: that of the limit which it uses more."""
+        return max(self.requests_ns, self.tokens_ns)
+
+    def charge(self, requests_ns: int, tokens_ns: int) -> None:
+        """It has had more, or (negative) less. What it used less of is forgotten beyond a minute: its jobs may change."""
+        self.requests_ns += requests_ns
+        self.tokens_ns += tokens_ns
+        least_ns = self.had_ns - SAFE_WINDOW_NS
+        self.requests_ns = max(self.requests_ns, least_ns)
+        self.tokens_ns = max(self.tokens_ns, least_ns)
 
     def waits(self, now_ns: int) -> bool:
         return self.slot > 0 and now_ns <= self.comes_ns + SLOT_LIFE_NS
@@ -159,7 +173,8 @@ def step(shared: Shared, name: str, now_ns: int, event: Event) -> Decision:
 def _reserve(shared: Shared, holder: Holder, now_ns: int) -> Slot:
     if now_ns > holder.active_ns:
         others = [one.had_ns for one in shared.holders.values() if one is not holder and now_ns <= one.active_ns]
-        holder.had_ns = max(holder.had_ns, min(others, default=0))
+        behind_ns = max(0, min(others, default=0) - holder.had_ns)
+        holder.charge(behind_ns, behind_ns)
     holder.slot = shared.next_slot
     shared.next_slot += 1
     holder.wants_ns = 0
@@ -183,13 +198,13 @@ def _take(shared: Shared, holder: Holder, now_ns: int, event: Take) -> Taken | L
             shared.next_send = None
             holder.slot = 0
             holder.entries.add(entry)
-            holder.had_ns += _cost_ns(shared, event.offers[offer].tokens)
+            holder.charge(_request_ns(shared), _tokens_ns(shared, event.offers[offer].tokens))
             holder.active_ns = now_ns + ACTIVE_NS
             if shared.lease is not None:
                 shared.lease.requests -= 1
                 shared.lease.tokens -= event.offers[offer].tokens
         case Later(at_ns):
-            holder.wants_ns = _cost_ns(shared, event.offers[0].tokens)
+            holder.wants_ns = max(_request_ns(shared), _tokens_ns(shared, event.offers[0].tokens))
             _comes(holder, at_ns)
     assert isinstance(decision, Taken | Later)
     return decision
@@ -204,7 +219,7 @@ def _end(shared: Shared, holder: Holder, now_ns: int, event: Settle | Refuse | L
     predicted = state.in_flight[event.entry].tokens
     used = 0 if isinstance(event, Refuse) else getattr(event, "tokens", None)
     if used is not None:
-        holder.had_ns += _cost_ns(shared, used) - _cost_ns(shared, predicted)
+        holder.charge(0, _tokens_ns(shared, used) - _tokens_ns(shared, predicted))
     epoch_ns = state.gate.epoch_ns
     step_alone(state, now_ns, event)
     if state.gate.epoch_ns != epoch_ns:
@@ -259,12 +274,16 @@ def _waiting(shared: Shared, holder: Holder, now_ns: int) -> Iterator[Holder]:
     return (one for one in shared.holders.values() if one is not holder and one.waits(now_ns))
 
 
-def _cost_ns(shared: Shared, tokens: int) -> int:
-    """The account's time that a request takes; a minute at the most, since a usage that makes no sense must starve nobody."""
-    limits = shared.state.limits
-    as_request_ns = SAFE_WINDOW_NS // limits.rpm if limits.rpm else 0
-    as_tokens_ns = tokens * SAFE_WINDOW_NS // limits.tpm if limits.tpm else 0
-    return min(max(as_request_ns, as_tokens_ns), SAFE_WINDOW_NS)
+def _request_ns(shared: Shared) -> int:
+    """The account's time that a request takes."""
+    rpm = shared.state.limits.rpm
+    return SAFE_WINDOW_NS // rpm if rpm else 0
+
+
+def _tokens_ns(shared: Shared, tokens: int) -> int:
+    """The account's time that they take; a minute at the most, since a usage that makes no sense must starve nobody."""
+    tpm = shared.state.limits.tpm
+    return min(tokens * SAFE_WINDOW_NS // tpm, SAFE_WINDOW_NS) if tpm else 0
 
 
 def _forget(shared: Shared, name: str, now_ns: int) -> None:

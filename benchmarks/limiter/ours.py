@@ -16,7 +16,7 @@ from typing import Any
 import trio
 
 from batchrunner import budget
-from batchrunner.account_store import MemoryStore
+from batchrunner.account_store import AccountStore, MemoryStore
 from batchrunner.admission import SHORTEST_SLEEP_NS, Admission, Candidate, Ticket
 from batchrunner.clock import NS_PER_SECOND, VirtualClock
 from batchrunner.estimate import Estimator
@@ -33,14 +33,20 @@ class Client:
     """What a run does around its admission: load a job, send it, tell what became of it, learn from its usage."""
 
     def __init__(
-        self, timers: Timers, network: Network, limits: budget.Limits, rng: random.Random, kind: type[Admission] = Admission
+        self,
+        timers: Timers,
+        network: Network,
+        limits: budget.Limits,
+        rng: random.Random,
+        kind: type[Admission] = Admission,
+        store: AccountStore | None = None,
     ) -> None:
         self.lost = 0
         self._network = network
         self._estimator = Estimator()
         clock = VirtualClock(lambda: timers.now_ns / NS_PER_SECOND)
         jobs = len(network.jobs)
-        store = MemoryStore(limits)
+        store = store or MemoryStore(limits)
         _at_once(store.step(clock.monotonic_ns(), budget.Open(past=(), jobs=jobs)))
         queue = FairQueue(iter(range(jobs)))
         self.admission = kind(store, queue, clock, load=self._load, max_in_flight=MAX_IN_FLIGHT, tpm=limits.tpm, rng=rng)
@@ -80,8 +86,11 @@ class Stepped(Admission):
         self.on_change()
 
 
-def step_through(timers: Timers, admission: Stepped, dispatch: Coroutine[Any, Any, None]) -> None:
-    """Drive a coroutine that awaits nothing but the admission's waits: each ends at its moment, or once something has changed."""
+def step_through(timers: Timers, admission: Stepped, dispatch: Coroutine[Any, Any, None]) -> Callable[[], None]:
+    """Drive a coroutine that awaits nothing but the admission's waits: each ends at its moment, or once something has changed.
+
+    What is returned ends it for good where it stands, as a kill does.
+    """
     waits = 0
 
     def go_on() -> None:
@@ -101,7 +110,14 @@ def step_through(timers: Timers, admission: Stepped, dispatch: Coroutine[Any, An
         if wait == waits:
             go_on()
 
+    def stop() -> None:
+        nonlocal waits
+        waits += 1
+        dispatch.close()
+        admission.on_change = lambda: None
+
     go_on()
+    return stop
 
 
 @types.coroutine
