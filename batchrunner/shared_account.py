@@ -89,7 +89,7 @@ class SharedAccount:
         """Step the account while it is lent to this process; it must cover the event."""
         if isinstance(event, (budget.Settle, budget.Lost)):
             lent.ends.append(event)
-        return holders.step(lent.shared, self._name, now_ns, event)
+        return leases.step(lent.shared, now_ns, event)
 
     def leave(self) -> None:
         """The run has ended, and all its events have been applied: others need not wait for it any more."""
@@ -154,8 +154,8 @@ class SharedAccount:
         ends: Sequence[budget.Event] = ()
         if back is not None:
             if held is not None and (held.holder, held.until_ns) == (self._name, back.lease.until_ns):
-                row.shared = back.shared
-                row.shared.lease = held = None
+                row.shared, held = back.shared, None
+                leases.end(row.shared, now_ns)
             else:
                 ends = back.ends
         if held is not None:

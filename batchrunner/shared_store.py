@@ -41,8 +41,9 @@ class SharedStore:
         self._lent: Lent | None = None
         self._closing = False
         self._failure: BaseException | None = None
-        #: guards all of the above, and tells the thread of changes
-        self._changed = threading.Condition()
+        #: guards all of the above; `_changed` tells the thread of changes
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._thread = threading.Thread(target=self._work, name="account", daemon=True)
 
     async def __aenter__(self) -> Self:
@@ -52,14 +53,14 @@ class SharedStore:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        with self._changed:
+        with self._lock:
             self._closing = True
             self._changed.notify()
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(self._thread.join)
 
     async def step(self, now_ns: int, event: budget.Event) -> budget.Decision:
-        with self._changed:
+        with self._lock:
             lent = self._lent
             if lent is not None and not self._queue and lent.covers(now_ns, event):
                 return self._account.step(lent, now_ns, event)
@@ -88,7 +89,7 @@ class SharedStore:
                 pass
             self._account.leave()
         except BaseException as failure:  # a defect: whoever waits is to know of it
-            with self._changed:
+            with self._lock:
                 self._failure = failure
                 self._answer(asked + self._queue)
 
@@ -103,12 +104,12 @@ class SharedStore:
             if lent is not None:  # it was not written back in time, and another has the account by now
                 asked[:0] = map(_Asked, lent.ends)
             seconds = max(0, batch.again_ns - self._clock.monotonic_ns()) / NS_PER_SECOND
-            with self._changed:
+            with self._lock:
                 self._changed.wait_for(lambda: False, seconds)
             return True
         for one, decision in zip(asked, batch.decisions, strict=True):
             one.decision = decision
-        with self._changed:
+        with self._lock:
             if batch.lent is not None:
                 self._lent = batch.lent
                 asked += self._catch_up(batch.lent)
@@ -130,7 +131,7 @@ class SharedStore:
 
     def _wait(self, asked: list[_Asked]) -> Lent | None:
         """Until something is to be done: events, the end of a lease or of the store, or a sign of life. What was lent."""
-        with self._changed:
+        with self._lock:
             if not asked:
                 seconds = BEAT_SECONDS
                 if self._lent is not None:

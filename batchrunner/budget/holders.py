@@ -99,6 +99,8 @@ class Lease(msgspec.Struct):
     until_ns: int
     requests: int
     tokens: int
+    used_requests: int = 0
+    used_tokens: int = 0
 
 
 class Shared(msgspec.Struct):
@@ -198,13 +200,10 @@ def _take(shared: Shared, holder: Holder, now_ns: int, event: Take) -> Taken | L
             shared.next_send = None
             holder.slot = 0
             holder.entries.add(entry)
-            holder.charge(_request_ns(shared), _tokens_ns(shared, event.offers[offer].tokens))
+            holder.charge(request_ns(shared), tokens_ns(shared, event.offers[offer].tokens))
             holder.active_ns = now_ns + ACTIVE_NS
-            if shared.lease is not None:
-                shared.lease.requests -= 1
-                shared.lease.tokens -= event.offers[offer].tokens
         case Later(at_ns):
-            holder.wants_ns = max(_request_ns(shared), _tokens_ns(shared, event.offers[0].tokens))
+            holder.wants_ns = max(request_ns(shared), tokens_ns(shared, event.offers[0].tokens))
             _comes(holder, at_ns)
     assert isinstance(decision, Taken | Later)
     return decision
@@ -219,13 +218,18 @@ def _end(shared: Shared, holder: Holder, now_ns: int, event: Settle | Refuse | L
     predicted = state.in_flight[event.entry].tokens
     used = 0 if isinstance(event, Refuse) else getattr(event, "tokens", None)
     if used is not None:
-        holder.charge(0, _tokens_ns(shared, used) - _tokens_ns(shared, predicted))
+        holder.charge(0, tokens_ns(shared, used) - tokens_ns(shared, predicted))
     epoch_ns = state.gate.epoch_ns
     step_alone(state, now_ns, event)
     if state.gate.epoch_ns != epoch_ns:
-        shared.next_send = None
-        for one in shared.holders.values():
-            one.slot = 0
+        void_places(shared)
+
+
+def void_places(shared: Shared) -> None:
+    """Everybody has to ask anew."""
+    shared.next_send = None
+    for one in shared.holders.values():
+        one.slot = 0
 
 
 def _lets_others_catch_up(shared: Shared, holder: Holder, now_ns: int) -> bool:
@@ -274,13 +278,13 @@ def _waiting(shared: Shared, holder: Holder, now_ns: int) -> Iterator[Holder]:
     return (one for one in shared.holders.values() if one is not holder and one.waits(now_ns))
 
 
-def _request_ns(shared: Shared) -> int:
+def request_ns(shared: Shared) -> int:
     """The account's time that a request takes."""
     rpm = shared.state.limits.rpm
     return SAFE_WINDOW_NS // rpm if rpm else 0
 
 
-def _tokens_ns(shared: Shared, tokens: int) -> int:
+def tokens_ns(shared: Shared, tokens: int) -> int:
     """The account's time that they take; a minute at the most, since a usage that makes no sense must starve nobody."""
     tpm = shared.state.limits.tpm
     return min(tokens * SAFE_WINDOW_NS // tpm, SAFE_WINDOW_NS) if tpm else 0

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import msgspec
 
-from batchrunner.budget.holders import Lease, Shared
+from batchrunner.budget.holders import Lease, Shared, request_ns, tokens_ns, void_places
 from batchrunner.budget.pacer import NS
-from batchrunner.budget.records import Event, Limits, Open, Refuse, Take
+from batchrunner.budget.records import Decision, Event, Limits, Lost, Open, Refuse, Return, Settle, Take, Taken
+from batchrunner.budget.steps import step as step_alone
 
 #: From this rate on, or without a limit of requests.
 LEASES_ABOVE_RPM = 6_000
@@ -69,6 +70,7 @@ def grant(shared: Shared, name: str, now_ns: int, knocks: list[Knock]) -> Lease 
     if knocks and knocks[0].holder != name:
         return None
     del knocks[:1]
+    _free_slots(shared, now_ns)
     shared.lease = Lease(name, now_ns + LEASE_NS, _part(limits.rpm), _part(limits.tpm))
     return shared.lease
 
@@ -80,6 +82,40 @@ def covers(lease: Lease, now_ns: int, event: Event) -> bool:
     if not isinstance(event, Take):
         return True
     return lease.requests > 0 and lease.tokens >= max(offer.tokens for offer in event.offers)
+
+
+def step(shared: Shared, now_ns: int, event: Event) -> Decision:
+    """As `budget.step`: there is nobody else to think of. The lease must cover the event."""
+    lease, state = shared.lease, shared.state
+    assert lease is not None
+    now_ns = shared.clock_ns = max(now_ns, shared.clock_ns)
+    entries = shared.holders[lease.holder].entries
+    if isinstance(event, Settle | Lost):
+        if event.entry not in entries:
+            return None
+        entries.discard(event.entry)
+        if isinstance(event, Settle) and event.tokens is not None:
+            lease.used_tokens += event.tokens - state.in_flight[event.entry].tokens
+        return step_alone(state, now_ns, event)
+    decision = step_alone(state, now_ns, event)
+    if isinstance(decision, Taken) and isinstance(event, Take):
+        tokens = event.offers[decision.offer].tokens
+        entries.add(decision.entry)
+        lease.requests -= 1
+        lease.tokens -= tokens
+        lease.used_requests += 1
+        lease.used_tokens += tokens
+    return decision
+
+
+def end(shared: Shared, now_ns: int) -> None:
+    """A lease is over in order: what was used of it counts for its holder's share."""
+    lease = shared.lease
+    assert lease is not None
+    requests_ns = lease.used_requests * request_ns(shared)
+    shared.holders[lease.holder].charge(requests_ns, tokens_ns(shared, lease.used_tokens))
+    _free_slots(shared, now_ns)
+    shared.lease = None
 
 
 def reclaim(shared: Shared) -> None:
@@ -98,6 +134,13 @@ def reclaim(shared: Shared) -> None:
     # It may have named requests of its own by these numbers, and will speak of them.
     state.next_entry += lease.requests if limits.rpm else _MOST_ENTRIES
     shared.lease = None
+
+
+def _free_slots(shared: Shared, now_ns: int) -> None:
+    """Slots of before mean nothing in a lease, nor those of a lease behind it. Their times are free again."""
+    for slot in sorted(shared.state.slots, reverse=True):
+        step_alone(shared.state, now_ns, Return(slot))
+    void_places(shared)
 
 
 def _part(limit: int) -> int:

@@ -11,7 +11,7 @@ CELL_THRESHOLD = 1_000
 CELL_NS = NS // 4
 
 
-class Cell(msgspec.Struct):
+class Cell(msgspec.Struct, array_like=True):
     """Sends that leave the window together: with the last of them."""
 
     first_ns: int

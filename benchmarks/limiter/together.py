@@ -7,7 +7,8 @@ shared store step it. That a transaction takes no time here is the one differenc
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import msgspec
 
@@ -16,11 +17,14 @@ from batchrunner.budget import holders
 from batchrunner.budget.holders import Shared
 from batchrunner.clock import NS_PER_SECOND
 from benchmarks.limiter.cells import Cell
+from benchmarks.limiter.measures import most_per_minute
 from benchmarks.limiter.network import Network, Send
 from benchmarks.limiter.ours import Client, Stepped, step_through
 from benchmarks.limiter.timers import HeapTimers
 from benchmarks.limiter.workloads import Work
 
+#: among the cells, on the command line
+NAME = "together"
 PROCESSES = 4
 MINUTE_NS = 60 * NS_PER_SECOND
 #: all of them are at work, then all but one
@@ -92,7 +96,7 @@ def _share(cell: Cell, workloads: tuple[str, ...], seed: int) -> Sharing:
     four = _run(cell, workloads, seed)
     alike = len(set(workloads)) == 1
     one = _run(cell, workloads[:1], seed) if alike else four
-    sends = sorted((send for process in four for _, send in process), key=lambda send: send.sent_ns)
+    sent_ns = sorted(send.sent_ns for process in four for _, send in process)
     title = f"{cell.server} at {cell.rpm} RPM" + ("" if alike else ", one with large jobs")
     return Sharing(
         title=title,
@@ -101,7 +105,7 @@ def _share(cell: Cell, workloads: tuple[str, ...], seed: int) -> Sharing:
         refused=_refused(four),
         refused_alone=_refused(one),
         unfair_share=max(_unfair(cell, four, BEGINS_NS, KILLED_NS), _unfair(cell, four[1:], KILLED_NS + MINUTE_NS, ENDS_NS)),
-        peak=_peak(sends) / cell.rpm,
+        peak=most_per_minute(sent_ns) / cell.rpm,
     )
 
 
@@ -123,10 +127,15 @@ def _run(cell: Cell, workloads: tuple[str, ...], seed: int) -> list[_Sends]:
         assert isinstance(client.admission, Stepped)
         stop = step_through(timers, client.admission, client.dispatch())
         if number == 0 and len(workloads) > 1:
-            timers.at(KILLED_NS, lambda stop=stop, store=store: (stop(), setattr(store, "alive", False)))  # type: ignore[misc]
+            timers.at(KILLED_NS, partial(_kill, store, stop))
         networks.append(network)
     timers.run(ENDS_NS)
     return [[(network.jobs[send.number], send) for send in network.sends] for network in networks]
+
+
+def _kill(store: HolderStore, stop: Callable[[], None]) -> None:
+    store.alive = False
+    stop()
 
 
 def _accepted(processes: list[_Sends]) -> int:
@@ -145,15 +154,6 @@ def _unfair(cell: Cell, processes: list[_Sends], from_ns: int, to_ns: int) -> fl
         parts.append(max(len(works) / cell.rpm, sum(work.used for work in works) / cell.tpm))
     fair = sum(parts) / len(parts)
     return max(abs(part / fair - 1) for part in parts)
-
-
-def _peak(sends: Sequence[Send]) -> int:
-    most = first = 0
-    for last, send in enumerate(sends):
-        while sends[first].sent_ns + MINUTE_NS <= send.sent_ns:
-            first += 1
-        most = max(most, last - first + 1)
-    return most
 
 
 def _pooled(runs: Sequence[Sharing]) -> Sharing:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -24,7 +25,7 @@ def late() -> random.Random:
     return random.Random(7)
 
 
-def four(crowd: Crowd, rpm: int, **wishes: object) -> list[Process]:
+def four(crowd: Crowd, rpm: int, **wishes: Any) -> list[Process]:
     rng = late()
     return [crowd.process(name, rpm, late_ns=lambda: rng.randrange(5_000_000), **wishes) for name in "abcd"]
 

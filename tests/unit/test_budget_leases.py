@@ -54,10 +54,30 @@ def test_what_is_sent_in_a_lease_is_taken_off_it() -> None:
     shared = granted(budget.Limits(12_000, 60_000))
     lease = shared.lease
     assert lease is not None
-    slot = holders.step(shared, "a", 0, budget.Reserve())
+    slot = leases.step(shared, 0, budget.Reserve())
     assert isinstance(slot, budget.Slot)
-    holders.step(shared, "a", 0, take(slot.slot, 100))
+    taken = leases.step(shared, 0, take(slot.slot, 100))
+    assert isinstance(taken, budget.Taken)
     assert (lease.requests, lease.tokens) == (599, 2_900)
+    leases.step(shared, 0, budget.Settle(taken.entry, 40))
+    for event in (budget.Settle(taken.entry, 10), budget.Lost(taken.entry + 1)):
+        leases.step(shared, 0, event)
+    assert shared.state.window.tokens == 40
+    leases.end(shared, 0)
+    assert shared.holders["a"].requests_ns == SAFE_WINDOW_NS // 12_000
+    assert shared.holders["a"].tokens_ns == 40 * SAFE_WINDOW_NS // 60_000
+
+
+def test_slots_of_a_lease_end_with_it() -> None:
+    """Nothing of the pace is lost by one that was reserved and not used."""
+    shared = granted()
+    slot = leases.step(shared, 0, budget.Reserve())
+    assert isinstance(slot, budget.Slot)
+    due_ns = shared.state.pacer.due_ns
+    leases.end(shared, 0)
+    assert not shared.state.slots
+    assert shared.state.pacer.due_ns < due_ns
+    assert isinstance(holders.step(shared, "a", NS, take(slot.slot)), budget.Stale)
 
 
 def test_whoever_has_waited_longest_is_next() -> None:
