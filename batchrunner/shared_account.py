@@ -14,7 +14,7 @@ import msgspec
 from batchrunner import budget
 from batchrunner.account_file import BUSY_SECONDS, AccountFile, Row, Unusable
 from batchrunner.budget import holders, leases, survival
-from batchrunner.budget.holders import Lease, Shared
+from batchrunner.budget.holders import Shared
 from batchrunner.clock import NS_PER_SECOND, Clock
 
 #: How often a file that could not be used is looked at again; it must not be waited for then.
@@ -26,24 +26,14 @@ RETRY_BUSY_SECONDS: Final = 0.05
 CLOCKS_DIFFER_NS: Final = 5 * NS_PER_SECOND
 
 
-class Lent(msgspec.Struct):
-    """The account while this process has it for itself, and the ends of requests that it was stepped by since."""
-
-    shared: Shared
-    lease: Lease
-    ends: list[budget.Event] = []
-
-    def covers(self, now_ns: int, event: budget.Event) -> bool:
-        return leases.covers(self.lease, now_ns, event)
-
-
 class Batch(msgspec.Struct, frozen=True):
     """What a transaction came to."""
 
     #: one for each event; None: another has the account for itself, and all are to be asked again at `again_ns`
     decisions: list[budget.Decision] | None
     again_ns: int = 0
-    lent: Lent | None = None
+    #: lent to this process, which is to step it by `leases.step` as far as `leases.covers` goes, and to give it back
+    lent: Shared | None = None
 
 
 class SharedAccount:
@@ -69,7 +59,7 @@ class SharedAccount:
             return self._apart.shared.state
         return budget.State(self._limits) if self._last is None else self._last.state
 
-    def apply(self, events: Sequence[budget.Event], back: Lent | None = None, *, lease: bool = False) -> Batch:
+    def apply(self, events: Sequence[budget.Event], back: Shared | None = None, *, lease: bool = False) -> Batch:
         """Apply events. An account that was lent is given `back` first. `lease`: have it lent, if that may be."""
         apart = self._apart
         now_ns = self._clock.monotonic_ns()
@@ -84,12 +74,6 @@ class SharedAccount:
                 apart = self._part(back, str(error))
         now_ns = self._clock.monotonic_ns()
         return Batch([apart.step(self._name, now_ns, event) for event in events])
-
-    def step(self, lent: Lent, now_ns: int, event: budget.Event) -> budget.Decision:
-        """Step the account while it is lent to this process; it must cover the event."""
-        if isinstance(event, (budget.Settle, budget.Lost)):
-            lent.ends.append(event)
-        return leases.step(lent.shared, now_ns, event)
 
     def leave(self) -> None:
         """The run has ended, and all its events have been applied: others need not wait for it any more."""
@@ -109,7 +93,7 @@ class SharedAccount:
 
     # --------------------------------------------------------------------------------------------------------- together
 
-    def _together(self, events: Sequence[budget.Event], back: Lent | None, busy_seconds: float, *, lease: bool) -> Batch:
+    def _together(self, events: Sequence[budget.Event], back: Shared | None, busy_seconds: float, *, lease: bool) -> Batch:
         def change(row: Row | None) -> tuple[Row, tuple[Shared, Batch]]:
             return self._change(row, events, back, lease=lease)
 
@@ -124,7 +108,7 @@ class SharedAccount:
         return batch
 
     def _change(
-        self, row: Row | None, events: Sequence[budget.Event], back: Lent | None, *, lease: bool
+        self, row: Row | None, events: Sequence[budget.Event], back: Shared | None, *, lease: bool
     ) -> tuple[Row, tuple[Shared, Batch]]:
         """What this process does in one transaction."""
         now_ns = self._clock.monotonic_ns()
@@ -137,13 +121,11 @@ class SharedAccount:
         if self._apart is not None:
             self._apart.rejoin(shared, self._name, now_ns)
         decisions = [holders.step(shared, self._name, now_ns, opening(event)) for event in events]
-        lent = None
-        if lease and (granted := leases.grant(shared, self._name, now_ns, row.knocks)):
-            lent = Lent(shared, granted)
+        lent = lease and leases.grant(shared, self._name, now_ns, row.knocks)
         row.wall_ns = self._clock.wall_ns()
-        return row, (shared, Batch(decisions, lent=lent))
+        return row, (shared, Batch(decisions, lent=shared if lent else None))
 
-    def _arrive(self, row: Row | None, back: Lent | None, now_ns: int) -> tuple[Row, Shared | None]:
+    def _arrive(self, row: Row | None, back: Shared | None, now_ns: int) -> tuple[Row, Shared | None]:
         """The row, and the account in it as it is to be stepped; None while another has it for itself."""
         boot = self._clock.boot_id
         if row is None:  # nothing was ever sent, or the file was removed under us
@@ -152,12 +134,12 @@ class SharedAccount:
             row = Row(boot, Shared(survival.after_reboot(row.shared.state)), [], 0)
         held = row.shared.lease
         ends: Sequence[budget.Event] = ()
-        if back is not None:
+        if back is not None and back.lease is not None:
             if held is not None and (held.holder, held.until_ns) == (self._name, back.lease.until_ns):
-                row.shared, held = back.shared, None
-                leases.end(row.shared, now_ns)
+                row.shared, held = back, None
+                leases.end(back, now_ns)
             else:
-                ends = back.ends
+                ends = back.lease.ends
         if held is not None:
             if held.holder != self._name and not leases.is_lost(held, now_ns):
                 return row, None
@@ -191,9 +173,9 @@ class SharedAccount:
 
     # ------------------------------------------------------------------------------------------------------------ apart
 
-    def _part(self, back: Lent | None, why: str) -> _Apart:
+    def _part(self, back: Shared | None, why: str) -> _Apart:
         now_ns = self._clock.monotonic_ns()
-        last = back.shared if back is not None else self._last
+        last = back or self._last
         shared = survival.apart(last, self._name, self._limits, now_ns)
         self._apart = _Apart(shared, now_ns + RETRY_NS)
         part = "its limits, without a fast start" if last is None else f"its share of the limits, {_shown(shared.state.limits)}"

@@ -15,8 +15,9 @@ import trio
 
 from batchrunner import budget
 from batchrunner.budget import leases
+from batchrunner.budget.holders import Shared
 from batchrunner.clock import NS_PER_SECOND, Clock
-from batchrunner.shared_account import Lent, SharedAccount
+from batchrunner.shared_account import SharedAccount
 
 #: A process that has nothing to say is heard of this often all the same.
 BEAT_SECONDS: Final = 20.0
@@ -38,7 +39,7 @@ class SharedStore:
         self._account = account
         self._clock = clock
         self._queue: list[_Asked] = []
-        self._lent: Lent | None = None
+        self._lent: Shared | None = None
         self._closing = False
         self._failure: BaseException | None = None
         #: guards all of the above; `_changed` tells the thread of changes
@@ -62,8 +63,8 @@ class SharedStore:
     async def step(self, now_ns: int, event: budget.Event) -> budget.Decision:
         with self._lock:
             lent = self._lent
-            if lent is not None and not self._queue and lent.covers(now_ns, event):
-                return self._account.step(lent, now_ns, event)
+            if lent is not None and not self._queue and leases.covers(lent, now_ns, event):
+                return leases.step(lent, now_ns, event)
             if self._failure is not None:
                 raise self._failure
             asked = _Asked(event)
@@ -101,8 +102,8 @@ class SharedStore:
         wanted = any(one.answered is not None for one in asked)
         batch = self._account.apply([one.event for one in asked], lent, lease=wanted and not self._closing)
         if batch.decisions is None:
-            if lent is not None:  # it was not written back in time, and another has the account by now
-                asked[:0] = map(_Asked, lent.ends)
+            if lent is not None and lent.lease is not None:  # not written back in time: another has the account by now
+                asked[:0] = map(_Asked, lent.lease.ends)
             seconds = max(0, batch.again_ns - self._clock.monotonic_ns()) / NS_PER_SECOND
             with self._lock:
                 self._changed.wait_for(lambda: False, seconds)
@@ -117,26 +118,25 @@ class SharedStore:
         asked.clear()
         return True
 
-    def _catch_up(self, lent: Lent) -> list[_Asked]:
+    def _catch_up(self, lent: Shared) -> list[_Asked]:
         """Apply what has come during the transaction, as far as the lease covers it."""
         now_ns = self._clock.monotonic_ns()
         done = 0
         for one in self._queue:
-            if not lent.covers(now_ns, one.event):
+            if not leases.covers(lent, now_ns, one.event):
                 break
-            one.decision = self._account.step(lent, now_ns, one.event)
+            one.decision = leases.step(lent, now_ns, one.event)
             done += 1
         caught, self._queue = self._queue[:done], self._queue[done:]
         return caught
 
-    def _wait(self, asked: list[_Asked]) -> Lent | None:
+    def _wait(self, asked: list[_Asked]) -> Shared | None:
         """Until something is to be done: events, the end of a lease or of the store, or a sign of life. What was lent."""
         with self._lock:
             if not asked:
                 seconds = BEAT_SECONDS
                 if self._lent is not None:
-                    ends_ns = self._lent.lease.until_ns - leases.WRITE_BACK_NS
-                    seconds = max(0, ends_ns - self._clock.monotonic_ns()) / NS_PER_SECOND
+                    seconds = max(0, leases.ends_ns(self._lent) - self._clock.monotonic_ns()) / NS_PER_SECOND
                 self._changed.wait_for(lambda: self._queue or self._closing, seconds)
             asked += self._queue
             self._queue.clear()

@@ -97,10 +97,11 @@ class Lease(msgspec.Struct):
 
     holder: str
     until_ns: int
+    #: what is left of them
     requests: int
     tokens: int
-    used_requests: int = 0
-    used_tokens: int = 0
+    #: requests that have ended in it
+    ends: list[Settle | Lost] = []
 
 
 class Shared(msgspec.Struct):

@@ -29,6 +29,9 @@ SHARE = 20
 KNOCK_NS = NS
 #: Entries that a lost lease may have made without a limit of requests.
 _MOST_ENTRIES = 1_000_000
+# Tuples: a union would be made anew at each step.
+_FOR_ALL = (Open, Refuse)
+_ENDS = (Settle, Lost)
 
 
 class Knock(msgspec.Struct):
@@ -75,45 +78,53 @@ def grant(shared: Shared, name: str, now_ns: int, knocks: list[Knock]) -> Lease 
     return shared.lease
 
 
-def covers(lease: Lease, now_ns: int, event: Event) -> bool:
-    """Whether the holder of a lease may take this step by itself. A rejection is written back at once, for all to feel."""
-    if now_ns >= lease.until_ns - WRITE_BACK_NS or isinstance(event, Open | Refuse):
+def ends_ns(shared: Shared) -> int:
+    """Until when the holder of the lease uses it."""
+    assert shared.lease is not None
+    return shared.lease.until_ns - WRITE_BACK_NS
+
+
+def covers(shared: Shared, now_ns: int, event: Event) -> bool:
+    """Whether the holder of the lease may take this step by itself. A rejection is written back at once, for all to feel."""
+    lease = shared.lease
+    if lease is None or now_ns >= lease.until_ns - WRITE_BACK_NS:
         return False
-    if not isinstance(event, Take):
-        return True
-    return lease.requests > 0 and lease.tokens >= max(offer.tokens for offer in event.offers)
+    if isinstance(event, Take):
+        return lease.requests > 0 and all(offer.tokens <= lease.tokens for offer in event.offers)
+    return not isinstance(event, _FOR_ALL)
 
 
 def step(shared: Shared, now_ns: int, event: Event) -> Decision:
     """As `budget.step`: there is nobody else to think of. The lease must cover the event."""
     lease, state = shared.lease, shared.state
     assert lease is not None
-    now_ns = shared.clock_ns = max(now_ns, shared.clock_ns)
-    entries = shared.holders[lease.holder].entries
-    if isinstance(event, Settle | Lost):
+    now_ns = max(now_ns, shared.clock_ns)
+    if isinstance(event, Take):
+        decision = step_alone(state, now_ns, event)
+        if isinstance(decision, Taken):
+            shared.holders[lease.holder].entries.add(decision.entry)
+            lease.requests -= 1
+            lease.tokens -= event.offers[decision.offer].tokens
+        return decision
+    if isinstance(event, _ENDS):
+        entries = shared.holders[lease.holder].entries
         if event.entry not in entries:
             return None
         entries.discard(event.entry)
+        lease.ends.append(event)
         if isinstance(event, Settle) and event.tokens is not None:
-            lease.used_tokens += event.tokens - state.in_flight[event.entry].tokens
-        return step_alone(state, now_ns, event)
-    decision = step_alone(state, now_ns, event)
-    if isinstance(decision, Taken) and isinstance(event, Take):
-        tokens = event.offers[decision.offer].tokens
-        entries.add(decision.entry)
-        lease.requests -= 1
-        lease.tokens -= tokens
-        lease.used_requests += 1
-        lease.used_tokens += tokens
-    return decision
+            lease.tokens -= event.tokens - state.in_flight[event.entry].tokens
+    return step_alone(state, now_ns, event)
 
 
 def end(shared: Shared, now_ns: int) -> None:
     """A lease is over in order: what was used of it counts for its holder's share."""
     lease = shared.lease
     assert lease is not None
-    requests_ns = lease.used_requests * request_ns(shared)
-    shared.holders[lease.holder].charge(requests_ns, tokens_ns(shared, lease.used_tokens))
+    limits = shared.state.limits
+    used_requests, used_tokens = _part(limits.rpm) - lease.requests, _part(limits.tpm) - lease.tokens
+    shared.holders[lease.holder].charge(used_requests * request_ns(shared), tokens_ns(shared, used_tokens))
+    shared.clock_ns = max(now_ns, shared.clock_ns)
     _free_slots(shared, now_ns)
     shared.lease = None
 

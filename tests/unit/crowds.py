@@ -14,9 +14,10 @@ import msgspec
 from batchrunner import budget
 from batchrunner.account_file import AccountFile, Row, Unusable
 from batchrunner.budget import leases
+from batchrunner.budget.holders import Shared
 from batchrunner.budget.pacer import SAFE_WINDOW_NS, WINDOW_NS
 from batchrunner.clock import NS_PER_SECOND, VirtualClock
-from batchrunner.shared_account import Lent, SharedAccount
+from batchrunner.shared_account import SharedAccount
 
 NS = NS_PER_SECOND
 _T = TypeVar("_T")
@@ -105,7 +106,7 @@ class Process:
         self._latency_ns = latency_ns
         self._refuse = refuse
         self._late_ns = late_ns
-        self._lent: Lent | None = None
+        self._lent: Shared | None = None
         self._waiting: list[tuple[budget.Event, Callable[[budget.Decision], None]]] = []
         self.ask(budget.Open((), file_size), lambda _: self.next())
 
@@ -113,8 +114,8 @@ class Process:
         if not self.alive:
             return
         now_ns = self.crowd.now_ns
-        if self._lent is not None and not self._waiting and self._lent.covers(now_ns, event):
-            then(self.account.step(self._lent, now_ns, event))
+        if self._lent is not None and not self._waiting and leases.covers(self._lent, now_ns, event):
+            then(leases.step(self._lent, now_ns, event))
             return
         self._waiting.append((event, then))
         if len(self._waiting) == 1:
@@ -192,18 +193,18 @@ class Process:
         wanted = any(isinstance(event, budget.Reserve | budget.Take) for event, _ in waiting)
         batch = self.account.apply([event for event, _ in waiting], lent, lease=wanted)
         if batch.decisions is None:
-            if lent is not None:
-                self._waiting[:0] = [(event, lambda _: None) for event in lent.ends]
+            if lent is not None and lent.lease is not None:
+                self._waiting[:0] = [(event, lambda _: None) for event in lent.lease.ends]
             self.crowd.at(batch.again_ns, self._transact)
             return
         self._waiting.clear()
         if batch.lent is not None:
             self._lent = batch.lent
-            self.crowd.at(batch.lent.lease.until_ns - leases.WRITE_BACK_NS, self._write_back(batch.lent))
+            self.crowd.at(leases.ends_ns(batch.lent), self._write_back(batch.lent))
         for (_, then), decision in zip(waiting, batch.decisions, strict=True):
             then(decision)
 
-    def _write_back(self, lent: Lent) -> Callable[[], None]:
+    def _write_back(self, lent: Shared) -> Callable[[], None]:
         def write_back() -> None:
             if self._lent is lent:
                 self._transact()

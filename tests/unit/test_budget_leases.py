@@ -36,18 +36,22 @@ def test_only_fast_accounts_are_leased(rpm: int, leased: bool) -> None:
 
 def test_a_lease_covers_its_time_its_part_of_the_limits_and_no_rejection() -> None:
     """A rejection is for all to know at once; whoever begins has to be told by the row what was before."""
-    lease = granted(budget.Limits(12_000, 60_000)).lease
+    shared = granted(budget.Limits(12_000, 60_000))
+    lease = shared.lease
     assert lease is not None
-    assert leases.covers(lease, 0, take(1, 3_000))
-    assert leases.covers(lease, 0, budget.Settle(1, 2))
-    assert not leases.covers(lease, 0, take(1, 3_001))
-    assert not leases.covers(lease, 0, budget.Take(1, (budget.Offer(1, 1), budget.Offer(3_001, 1))))
-    assert not leases.covers(lease, LEASE_NS - WRITE_BACK_NS, budget.Settle(1, 2))
-    assert not leases.covers(lease, 0, budget.Refuse(1, None, 0.0))
-    assert not leases.covers(lease, 0, budget.Open((), 1))
+    assert leases.ends_ns(shared) == LEASE_NS - WRITE_BACK_NS
+    assert leases.covers(shared, 0, take(1, 3_000))
+    assert leases.covers(shared, 0, budget.Settle(1, 2))
+    assert not leases.covers(shared, 0, take(1, 3_001))
+    assert not leases.covers(shared, 0, budget.Take(1, (budget.Offer(1, 1), budget.Offer(3_001, 1))))
+    assert not leases.covers(shared, LEASE_NS - WRITE_BACK_NS, budget.Settle(1, 2))
+    assert not leases.covers(shared, 0, budget.Refuse(1, None, 0.0))
+    assert not leases.covers(shared, 0, budget.Open((), 1))
     lease.requests = 0
-    assert not leases.covers(lease, 0, take(1))
-    assert leases.covers(lease, 0, budget.Reserve())
+    assert not leases.covers(shared, 0, take(1))
+    assert leases.covers(shared, 0, budget.Reserve())
+    shared.lease = None
+    assert not leases.covers(shared, 0, budget.Reserve())
 
 
 def test_what_is_sent_in_a_lease_is_taken_off_it() -> None:
@@ -156,12 +160,14 @@ def test_one_that_slept_through_the_end_of_its_lease_goes_on_with_the_account_as
     assert isinstance(taken.decisions[0], budget.Taken)
     lent = taken.lent
     assert lent is not None
-    account.step(lent, crowd.now_ns, budget.Settle(taken.decisions[0].entry, 100))
+    lease = lent.lease
+    assert lease is not None
+    leases.step(lent, crowd.now_ns, budget.Settle(taken.decisions[0].entry, 100))
     blocked = other.account.apply([budget.Reserve()])
     assert blocked.decisions is None
     crowd.run(blocked.again_ns)
     assert other.account.apply([budget.Reserve()]).decisions is None
-    crowd.run(leases.comes_ns(lent.lease, crowd.now_ns))
+    crowd.run(leases.comes_ns(lease, crowd.now_ns))
     assert other.account.apply([budget.Reserve()]).decisions is not None
     account.apply([budget.Lost(taken.decisions[0].entry)], lent)
     assert isinstance(crowd.file, MemoryFile)
