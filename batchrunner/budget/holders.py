@@ -196,17 +196,16 @@ def _take(shared: Shared, holder: Holder, now_ns: int, event: Take) -> Taken | L
         return Later(holder.comes_ns, tokens=False)
     assert shared.next_send is not None
     decision = step_alone(shared.state, now_ns, Take(shared.next_send, event.offers, event.alone))
-    match decision:
-        case Taken(entry, offer):
-            shared.next_send = None
-            holder.slot = 0
-            holder.entries.add(entry)
-            holder.charge(request_ns(shared), tokens_ns(shared, event.offers[offer].tokens))
-            holder.active_ns = now_ns + ACTIVE_NS
-        case Later(at_ns):
-            holder.wants_ns = max(request_ns(shared), tokens_ns(shared, event.offers[0].tokens))
-            _comes(holder, at_ns)
-    assert isinstance(decision, Taken | Later)
+    if isinstance(decision, Taken):
+        shared.next_send = None
+        holder.slot = 0
+        holder.entries.add(decision.entry)
+        holder.charge(request_ns(shared), tokens_ns(shared, event.offers[decision.offer].tokens))
+        holder.active_ns = now_ns + ACTIVE_NS
+        return decision
+    assert isinstance(decision, Later)
+    holder.wants_ns = max(request_ns(shared), tokens_ns(shared, event.offers[0].tokens))
+    _comes(holder, decision.at_ns)
     return decision
 
 
@@ -233,9 +232,14 @@ def void_places(shared: Shared) -> None:
         one.slot = 0
 
 
+def too_far_ahead_of(shared: Shared, holder: Holder, now_ns: int) -> list[Holder]:
+    """Those that wait, and have had so much less that it is their turn."""
+    return [one for one in _waiting(shared, holder, now_ns) if holder.had_ns > one.had_ns + max(LEAD_NS, one.wants_ns)]
+
+
 def _lets_others_catch_up(shared: Shared, holder: Holder, now_ns: int) -> bool:
     """Where it is too far ahead of one that waits, it is to come behind that one; or once that one has let its time lapse."""
-    ahead_of = [one for one in _waiting(shared, holder, now_ns) if holder.had_ns > one.had_ns + max(LEAD_NS, one.wants_ns)]
+    ahead_of = too_far_ahead_of(shared, holder, now_ns)
     if not ahead_of:
         return False
     turns = (one.comes_ns + (LATENESS_NS if now_ns < one.comes_ns + LATENESS_NS else SLOT_LIFE_NS + 1) for one in ahead_of)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import msgspec
 
-from batchrunner.budget.holders import Lease, Shared, request_ns, tokens_ns, void_places
+from batchrunner.budget.holders import Lease, Shared, request_ns, tokens_ns, too_far_ahead_of, void_places
 from batchrunner.budget.pacer import NS
 from batchrunner.budget.records import Decision, Event, Limits, Lost, Open, Refuse, Return, Settle, Take, Taken
 from batchrunner.budget.steps import step as step_alone
@@ -66,8 +66,10 @@ def is_lost(lease: Lease, now_ns: int) -> bool:
 
 def grant(shared: Shared, name: str, now_ns: int, knocks: list[Knock]) -> Lease | None:
     """Let a holder have the account for itself, where it is fast enough for that and nobody is before it in the line."""
-    limits = shared.state.limits
-    if not in_leases(limits):
+    limits, holder = shared.state.limits, shared.holders[name]
+    if not in_leases(limits) or (holder.slot and holder.place_ns is None):  # what it waits for is no matter of speed
+        return None
+    if too_far_ahead_of(shared, holder, now_ns):
         return None
     knocks[:] = [one for one in knocks if now_ns <= one.at_ns + KNOCK_NS]
     if knocks and knocks[0].holder != name:
@@ -90,7 +92,10 @@ def covers(shared: Shared, now_ns: int, event: Event) -> bool:
     if lease is None or now_ns >= lease.until_ns - WRITE_BACK_NS:
         return False
     if isinstance(event, Take):
-        return lease.requests > 0 and all(offer.tokens <= lease.tokens for offer in event.offers)
+        for offer in event.offers:  # a generator would take as long as the rest of it
+            if offer.tokens > lease.tokens:
+                return False
+        return lease.requests > 0
     return not isinstance(event, _FOR_ALL)
 
 
@@ -123,10 +128,15 @@ def end(shared: Shared, now_ns: int) -> None:
     assert lease is not None
     limits = shared.state.limits
     used_requests, used_tokens = _part(limits.rpm) - lease.requests, _part(limits.tpm) - lease.tokens
-    shared.holders[lease.holder].charge(used_requests * request_ns(shared), tokens_ns(shared, used_tokens))
-    shared.clock_ns = max(now_ns, shared.clock_ns)
-    _free_slots(shared, now_ns)
+    holder = shared.holders[lease.holder]
+    holder.charge(used_requests * request_ns(shared), tokens_ns(shared, used_tokens))
+    shared.clock_ns = now_ns = max(now_ns, shared.clock_ns)
     shared.lease = None
+    slot = max(shared.state.slots, default=0)
+    _free_slots(shared, now_ns, but=slot)
+    if slot:  # it may be on its way to be taken, by a request that is too large for a lease
+        shared.next_send = holder.slot = slot
+        holder.comes_ns = holder.place_ns = shared.state.slots[slot]
 
 
 def reclaim(shared: Shared) -> None:
@@ -147,9 +157,9 @@ def reclaim(shared: Shared) -> None:
     shared.lease = None
 
 
-def _free_slots(shared: Shared, now_ns: int) -> None:
-    """Slots of before mean nothing in a lease, nor those of a lease behind it. Their times are free again."""
-    for slot in sorted(shared.state.slots, reverse=True):
+def _free_slots(shared: Shared, now_ns: int, but: int = 0) -> None:
+    """Slots of before mean nothing in a lease, nor those of a lease behind it."""
+    for slot in set(shared.state.slots) - {but}:
         step_alone(shared.state, now_ns, Return(slot))
     void_places(shared)
 

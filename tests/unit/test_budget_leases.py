@@ -29,7 +29,9 @@ def granted(limits: budget.Limits = FAST, name: str = "a", now_ns: int = 0) -> S
 
 @pytest.mark.parametrize(("rpm", "leased"), [(6_000, False), (6_001, True), (0, True), (50, False)])
 def test_only_fast_accounts_are_leased(rpm: int, leased: bool) -> None:
-    shared = Shared(budget.State(budget.Limits(rpm, 0)))
+    limits = budget.Limits(rpm, 0)
+    shared = Shared(budget.State(limits))
+    holders.meet(shared, "a", limits, 0)
     assert (leases.grant(shared, "a", 0, []) is not None) is leased
     assert (shared.lease is not None) is leased
 
@@ -72,21 +74,46 @@ def test_what_is_sent_in_a_lease_is_taken_off_it() -> None:
     assert shared.holders["a"].tokens_ns == 40 * SAFE_WINDOW_NS // 60_000
 
 
-def test_slots_of_a_lease_end_with_it() -> None:
-    """Nothing of the pace is lost by one that was reserved and not used."""
+def test_the_newest_slot_outlives_the_lease() -> None:
+    """It may be on its way to be taken, and nothing of the pace is lost by it; older ones are void."""
     shared = granted()
-    slot = leases.step(shared, 0, budget.Reserve())
-    assert isinstance(slot, budget.Slot)
-    due_ns = shared.state.pacer.due_ns
+    first, second = (leases.step(shared, 0, budget.Reserve()) for _ in range(2))
+    assert isinstance(first, budget.Slot)
+    assert isinstance(second, budget.Slot)
     leases.end(shared, 0)
-    assert not shared.state.slots
-    assert shared.state.pacer.due_ns < due_ns
-    assert isinstance(holders.step(shared, "a", NS, take(slot.slot)), budget.Stale)
+    assert shared.state.slots.keys() == {second.slot}
+    assert isinstance(holders.step(shared, "a", second.at_ns, take(first.slot)), budget.Stale)
+    assert isinstance(holders.step(shared, "a", second.at_ns, take(second.slot)), budget.Taken)
+
+
+def test_a_request_too_large_for_a_lease_goes_all_the_same() -> None:
+    """Between two leases, beside small ones and beside another process that sends small ones."""
+    crowd = Crowd()
+    crowd.process("a", 12_000, 60_000, jobs=itertools.cycle([10, 8_000]))
+    crowd.process("b", 12_000, 60_000, jobs=itertools.repeat(10))
+    crowd.run(60 * NS)
+    large = [name for _, name, tokens in crowd.sends if tokens == 8_000]
+    assert len(large) >= 3
+    assert crowd.counts()["b"] >= 1_000
+    assert crowd.most_tokens() <= 60_000
+
+
+def test_who_waits_for_tokens_is_lent_nothing() -> None:
+    shared = granted(budget.Limits(0, 1_000))
+    leases.end(shared, 0)
+    assert shared.lease is None
+    shared.state.token_pacer.empty_ns = 10**12
+    slot = holders.step(shared, "a", 0, budget.Reserve())
+    assert isinstance(slot, budget.Slot)
+    assert isinstance(holders.step(shared, "a", 0, take(slot.slot, 100)), budget.Later)
+    assert leases.grant(shared, "a", 0, []) is None
 
 
 def test_whoever_has_waited_longest_is_next() -> None:
     """Those that come while another has the account stand in line; one that does not come any more is forgotten."""
     shared = Shared(budget.State(FAST))
+    for name in "bc":
+        holders.meet(shared, name, FAST, 0)
     line: list[Knock] = []
     for at_ns, name in enumerate(["b", "c", "b"]):
         leases.knock(line, name, at_ns)
