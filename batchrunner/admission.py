@@ -189,6 +189,9 @@ class Admission:
             wants_alone = self._refused.alone(number, candidate.tokens, self._tpm)
             decision = await self._store.step(now_ns, budget.Take(slot.slot, (candidate.offer,), alone=wants_alone))
             match decision:
+                case budget.Taken(entry) if self._closed:  # while a shared store was asked
+                    await self._store.step(self._clock.monotonic_ns(), budget.Lost(entry))
+                    return None
                 case budget.Taken(entry, _, alone):
                     self._queue.remove(number, now_ns)
                     self._in_flight += 1
