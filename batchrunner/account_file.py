@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import os
 import re
+import secrets
 import sqlite3
 import stat
 from collections.abc import Callable
@@ -125,8 +126,8 @@ class AccountFile:
         if not self.path.is_absolute():
             raise OSError(0, "there is no home directory")
         self.path.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
-        with contextlib.suppress(FileExistsError):
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        if _identity(self.path) is None:
+            _make(self.path)
         self._opened = _identity(self.path)
         # Only one thread uses it, which need not be the one that closes it.
         self._database = database = sqlite3.connect(
@@ -135,13 +136,11 @@ class AccountFile:
         # A commit need not outlive a power cut, after which times of the clock mean nothing; the file does.
         database.execute("PRAGMA synchronous = NORMAL")
         ours = (database.execute("PRAGMA application_id").fetchone()[0], database.execute("PRAGMA user_version").fetchone()[0])
-        if ours == (0, 0):
-            _make(database)
-        elif ours[0] != APPLICATION_ID:
+        if ours[0] != APPLICATION_ID:
             raise Unusable(
                 f"{self.path}: is another program's database. Move it away, or choose another directory with --state-dir."
             )
-        elif ours[1] != VERSION:
+        if ours[1] != VERSION:
             raise Unusable(
                 f"{self.path}: was written by another version of batchrun. Use one version for all runs of the account, or "
                 "remove the file once none is at work."
@@ -149,18 +148,20 @@ class AccountFile:
         return database
 
 
-def _make(database: sqlite3.Connection) -> None:
-    """Make an empty file ours; another process may have been faster."""
-    database.execute("PRAGMA journal_mode = WAL")  # where that cannot be, as on some network file systems, it stays as it is
-    database.execute("BEGIN IMMEDIATE")
-    tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master")]
-    if not tables:
-        database.execute(_SCHEMA)
-        database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        database.execute(f"PRAGMA user_version = {VERSION}")
-    database.execute("COMMIT")
-    if tables and tables != ["account"]:
-        raise sqlite3.DatabaseError(f"it has tables of another program: {', '.join(sorted(tables))}")
+def _make(path: Path) -> None:
+    """Put a new file in its place at one stroke, unless another process has been faster: nobody sees a part of one."""
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    os.close(os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    try:
+        with contextlib.closing(sqlite3.connect(aside, isolation_level=None)) as database:
+            database.execute("PRAGMA journal_mode = WAL")  # where that cannot be, as on some file systems, it stays as it is
+            database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            database.execute(f"PRAGMA user_version = {VERSION}")
+            database.execute(_SCHEMA)
+        with contextlib.suppress(FileExistsError):
+            os.link(aside, path)
+    finally:
+        os.unlink(aside)
 
 
 def _read(database: sqlite3.Connection) -> Row | None:

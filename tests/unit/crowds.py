@@ -61,9 +61,14 @@ class Crowd:
 
     def run(self, until_ns: int) -> None:
         while self._calls and self._calls[0][0] <= until_ns:
-            self.now_ns, _, call = heapq.heappop(self._calls)
+            at_ns, _, call = heapq.heappop(self._calls)
+            self.now_ns = max(self.now_ns, at_ns)
             call()
-        self.now_ns = until_ns
+        self.now_ns = max(self.now_ns, until_ns)
+
+    def sleep(self, seconds: float) -> None:
+        """The machine stands still: what was due meanwhile happens when it wakes."""
+        self.now_ns += round(seconds * NS)
 
     def process(self, name: str, rpm: int, tpm: int = 0, **wishes: Any) -> Process:
         return Process(self, name, budget.Limits(rpm, tpm), **wishes)

@@ -59,6 +59,20 @@ def test_it_is_made_where_it_is_missing(path: Path) -> None:
     assert read(second) == a_row(3)
 
 
+def test_of_two_that_make_it_at_the_same_time_one_does(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other uses it as it is; nothing else is left in the directory."""
+    link = os.link
+
+    def slower(aside: Path, to: Path) -> None:
+        monkeypatch.setattr(os, "link", link)
+        write(AccountFile(path), 3)
+        link(aside, to)
+
+    monkeypatch.setattr(os, "link", slower)
+    assert read(AccountFile(path)) == a_row(3)
+    assert {file.name.split(".sqlite")[0] for file in path.parent.iterdir()} == {"account"}
+
+
 def test_each_sees_what_the_others_wrote(path: Path) -> None:
     """Also between its own transactions, for which the row is not decoded again."""
     first, second = AccountFile(path), AccountFile(path)
@@ -144,10 +158,6 @@ def test_another_programs_database(path: Path) -> None:
     path.parent.mkdir(parents=True)
     with sqlite3.connect(path) as database:
         database.execute("CREATE TABLE theirs (id)")
-    database.close()
-    assert "theirs" in refused(AccountFile(path), "tables of another program")
-    with sqlite3.connect(path) as database:
-        database.execute("PRAGMA application_id = 77")
     database.close()
     refused(AccountFile(path), "another program's database. Move it away")
 

@@ -256,6 +256,18 @@ def test_an_unknown_holder_leaves_without_a_trace() -> None:
     assert shared.holders.keys() == {"a"}
 
 
+@pytest.mark.parametrize("seconds", [2, 600])
+def test_no_burst_after_the_machine_has_slept(seconds: int) -> None:
+    """All of them wake at once, and keep the pace of one: what was missed is not made up for."""
+    crowd = Crowd()
+    four(crowd, 50)
+    crowd.at(MINUTE, lambda: crowd.sleep(seconds))
+    crowd.run(3 * MINUTE + seconds * NS)
+    after = [at_ns for at_ns, _, _ in crowd.sends if at_ns >= MINUTE + seconds * NS]
+    assert min(later - earlier for earlier, later in itertools.pairwise(after)) >= interval_ns(50) - NS // 20
+    assert len(after) >= 97
+
+
 @given(seed=st.integers(0, 2**32), rpm=st.sampled_from([1, 7, 60, 300]), tpm=st.sampled_from([0, 5_000]))
 @settings(max_examples=25, deadline=None)
 def test_B02_any_history_of_several_processes_holds_the_budget(seed: int, rpm: int, tpm: int) -> None:
