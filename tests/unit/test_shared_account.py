@@ -152,6 +152,21 @@ def test_a_burst_before_the_file_is_lost_counts() -> None:
     assert crowd.most_sends() <= 52
 
 
+def test_a_long_time_apart_is_not_kept_in_memory() -> None:
+    """Of what was sent apart only the last minute is of use to the others."""
+    crowd = Crowd()
+    broken(crowd).broken = True
+    process = crowd.process("a", 600)
+    crowd.run(5 * MINUTE)
+    assert process.account.seen.window.requests >= 590
+    broken(crowd).broken = False
+    crowd.run(6 * MINUTE)
+    assert crowd.most_sends() <= 600
+    row = broken(crowd).read()
+    assert row is not None
+    assert row.shared.state.window.requests <= 600
+
+
 def test_what_was_sent_apart_is_in_the_minute_that_is_shared_again() -> None:
     crowd = Crowd()
     crowd.process("a", 50, 100_000)
