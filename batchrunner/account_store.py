@@ -20,7 +20,7 @@ class AccountStore(Protocol):
 
 
 class MemoryStore:
-    """A budget of this process alone. It is also the double for a shared one."""
+    """A budget of this process alone. `SharedStore` is the other one."""
 
     def __init__(self, limits: budget.Limits) -> None:
         self.state = budget.State(limits)

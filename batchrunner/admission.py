@@ -205,6 +205,9 @@ class Admission:
         wants_alone = self._refused.alone(number, candidate.tokens, self._tpm)
         offered = self._ahead.offered(number, candidate.offer, slot, alone=wants_alone)
         match await self._store.step(now_ns, offered.take):
+            case budget.Taken(entry) if self._closed:  # while a shared store was asked
+                await self._store.step(self._clock.monotonic_ns(), budget.Lost(entry))
+                return _Next.SLOT
             case budget.Taken(entry, offer, alone, delay_ns):
                 if offer:
                     self._ahead.passed(number, delay_ns)

@@ -17,6 +17,10 @@ How it works, in the order in which a request meets it:
 4. *Gate.* A 429 closes the gate for everybody: one reaction to a whole burst of them, a backoff that doubles, one canary
    when it opens, the others behind it at their pace (`gate`).
 
+Several processes may be at work on one account: `holders` hands the send times of the one budget to all of them, `leases` lets
+them take turns where a transaction for each step would cost too much, `survival` says what outlives a reboot, or a time in
+which the account cannot be shared.
+
 Source: generic cell rate algorithm (ITU-T I.371) in integer nanoseconds; a float bucket can spin for ever on a deficit of
 2e-17 s. Rejected: bursts of a full minute (what token buckets do), which every window but one of their own kind refuses;
 adaptive concurrency is a poor handle on a rate, since in flight = rate x latency.

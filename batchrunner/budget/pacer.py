@@ -94,6 +94,10 @@ class RequestPacer(msgspec.Struct):
         if not self.burst_ends:
             self.burst = max(self.burst, self.fast_made)
 
+    def end_fast(self) -> None:
+        """Go on at the pace, for another reason than a refusal."""
+        self.fast_left = self.credit = 0
+
     def stop_fast(self, before: int) -> None:
         """A request of the fast start was refused, that had `before` it so many."""
         self.fast_left = 0

@@ -18,7 +18,7 @@ class Limits(msgspec.Struct, frozen=True):
     tpm: int
 
 
-class InFlight(msgspec.Struct, frozen=True):
+class InFlight(msgspec.Struct):
     """A request that was sent and not yet settled."""
 
     sent_ns: int
@@ -77,7 +77,7 @@ class Reserve(msgspec.Struct, frozen=True, tag=True):
 
 
 class Return(msgspec.Struct, frozen=True, tag=True):
-    """A slot will not be used. Its time passes unused; it merely no longer stands in the way of others."""
+    """A slot will not be used. Its time is free again where no later one was given out; else it passes unused."""
 
     slot: int
 

@@ -108,7 +108,7 @@ def _reserve(state: State, now_ns: int, _: Reserve) -> Slot:
 
 
 def _return(state: State, _: int, event: Return) -> None:
-    state.slots.pop(event.slot, None)
+    _give_back(state, event.slot)
 
 
 def _take(state: State, now_ns: int, event: Take) -> Taken | Later | Stale | Slot:
@@ -247,7 +247,16 @@ def _rpm(state: State) -> int:
 def _lapse(state: State, now_ns: int) -> None:
     slots = state.slots
     for slot in [slot for slot, at_ns in slots.items() if at_ns + SLOT_LIFE_NS < now_ns]:
-        del slots[slot]
+        _give_back(state, slot)
+
+
+def _give_back(state: State, slot: int) -> None:
+    """Nobody will use this slot. Where it is the last one that was given out, the next one may have its time: at one request
+    a minute it would be a minute of the budget.
+    """
+    at_ns = state.slots.pop(slot, None)
+    if at_ns is not None and slot == state.next_slot - 1:
+        state.pacer.due_ns = min(state.pacer.due_ns, at_ns)
 
 
 _STEPS: dict[type, Callable[[State, int, Any], Decision]] = {

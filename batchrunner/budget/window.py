@@ -15,7 +15,7 @@ CELL_THRESHOLD = 1_000
 CELL_NS = NS // 4
 
 
-class Cell(msgspec.Struct):
+class Cell(msgspec.Struct, array_like=True):
     """Sends that leave the window together: with the last of them."""
 
     first_ns: int
@@ -98,6 +98,28 @@ class Window(msgspec.Struct):
         else:
             cells.append(Cell(now_ns, now_ns, 1, 0, used, reserved, reserved))
         return self.first_cell + len(cells) - 1
+
+    def assume(self, at_ns: int, requests: int, tokens: int) -> None:
+        """Enter sends that may have been made up to `at_ns`, all at its end."""
+        if self.cells:
+            at_ns = max(at_ns, self.cells[-1].last_ns)
+        self.cells.append(Cell(at_ns, at_ns, requests, 0, tokens, tokens, tokens))
+        self._count(requests, tokens)
+
+    def insert(self, sends: list[tuple[int, int]]) -> list[int]:
+        """Enter sends (when, and how many tokens) that were made meanwhile, each at its time; the new numbers of all cells."""
+        old = self.cells
+        new = [Cell(at_ns, at_ns, 1, 0, tokens, tokens, tokens) for at_ns, tokens in sends]
+        self.cells = sorted([*old, *new], key=lambda cell: cell.last_ns)
+        self._count(len(sends), sum(tokens for _, tokens in sends))
+        places = {id(cell): number for number, cell in enumerate(self.cells, self.first_cell)}
+        return [places[id(cell)] for cell in old]
+
+    def _count(self, requests: int, tokens: int) -> None:
+        self.requests += requests
+        self.used += tokens
+        self.held += tokens
+        self.reserved += tokens
 
     # Neither of these does anything where the cell has expired: what it held no longer counts.
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from decimal import Decimal
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
@@ -14,9 +16,9 @@ import trio
 
 from batchrunner import __version__, dialect
 from batchrunner.account import Account, names_to_bind_to
-from batchrunner.account_store import MemoryStore
 from batchrunner.budget import Limits, Open, PastSend
 from batchrunner.cli.output import say
+from batchrunner.cli.sharing import OpenedAccount, own_account, shared_account
 from batchrunner.cli.signals import Signals
 from batchrunner.cli.watching import last_scrape, watch
 from batchrunner.clock import Clock
@@ -60,6 +62,7 @@ def carry_out(
     retry_failed: bool,
     strict: bool,
     local_prices: PriceTable | None,
+    state_dir: str | None,
 ) -> Status:
     """Bring a run to where it stands and go on to its end; its last status.
 
@@ -92,9 +95,9 @@ def carry_out(
     bad_lines.close()
     for warning in recovered.warnings:
         say(f"warning: {warning}")
-    return trio.run(
-        _live, options, clock, directory, inputs, index, recovered, prices, accounts, heads, signals, metrics, progress_mode
-    )
+    opened = own_account if options.simulate else partial(shared_account, clock=clock, state_dir=state_dir)
+    live = partial(_live, accounts=accounts, heads=heads, opened=opened, progress_mode=progress_mode)
+    return trio.run(live, options, clock, directory, inputs, index, recovered, prices, signals, metrics)
 
 
 def _tell_of_input(inputs: Inputs, index: Index, bad_lines: BadLines) -> None:
@@ -125,10 +128,12 @@ async def _live(
     index: Index,
     recovered: Recovered,
     prices: _Prices,
-    accounts: Sequence[Account],
-    heads: Sequence[Heads],
     signals: Signals,
     metrics: Metrics | None,
+    *,
+    accounts: Sequence[Account],
+    heads: Sequence[Heads],
+    opened: OpenedAccount,
     progress_mode: Mode,
 ) -> Status:
     """Put the parts together and let them run, with everything that looks on."""
@@ -136,36 +141,36 @@ async def _live(
     tally = _tally(recovered)
     sinks: list[Sink] = [tally.add]
     journal = Journal(recovered.files, clock, sink=_to_all(sinks), totals=recovered.totals)
-    parts = [
-        await _account_parts(account, heads_of_it, clock, index, recovered, prices)
-        for account, heads_of_it in zip(accounts, heads, strict=True)
-    ]
     progress = Progress(lambda: run.status(), mode=progress_mode)  # noqa: PLW0108 - the run is made below, and told of it
-    run = Run(
-        Parts(
-            options=options,
-            run_id=directory.manifest.run_id,
-            clock=clock,
-            disk=directory.disk,
-            rng=random.Random(),
-            inputs=inputs,
-            index=index,
-            bad_lines=recovered.bad_lines,
-            histories=recovered.histories,
-            tally=tally,
-            journal=journal,
-            accounts=tuple(parts),
-            spending=Spending(prices.table, recovered.totals, options.max_cost_usd),
-            estimator=Estimator(),
-            say=progress.say,
+    async with AsyncExitStack() as stack:
+        parts = [
+            await _account_parts(stack, opened, account, of_it, clock, index, recovered, prices, progress.say)
+            for account, of_it in zip(accounts, heads, strict=True)
+        ]
+        run = Run(
+            Parts(
+                options=options,
+                run_id=directory.manifest.run_id,
+                clock=clock,
+                disk=directory.disk,
+                rng=random.Random(),
+                inputs=inputs,
+                index=index,
+                bad_lines=recovered.bad_lines,
+                histories=recovered.histories,
+                tally=tally,
+                journal=journal,
+                accounts=tuple(parts),
+                spending=Spending(prices.table, recovered.totals, options.max_cost_usd),
+                estimator=Estimator(),
+                say=progress.say,
+            )
         )
-    )
-    onlookers = Onlookers(progress.say)
-    onlookers.add(_Failures(progress, index).on_event)
-    sinks.append(onlookers.on_event)
-    if metrics is not None:
-        watch(metrics, run, onlookers)
-    try:
+        onlookers = Onlookers(progress.say)
+        onlookers.add(_Failures(progress, index).on_event)
+        sinks.append(onlookers.on_event)
+        if metrics is not None:
+            watch(metrics, run, onlookers)
         async with trio.open_nursery() as nursery:
             await nursery.start(signals.watch, run, progress, options.drain_seconds)
             await nursery.start(progress.run)
@@ -173,26 +178,34 @@ async def _live(
             if metrics is not None and status.stopped_by != "signal":
                 await last_scrape(metrics.scrapes, clock, progress.say)
             nursery.cancel_scope.cancel()
-    finally:
-        for account in parts:
-            await account.pool.aclose()
     return status
 
 
 async def _account_parts(
-    account: Account, heads: Heads, clock: Clock, index: Index, recovered: Recovered, prices: _Prices
+    stack: AsyncExitStack,
+    opened: OpenedAccount,
+    account: Account,
+    heads: Heads,
+    clock: Clock,
+    index: Index,
+    recovered: Recovered,
+    prices: _Prices,
+    say: Callable[[str], None],
 ) -> AccountParts:
-    """What an account of the run is made of, its budget as its last minute has left it."""
+    """What an account of the run is made of, its budget as its last minute has left it. `stack` closes it."""
     limits = Limits(account.rpm, account.tpm)
-    store = MemoryStore(limits)
-    jobs = index.state.count(State.PENDING)
-    await store.step(clock.monotonic_ns(), Open(_last_minute(recovered, account.name), jobs=jobs))
+    store = await stack.enter_async_context(opened(account.identity, limits=limits, say=say))
+    now_ns = clock.monotonic_ns()
+    past, jobs = _last_minute(recovered, account.name), index.state.count(State.PENDING)
+    await store.step(now_ns, Open(past, jobs=jobs, wall_offset_ns=clock.wall_ns() - now_ns))
+    pool = Pool(Origin.parse(account.base_url))
+    stack.push_async_callback(pool.aclose)
     return AccountParts(
         name=account.name,
         server=account.base_url,
         limits=limits,
         store=store,
-        pool=Pool(Origin.parse(account.base_url)),
+        pool=pool,
         heads=heads,
         unreached_since_ns=prices.unreached_since_ns,
     )

@@ -130,6 +130,12 @@ class _MaxFailures(click.ParamType):  # type: ignore[type-arg]  # generic in the
     help="An account of batchrun.toml; where that has none, no more than a name. Several share the jobs, each within its limits.",
 )
 @CONFIG_OPTION
+@click.option(
+    "--state-dir",
+    type=click.Path(),
+    metavar="DIR",
+    help="Where runs on this machine that use one account share its limits.  [default: the user's own state directory]",
+)
 @click.option("--rpm", type=_COUNT, default=DEFAULT_RPM, show_default=True, metavar="N", help="Requests a minute; 0: no limit.")
 @click.option("--tpm", type=_COUNT, default=DEFAULT_TPM, show_default=True, metavar="N", help="Tokens a minute; 0: no limit.")
 @click.option(
@@ -265,6 +271,7 @@ def _submit(context: click.Context, clock: Clock, signals: Signals) -> Status:
             retry_failed=given["retry_failed"],
             strict=given["strict"],
             local_prices=local_prices,
+            state_dir=given["state_dir"],
         )
 
 

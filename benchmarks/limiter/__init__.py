@@ -10,6 +10,7 @@ knew the server's state (`clairvoyant`).
 - `workloads`: files of jobs. `cells`: which file meets which server, under which strain.
 - `ours`: the admission, queue, estimates and budget of a run, unchanged. `peers`, `adaptive` and `aio`: what others do;
   `crowd` sends a file by their rules.
+- `together`: four of ours on one account, one of them killed, beside one alone.
 - `sweep`: all cells, clients and seeds, in several processes. `cost`: what an admission takes of the CPU.
 - `goals`: the figures that the limiter is held to. `tables`: all of it as text.
 

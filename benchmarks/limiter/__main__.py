@@ -10,9 +10,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import benchmarks.limiter
+from benchmarks.limiter import cost, together
 from benchmarks.limiter.cells import OURS, POLICIES, Cell, all_cells
-from benchmarks.limiter.cost import Cost, measured
-from benchmarks.limiter.goals import verdicts
+from benchmarks.limiter.goals import Whole, verdicts
 from benchmarks.limiter.measures import Figures
 from benchmarks.limiter.sweep import sweep
 from benchmarks.limiter.tables import goals_table, tables
@@ -27,7 +27,7 @@ def seeds_of(text: str) -> range:
     return range(int(first), int(end) if end else int(first) + 1)
 
 
-def report(command: str, seeds: range, cells: list[Cell], found: dict[tuple[str, str], Figures], cost: Cost) -> Iterable[str]:
+def report(command: str, seeds: range, cells: list[Cell], found: dict[tuple[str, str], Figures], whole: Whole) -> Iterable[str]:
     """All that is printed: where it was measured and how, the goals, the tables."""
     packages = ", ".join(f"{name} {version(name)}" for name in ("trio", "msgspec", "aiolimiter"))
     yield "# The limiter beside others, in virtual time\n"
@@ -38,9 +38,12 @@ def report(command: str, seeds: range, cells: list[Cell], found: dict[tuple[str,
     pairs = sum(len(policies.intersection(cell.policies)) for cell in cells)
     if len(found) < pairs:
         yield f"{pairs - len(found)} of {pairs} pairs of a cell and a client were not measured, and are blank.\n"
-    yield f"One admission and its settling take {cost.admission_us:.1f} us of CPU, a bare trio task {cost.task_us:.1f} us.\n"
+    yield (
+        f"One admission and its settling take {whole.cost.admission_us:.1f} us of CPU, from a shared account "
+        f"{whole.shared_cost.admission_us:.1f} us, a bare trio task {whole.cost.task_us:.1f} us.\n"
+    )
     yield "## Goals\n"
-    yield from goals_table(verdicts({name: figures for (name, policy), figures in found.items() if policy == OURS}, cost))
+    yield from goals_table(verdicts({name: figures for (name, policy), figures in found.items() if policy == OURS}, whole))
     yield from tables(cells, found)
 
 
@@ -66,15 +69,16 @@ def main() -> None:
     options = of.parse_args()
     cells = [cell for cell in all_cells() if cell.name.startswith(tuple(options.cells) or "")]
     if options.list:
-        print(*(cell.name for cell in cells), sep="\n")
+        print(*(cell.name for cell in cells), together.NAME, sep="\n")
         return
-    cost = measured()
+    sharing = together.measured(options.seeds) if not options.cells or together.NAME in options.cells else ()
+    whole = Whole(cost.measured(), cost.measured(cost.shared), sharing)
     found = sweep(cells, options.policies, options.seeds, workers=options.workers, record=options.record)
     parts = [f"--seeds {options.seeds.start}:{options.seeds.stop}"]
     parts += [f"--cells {' '.join(options.cells)}"] if options.cells else []
     parts += [f"--policies {' '.join(options.policies)}"] if tuple(options.policies) != POLICIES else []
     command = " ".join(("python -m benchmarks.limiter", *parts))
-    text = "\n".join(report(command, options.seeds, cells, found, cost))
+    text = "\n".join(report(command, options.seeds, cells, found, whole))
     print(text)
     if options.output:
         options.output.write_text(text + "\n")

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import random
 import statistics
+import tempfile
 import time
+from collections.abc import Awaitable, Callable
 from operator import truediv
+from pathlib import Path
 
 import msgspec
 import trio
 
 from batchrunner import budget
-from batchrunner.account_store import MemoryStore
+from batchrunner.account_file import AccountFile
+from batchrunner.account_store import AccountStore, MemoryStore
 from batchrunner.admission import Admission
-from batchrunner.clock import SystemClock
+from batchrunner.clock import Clock, SystemClock
 from batchrunner.fair import FairQueue
 from batchrunner.job import Job, RequestSize, Usage
 from batchrunner.lanes import Lane
+from batchrunner.shared_account import SharedAccount
+from batchrunner.shared_store import SharedStore
 from batchrunner.tickets import Candidate
 
 #: requests in the budget's window at once; above 1,000 they share cells
@@ -37,12 +43,12 @@ class Cost(msgspec.Struct, frozen=True):
     ratio: float
 
 
-def measured() -> Cost:
-    """Alternating rounds of either."""
+def measured(admit: Callable[[], Awaitable[float]] | None = None) -> Cost:
+    """Alternating rounds of either. `admit`: by default from a budget in memory."""
     admissions, tasks = [], []
     for _ in range(ROUNDS):
         tasks.append(trio.run(_bare_tasks))
-        admissions.append(trio.run(_admissions))
+        admissions.append(trio.run(admit or _in_memory))
     scale = 1e6 / JOBS
     return Cost(min(admissions) * scale, min(tasks) * scale, statistics.median(map(truediv, admissions, tasks)))
 
@@ -61,10 +67,22 @@ async def _bare_tasks() -> float:
     return time.process_time() - began
 
 
-async def _admissions() -> float:
-    """Seconds to admit and settle, in flight one at a time, each with a request slot and a charge of tokens."""
+async def _in_memory() -> float:
+    return await _admissions(SystemClock(), MemoryStore(budget.Limits(RPM, TPM)))
+
+
+async def shared() -> float:
+    """From a file that other processes could use too: its transactions, its thread and its writing are in it."""
     clock = SystemClock()
-    store = MemoryStore(budget.Limits(RPM, TPM))
+    with tempfile.TemporaryDirectory() as directory:
+        file = AccountFile(Path(directory) / "account.sqlite")
+        account = SharedAccount(file, budget.Limits(RPM, TPM), clock, name="benchmark", say=print)
+        async with SharedStore(account, clock) as store:
+            return await _admissions(clock, store)
+
+
+async def _admissions(clock: Clock, store: AccountStore) -> float:
+    """Seconds to admit and settle, in flight one at a time, each with a request slot and a charge of tokens."""
     await store.step(clock.monotonic_ns(), budget.Open(past=(), jobs=JOBS))
     size, predicted = RequestSize("m", 900, 100), Usage(900, 100)
     candidates = [Candidate(Job(number, number, "", "/", b"{}", 0), size, predicted) for number in range(JOBS)]

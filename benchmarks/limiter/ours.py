@@ -16,7 +16,7 @@ from typing import Any
 import trio
 
 from batchrunner import budget
-from batchrunner.account_store import MemoryStore
+from batchrunner.account_store import AccountStore, MemoryStore
 from batchrunner.admission import SHORTEST_SLEEP_NS, Admission
 from batchrunner.clock import NS_PER_SECOND, VirtualClock
 from batchrunner.estimate import Estimator
@@ -41,6 +41,7 @@ class Client:
         limits: budget.Limits,
         rng: random.Random,
         kind: type[Admission] = Admission,
+        store: AccountStore | None = None,
         *,
         before: Client | None = None,
     ) -> None:
@@ -52,8 +53,10 @@ class Client:
         wall_offset_ns = network.phase_ns + rng.randrange(-NS_PER_SECOND // 10, NS_PER_SECOND // 10)
         clock = VirtualClock(lambda: timers.now_ns / NS_PER_SECOND)
         jobs = len(network.jobs)
-        self._store = store = MemoryStore(limits)
+        self._store = store = store or MemoryStore(limits)
         if before:
+            assert isinstance(store, MemoryStore)
+            assert isinstance(before._store, MemoryStore)
             store.state = budget.after_reboot(before._store.state, clock.monotonic_ns())
         _at_once(store.step(clock.monotonic_ns(), budget.Open(past=(), jobs=jobs, wall_offset_ns=wall_offset_ns)))
         queue = FairQueue([Lane(iter(range(jobs)))], limits=limits)
@@ -107,8 +110,11 @@ class Stepped(Admission):
         self.on_change()
 
 
-def step_through(timers: Timers, client: Client) -> None:
-    """Drive a dispatcher, which awaits nothing but its admission's waits: each ends at its moment, or once something changes."""
+def step_through(timers: Timers, client: Client) -> Callable[[], None]:
+    """Drive a dispatcher, which awaits nothing but its admission's waits: each ends at its moment, or once something changes.
+
+    What is returned ends it for good where it stands, as a kill does.
+    """
     admission, dispatch = client.admission, client.dispatch()
     assert isinstance(admission, Stepped)
     waits = 0
@@ -130,7 +136,14 @@ def step_through(timers: Timers, client: Client) -> None:
         if wait == waits:
             go_on()
 
+    def stop() -> None:
+        nonlocal waits
+        waits += 1
+        dispatch.close()
+        admission.on_change = lambda: None
+
     go_on()
+    return stop
 
 
 @types.coroutine

@@ -22,6 +22,12 @@ def no_key_is_left(tmp_path: Path) -> Iterator[None]:
     assert not found, "\n".join(found)
 
 
+@pytest.fixture(autouse=True)
+def nobody_elses_accounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test shares an account with another, or with whoever runs the tests."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulated]:
     """One for many small runs, for as long as a module lasts."""

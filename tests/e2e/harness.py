@@ -228,7 +228,8 @@ class Submit:
     def _begin(self) -> dict[str, str]:
         """One more start; its environment."""
         self._starts += 1
-        environment = _environment() | {"XDG_CONFIG_HOME": str(self._directory), **self._more}
+        private = {"XDG_CONFIG_HOME": str(self._directory), "BATCHRUN_STATE_DIR": str(self._directory / "state")}
+        environment = _environment() | private | dict(self._more)
         canary.watch(self._directory, environment)
         return environment
 

@@ -26,11 +26,11 @@ def stopped_before_work() -> None:
     """Wait for a SIGCONT once recovery is over: from there on one thread writes, and another syncs."""
     live = start._live
 
-    async def wait_first(*parts: Any) -> Any:
+    async def wait_first(*parts: Any, **more: Any) -> Any:
         signal.raise_signal(signal.SIGSTOP)
-        return await live(*parts)
+        return await live(*parts, **more)
 
-    start._live = wait_first  # type: ignore[assignment]
+    start._live = wait_first
 
 
 def few_descriptors(number: int) -> None:

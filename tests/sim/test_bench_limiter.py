@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 from aiolimiter import AsyncLimiter
@@ -15,13 +16,13 @@ from trio.testing import MockClock
 from batchrunner import budget
 from batchrunner.account_store import MemoryStore
 from batchrunner.clock import NS_PER_SECOND
-from benchmarks.limiter import cost
+from benchmarks.limiter import cost, together
 from benchmarks.limiter.adaptive import Adaptive
 from benchmarks.limiter.aio import VirtualLoop
 from benchmarks.limiter.cells import OURS, POLICIES, Cell, Run, all_cells, run
 from benchmarks.limiter.clairvoyant import Passage
 from benchmarks.limiter.cost import Cost
-from benchmarks.limiter.goals import goals, verdicts
+from benchmarks.limiter.goals import Whole, goals, verdicts
 from benchmarks.limiter.measures import Figures, best_of, measure, most_per_minute, pooled, recovery_seconds
 from benchmarks.limiter.network import Network, Send
 from benchmarks.limiter.ours import Client
@@ -34,6 +35,7 @@ from benchmarks.limiter.tables import goals_table, tables
 SECOND = NS_PER_SECOND
 #: servers that an even pace never meets a refusal on, whatever way they count
 EASY = set(SERVERS) - {"two-bucket-strict", "spacing", "ten-seconds"}
+WHOLE = Whole(Cost(1, 1, 1), Cost(1, 1, 1))
 
 
 class TrioTimers:
@@ -307,7 +309,7 @@ def test_a_goal_is_met_at_its_bounds_and_not_beyond(steady: float, refused: floa
     """99.5 % and under 1 in 1,000, of 10,000 jobs."""
     name = "steady-50/short/sliding"
     figures = Figures(runs=1, jobs=10_000, refused=round(refused * 10), steady=steady, steady_most=1)
-    verdict = next(line for line in verdicts({name: figures}, Cost(1, 1, 1)) if "sliding" in line.title)
+    verdict = next(line for line in verdicts({name: figures}, WHOLE) if "sliding" in line.title)
     assert verdict.met is met
 
 
@@ -324,9 +326,9 @@ def test_a_goal_may_be_met_in_another_way() -> None:
     """Seconds' slices at 600 a minute: 91 % at 6 in 1,000, or 88 % at 1."""
     name = "steady-600/short/seconds"
     figures = Figures(runs=1, jobs=1_000, refused=1, steady=0.88, steady_most=1)
-    assert verdicts({name: figures}, Cost(1, 1, 1))[0].met
+    assert verdicts({name: figures}, WHOLE)[0].met
     figures.refused = 2
-    assert not verdicts({name: figures}, Cost(1, 1, 1))[0].met
+    assert not verdicts({name: figures}, WHOLE)[0].met
 
 
 def test_the_cost_is_compared_in_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -335,6 +337,31 @@ def test_the_cost_is_compared_in_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cost, "ROUNDS", 1)
     found = cost.measured()
     assert found.ratio == pytest.approx(found.admission_us / found.task_us)
+
+
+def test_four_processes_have_what_one_has_and_each_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of them killed in the middle: 99 % of one's, no rejection on top, nobody further than 5 % from its share."""
+    first, *_, last = together.cells()
+    monkeypatch.setattr(together, "cells", lambda: [first, last])
+    alike, one_large = together.measured([1])
+    assert alike.used_share >= 0.99
+    assert one_large.title.endswith("one with large jobs")
+    for found in (alike, one_large):
+        assert (found.refused_on_top, found.peak <= 1, found.unfair_share < 0.05) == (0, True, True)
+    verdict = next(
+        line for line in verdicts({}, msgspec.structs.replace(WHOLE, sharing=[alike])) if line.title.startswith("four")
+    )
+    assert verdict.met
+
+
+@pytest.mark.parametrize(
+    "spoilt", [{"together": 98}, {"refused": 4}, {"unfair_share": 0.06}, {"peak": 1.02}], ids=lambda spoilt: next(iter(spoilt))
+)
+def test_four_processes_that_lose_or_take_too_much_have_not_met_the_goal(spoilt: dict[str, float]) -> None:
+    fine = {"together": 99, "alone": 100, "refused": 3, "refused_alone": 3, "unfair_share": 0.05, "peak": 1.0}
+    found = [together.Sharing(title="sliding", **(fine | wrong)) for wrong in ({}, spoilt)]  # type: ignore[arg-type]
+    lines = [line for line in verdicts({}, msgspec.structs.replace(WHOLE, sharing=found)) if line.title.startswith("four")]
+    assert [line.met for line in lines] == [True, False]
 
 
 def test_a_sweep_goes_on_where_its_record_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,4 +379,4 @@ def test_a_sweep_goes_on_where_its_record_ends(tmp_path: Path, monkeypatch: pyte
     assert "| batchrun | 1." in text
     assert "| cookbook | 1.0" in text
     figures = {cell.name: second[cell.name, OURS] for cell in cells}
-    assert "makespan of 40 jobs, sliding" in "\n".join(goals_table(verdicts(figures, Cost(1, 1, 1))))
+    assert "makespan of 40 jobs, sliding" in "\n".join(goals_table(verdicts(figures, WHOLE)))

@@ -1,0 +1,325 @@
+"""One process's part in a shared account: restarts, reboots, files that fail and come back, limits that differ."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from batchrunner import budget
+from batchrunner.account_file import AccountFile
+from batchrunner.budget import holders, survival
+from batchrunner.budget.holders import Shared
+from batchrunner.budget.pacer import SAFE_WINDOW_NS, interval_ns
+from batchrunner.shared_account import RETRY_NS, SharedAccount
+from tests.unit.budgets import take
+from tests.unit.crowds import NS, Crowd, MemoryFile, Process
+
+MINUTE = 60 * NS
+
+
+def broken(crowd: Crowd) -> MemoryFile:
+    assert isinstance(crowd.file, MemoryFile)
+    return crowd.file
+
+
+def gaps(crowd: Crowd) -> list[int]:
+    times = [at_ns for at_ns, _, _ in crowd.sends]
+    return [later - earlier for earlier, later in itertools.pairwise(times)]
+
+
+def test_a_restart_knows_the_last_minute() -> None:
+    """A small file starts fast, a second one behind it keeps to what is left of the minute, killed or not."""
+    for ends_in_order in (True, False):
+        crowd = Crowd()
+        first = crowd.process("a", 50, jobs=[10] * 30, file_size=30)
+        crowd.run(10 * NS)
+        assert len(crowd.sends) == 30
+        first.end() if ends_in_order else first.kill()
+        crowd.process("b", 50, jobs=[10] * 40, file_size=40)
+        crowd.run(3 * MINUTE)
+        assert len(crowd.sends) == 70
+        assert crowd.most_sends() <= 50
+        assert min(gaps(crowd)[30:]) >= interval_ns(50) - NS // 20
+
+
+def test_a_minute_later_a_small_file_starts_fast_again() -> None:
+    crowd = Crowd()
+    crowd.process("a", 50, jobs=[10] * 30, file_size=30)
+    crowd.run(2 * MINUTE)
+    crowd.process("b", 50, jobs=[10] * 40, file_size=40)
+    crowd.run(2 * MINUTE + 6 * NS)
+    assert len(crowd.sends) == 70
+
+
+def test_the_row_knows_more_of_the_last_minute_than_the_run() -> None:
+    """Sends that the run's own journal names are in the row already, and not counted twice."""
+    crowd = Crowd()
+    crowd.process("a", 50, jobs=[10] * 30, file_size=30)
+    crowd.run(10 * NS)
+    account = SharedAccount(crowd.file, budget.Limits(50, 0), crowd.clock, name="b", say=crowd.said.append)
+    past = tuple(budget.PastSend(at_ns, 10) for at_ns, _, _ in crowd.sends)
+    account.apply([budget.Open(past, 40)])
+    assert account.seen.window.requests == 30
+
+
+def test_without_a_row_the_runs_own_knowledge_counts() -> None:
+    crowd = Crowd(start_ns=10 * NS)
+    account = SharedAccount(crowd.file, budget.Limits(50, 0), crowd.clock, name="b", say=crowd.said.append)
+    account.apply([budget.Open((budget.PastSend(5 * NS, 10),), 40)])
+    assert account.seen.window.requests == 1
+
+
+@pytest.mark.parametrize(("boot_id", "start_ns"), [("another", NS), ("another", 10**15), ("boot", NS)])
+def test_times_of_another_boot_mean_nothing(boot_id: str, start_ns: int) -> None:
+    """After a reboot, or on a clock that shows less than the row has seen, a run begins at its pace and is stopped by nothing."""
+    before = Crowd(start_ns=10**14)
+    before.process("a", 50, jobs=[10] * 50, file_size=50)
+    before.run(10**14 + 10 * NS)
+    after = Crowd(before.file, start_ns=start_ns, boot_id=boot_id)
+    after.process("b", 50, jobs=[10] * 40, file_size=40)
+    after.run(start_ns + 2 * MINUTE)
+    assert len(after.sends) == 40
+    assert min(gaps(after)) >= interval_ns(50) - NS // 20
+
+
+def test_a_reboot_keeps_the_limits_and_no_time() -> None:
+    state = budget.State(budget.Limits(50, 7))
+    state.pacer.due_ns = state.gate.until_ns = 10**18
+    after = budget.after_reboot(state, 0)
+    assert msgspec.structs.replace(after, tokens=budget.State(after.limits).tokens) == budget.State(budget.Limits(50, 7))
+
+
+def test_different_limits_are_told_once_each_way() -> None:
+    """The smaller holds, with a warning to the one that has the larger; which is told when it is alone again."""
+    crowd = Crowd()
+    crowd.process("large", 100)
+    crowd.run(MINUTE)
+    small = crowd.process("small", 50)
+    crowd.run(3 * MINUTE)
+    assert [line.split(":")[0] for line in crowd.said] == ["warning"]
+    assert "50 requests a minute and no limit of tokens, not 100 requests" in crowd.said[0]
+    assert len([1 for at_ns, _, _ in crowd.sends if at_ns >= 2 * MINUTE]) <= 50
+    small.end()
+    crowd.run(5 * MINUTE)
+    assert "those of this run (100 requests a minute" in crowd.said[1]
+    assert len(crowd.said) == 2
+    assert crowd.counts(4 * MINUTE)["large"] >= 98
+
+
+def test_who_never_saw_the_account_keeps_its_limits_without_a_fast_start() -> None:
+    """From the first moment on it is paced, said once, and looked at again every few seconds."""
+    crowd = Crowd()
+    broken(crowd).broken = True
+    crowd.process("a", 50, file_size=10)
+    crowd.run(MINUTE)
+    assert len(crowd.sends) >= 49
+    assert min(gaps(crowd)) >= interval_ns(50) - NS // 20
+    assert len(crowd.said) == 1
+    assert crowd.said[0].startswith("warning: memory: cannot be used. Mend it. Until then this run keeps to its limits, without")
+
+
+def test_who_loses_the_file_keeps_to_its_share() -> None:
+    """Four that cannot see each other any more stay within the limit together, at a quarter of the pace each; once the file is
+    whole again they share as before. No minute of all of it is above the limit by more than those four's first sends.
+    """
+    crowd = Crowd()
+    four = [crowd.process(name, 60) for name in "abcd"]
+    file = broken(crowd)
+    crowd.run(5 * MINUTE)
+    file.broken = True
+    crowd.run(10 * MINUTE)
+    apart = crowd.counts(5 * MINUTE, 10 * MINUTE)
+    assert all(60 <= count <= 75 for count in apart.values())
+    file.broken = False
+    crowd.run(15 * MINUTE)
+    assert crowd.most_sends() <= 60 + len(four)
+    assert len([1 for at_ns, _, _ in crowd.sends if at_ns >= 11 * MINUTE]) >= 0.99 * 4 * 60
+    assert sum("its share of the limits, 15 requests a minute" in line for line in crowd.said) == 4
+    assert sum("can be used again" in line for line in crowd.said) == 4
+    assert len(crowd.said) == 8
+
+
+def test_a_burst_before_the_file_is_lost_counts() -> None:
+    """Two that have used up the minute in four seconds send nothing more in it apart."""
+    crowd = Crowd()
+    for name in "ab":
+        crowd.process(name, 50, file_size=100)
+    crowd.run(6 * NS)
+    assert len(crowd.sends) == 50
+    broken(crowd).broken = True
+    crowd.run(4 * MINUTE)
+    assert crowd.most_sends() <= 52
+
+
+def test_a_long_time_apart_is_not_kept_in_memory() -> None:
+    """Of what was sent apart only the last minute is of use to the others."""
+    crowd = Crowd()
+    broken(crowd).broken = True
+    process = crowd.process("a", 600)
+    crowd.run(5 * MINUTE)
+    assert process.account.seen.window.requests >= 590
+    broken(crowd).broken = False
+    crowd.run(6 * MINUTE)
+    assert crowd.most_sends() <= 600
+    row = broken(crowd).read()
+    assert row is not None
+    assert row.shared.state.window.requests <= 600
+
+
+def test_what_was_sent_apart_is_in_the_minute_that_is_shared_again() -> None:
+    crowd = Crowd()
+    crowd.process("a", 50, 100_000)
+    crowd.run(MINUTE)
+    broken(crowd).broken = True
+    crowd.run(3 * MINUTE)
+    broken(crowd).broken = False
+    crowd.run(3 * MINUTE + RETRY_NS)
+    row = broken(crowd).read()
+    assert row is not None
+    assert row.shared.state.window.requests >= 49
+    crowd.run(6 * MINUTE)
+    assert crowd.most_sends() <= 50
+    assert len(crowd.sends) >= 0.98 * 300
+
+
+def test_ends_of_requests_cross_over() -> None:
+    """What was sent while the account was shared and ended apart is settled when it is shared again, and the other way round."""
+    crowd = Crowd()
+    file = broken(crowd)
+    account = SharedAccount(file, budget.Limits(0, 1_000), crowd.clock, name="a", say=crowd.said.append)
+    account.apply([budget.Open((), 10)])
+    before = sent(account, 300)
+    file.broken = True
+    apart = sent(account, 200)
+    account.apply([budget.Settle(before, 100)])
+    file.broken = False
+    crowd.run(RETRY_NS + 1)
+    account.apply([])
+    row = file.read()
+    assert row is not None
+    assert row.shared.state.window.used == 100 + 200
+    assert row.shared.state.in_flight.keys() == {apart} == row.shared.holders["a"].entries
+    account.apply([budget.Settle(apart, 50)])
+    row = file.read()
+    assert row is not None
+    assert not row.shared.state.in_flight
+
+
+def test_a_429_while_the_file_was_lost_is_felt_by_all_afterwards() -> None:
+    crowd = Crowd()
+    file = broken(crowd)
+    account = SharedAccount(file, budget.Limits(0, 0), crowd.clock, name="a", say=crowd.said.append)
+    account.apply([budget.Open((), 10)])
+    file.broken = True
+    account.apply([budget.Refuse(sent(account, 0), 600 * NS, 0.5)])
+    file.broken = False
+    crowd.run(RETRY_NS + 1)
+    account.apply([])
+    row = file.read()
+    assert row is not None
+    assert row.shared.state.gate.until_ns > 500 * NS
+
+
+def sent(account: SharedAccount, tokens: int) -> int:
+    slots = account.apply([budget.Reserve()]).decisions
+    assert slots
+    assert isinstance(slots[0], budget.Slot)
+    decisions = account.apply([take(slots[0].slot, tokens)]).decisions
+    assert decisions
+    taken = decisions[0]
+    assert isinstance(taken, budget.Taken)
+    return taken.entry
+
+
+def test_two_that_send_apart_use_other_numbers() -> None:
+    """An entry of one is never taken for the other's, nor for one of the shared account."""
+    numbers = {survival.apart(None, f"{pid}-{pid * 7919:x}", budget.Limits(50, 0), 0).state.next_entry for pid in range(1_000)}
+    assert len(numbers) == 1_000
+    assert min(numbers) >= survival.FIRST_APART
+    assert max(numbers) < 1 << 63
+
+
+def test_a_file_that_is_removed_under_a_run_is_made_anew_with_what_it_knows(tmp_path: Path) -> None:
+    """The last minute included: a run that begins then is no stranger to it."""
+    crowd = Crowd(AccountFile(tmp_path / "account.sqlite"))
+    crowd.process("a", 50, file_size=30)
+    crowd.run(3 * NS)
+    for file in tmp_path.iterdir():
+        file.unlink()
+    crowd.run(6 * NS)
+    crowd.process("b", 50, file_size=30, file=AccountFile(tmp_path / "account.sqlite"))
+    crowd.run(MINUTE)
+    assert crowd.most_sends() <= 50
+
+
+@pytest.mark.parametrize("how", ["corrupt", "removed", "directory removed"])
+def test_a_real_file_may_be_ruined_at_any_time(tmp_path: Path, how: str) -> None:
+    """The run goes on at its pace, and at the whole limit once the file is mended."""
+    directory = tmp_path / "accounts"
+    path = directory / "account.sqlite"
+    crowd = Crowd(AccountFile(path))
+    crowd.process("a", 50)
+    crowd.run(MINUTE)
+    if how == "corrupt":
+        for file in directory.iterdir():
+            file.write_bytes(b"x" * 5_000)
+    else:
+        for file in directory.iterdir():
+            file.unlink()
+        if how == "directory removed":
+            directory.rmdir()
+    crowd.run(3 * MINUTE)
+    if how == "corrupt":
+        for file in directory.iterdir():
+            file.unlink()
+    crowd.run(6 * MINUTE)
+    assert len(crowd.sends) >= 0.98 * 300
+    assert crowd.most_sends() <= 51
+    assert [line.startswith("warning") for line in crowd.said] == ([True, False] if how == "corrupt" else [])
+
+
+def test_leaving_an_account_that_cannot_be_reached_or_was_never_used_is_no_error() -> None:
+    crowd = Crowd()
+    never = SharedAccount(crowd.file, budget.Limits(50, 0), crowd.clock, name="a", say=crowd.said.append)
+    never.leave()
+    assert broken(crowd).row is None
+    for broken_when in ("before", "after"):
+        process = crowd.process(broken_when, 50)
+        broken(crowd).broken = True
+        if broken_when == "before":
+            process.ask(budget.Lost(0))
+        process.end()
+        broken(crowd).broken = False
+
+
+def test_statistics_before_the_first_transaction_show_the_limits() -> None:
+    crowd = Crowd()
+    account = SharedAccount(crowd.file, budget.Limits(50, 7), crowd.clock, name="a", say=crowd.said.append)
+    assert account.seen == budget.State(budget.Limits(50, 7))
+
+
+def test_a_defect_is_not_taken_for_a_bad_file() -> None:
+    """What is wrong with the core is raised."""
+    crowd = Crowd()
+    process: Process = crowd.process("a", 50)
+    with pytest.raises(AttributeError):
+        process.account.apply([object()])  # type: ignore[list-item]
+
+
+def test_apart_keeps_its_part_of_what_was_sent() -> None:
+    """Every k-th of the sends, and none of the tokens of others' requests can be settled in it."""
+    shared = Shared(budget.State(budget.Limits(60, 600)))
+    for name in "abc":
+        holders.meet(shared, name, budget.Limits(60, 600), 0)
+    for number in range(30):
+        shared.state.window.add(number * NS, 10, 10)
+    alone = survival.apart(shared, "a", budget.Limits(60, 600), 30 * NS)
+    assert alone.state.limits == budget.Limits(20, 200)
+    assert (alone.state.window.requests, alone.state.window.used) == (10, 100)
+    alone.state.window.settle(5, -10, -10)
+    assert alone.state.window.used == 100
+    alone.state.window.expire(30 * NS + SAFE_WINDOW_NS)
+    assert alone.state.window.requests == 0
