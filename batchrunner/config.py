@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -64,6 +65,9 @@ class MaxFailures(msgspec.Struct, frozen=True):
         return f"{self.allowed}{'%' if self.percent else ''}"
 
 
+Limit = Literal["configured", "auto"]
+
+
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """The options of `submit`, without secrets: what `run.json` keeps."""
 
@@ -75,6 +79,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     account: str | None = None
     rpm: int = DEFAULT_RPM
     tpm: int = DEFAULT_TPM
+    #: auto: they may be outgrown
+    limit: Limit = "configured"
     #: of jobs that name none
     priority: int = 0
     max_in_flight: int = MAX_IN_FLIGHT

@@ -104,7 +104,7 @@ class SharedAccount:
         if self._apart is not None:
             self._apart = None
             self._say(f"{self._file.path}: can be used again. The account is shared with other runs as before.")
-        self._tell_of_limits(shared.state.limits)
+        self._tell_of_limits(holders.tightest(shared))
         return batch
 
     def _change(
@@ -160,10 +160,10 @@ class SharedAccount:
         return lambda event: budget.Open(past, event.jobs) if isinstance(event, budget.Open) else event
 
     def _tell_of_limits(self, limits: budget.Limits) -> None:
-        if limits == self._told_limits:
+        if (limits.rpm, limits.tpm) == (self._told_limits.rpm, self._told_limits.tpm):
             return
         self._told_limits = limits
-        if limits == self._limits:
+        if (limits.rpm, limits.tpm) == (self._limits.rpm, self._limits.tpm):
             self._say(f"nobody else limits this account any further: its limits are those of this run ({_shown(limits)}).")
         else:
             self._say(

@@ -91,6 +91,11 @@ class RequestCeiling(msgspec.Struct):
         if self.missing:
             self.next_ns = now_ns + self._wait_ns(limit)
 
+    def tries(self, now_ns: int, more: int) -> None:
+        """The limit itself was raised by so many: a 429 that comes soon is its doing."""
+        self.tried_from = more
+        self.raised_ns = now_ns
+
     def expire(self, now_ns: int, limit: int) -> None:
         """Nobody has asked for long: strangers have gone, cuts are over. What remains is a server that was tried more than once,
         let single requests through all the time, and so wants them further apart than its limit says.

@@ -25,6 +25,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from batchrunner.budget.growth import outgrown
 from batchrunner.budget.pacer import LATENESS_NS, NS, SAFE_WINDOW_NS
 from batchrunner.budget.records import (
     Decision,
@@ -129,7 +130,7 @@ def meet(shared: Shared, name: str, limits: Limits, now_ns: int) -> None:
     gone = [name for name, one in shared.holders.items() if max(one.seen_ns, one.comes_ns) + HOLDER_LIFE_NS < now_ns]
     for one in gone:
         _forget(shared, one, now_ns)
-    shared.state.limits = tightest(shared)
+    shared.state.limits = outgrown(tightest(shared), shared.state.limits)
 
 
 def leave(shared: Shared, name: str, now_ns: int) -> None:
@@ -138,7 +139,7 @@ def leave(shared: Shared, name: str, now_ns: int) -> None:
     if name in shared.holders:
         _forget(shared, name, now_ns)
     if shared.holders:
-        shared.state.limits = tightest(shared)
+        shared.state.limits = outgrown(tightest(shared), shared.state.limits)
 
 
 def tightest(shared: Shared) -> Limits:
@@ -147,6 +148,7 @@ def tightest(shared: Shared) -> Limits:
     return Limits(
         rpm=min((limits.rpm for limits in given if limits.rpm), default=0),
         tpm=min((limits.tpm for limits in given if limits.tpm), default=0),
+        auto=all(limits.auto for limits in given),
     )
 
 

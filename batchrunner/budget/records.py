@@ -12,10 +12,11 @@ from batchrunner.budget.window import Window
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """Requests and tokens in 60 seconds; 0 means none."""
+    """Requests and tokens in 60 seconds; 0 means none. `auto`: they may be outgrown, see `growth`."""
 
     rpm: int
     tpm: int
+    auto: bool = False
 
 
 class InFlight(msgspec.Struct):
@@ -41,6 +42,8 @@ class State(msgspec.Struct):
     #: when the first run that is known of began, and when anybody last asked for anything
     began_ns: int = -1
     seen_ns: int = 0
+    #: when the limits were outgrown last
+    grown_ns: int = 0
     #: slot -> its send time
     slots: dict[int, int] = {}
     #: entry -> what it holds

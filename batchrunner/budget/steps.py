@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from batchrunner.budget import growth
 from batchrunner.budget.choice import Choice, Wait, choose
 from batchrunner.budget.learned import EFFECTIVE_FOR_NS, expire
 from batchrunner.budget.pacer import NS, SAFE_WINDOW_NS, WINDOW_NS, interval_ns
@@ -51,6 +52,8 @@ def step(state: State, now_ns: int, event: Event) -> Decision:
         state.requests.probe(now_ns, state.limits.rpm)
     if state.tokens.strict:
         state.tokens.pass_time(now_ns, state.window)
+    if state.limits.auto:
+        growth.grow(state, now_ns)
     return _STEPS[type(event)](state, now_ns, event)
 
 
@@ -202,6 +205,8 @@ def _refuse(state: State, now_ns: int, event: Refuse) -> None:
 
 def _hear(state: State, now_ns: int, flight: InFlight, hints: Hints) -> None:
     """Take in what an answer's headers say of the limit of requests."""
+    if state.limits.auto:
+        growth.hear(state, hints)
     if not state.limits.rpm:
         return
     left = hints.requests_left

@@ -24,7 +24,8 @@ def apart(shared: Shared | None, name: str, limits: Limits, now_ns: int) -> Shar
     Where it was never seen there is nobody else that is known of.
     """
     holders = len(shared.holders) if shared is not None else 1
-    part = Limits(*(max(1, limit // holders) if limit else 0 for limit in (limits.rpm, limits.tpm)))
+    rpm, tpm = (max(1, limit // holders) if limit else 0 for limit in (limits.rpm, limits.tpm))
+    part = Limits(rpm, tpm)
     state = State(part) if shared is None else after_reboot(shared.state, now_ns)
     state.limits = part
     if shared is not None:

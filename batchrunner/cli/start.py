@@ -144,7 +144,9 @@ async def _live(
     progress = Progress(lambda: run.status(), mode=progress_mode)  # noqa: PLW0108 - the run is made below, and told of it
     async with AsyncExitStack() as stack:
         parts = [
-            await _account_parts(stack, opened, account, of_it, clock, index, recovered, prices, progress.say)
+            await _account_parts(
+                stack, opened, account, of_it, clock, index, recovered, prices, progress.say, auto=options.limit == "auto"
+            )
             for account, of_it in zip(accounts, heads, strict=True)
         ]
         run = Run(
@@ -191,9 +193,11 @@ async def _account_parts(
     recovered: Recovered,
     prices: _Prices,
     say: Callable[[str], None],
+    *,
+    auto: bool,
 ) -> AccountParts:
     """What an account of the run is made of, its budget as its last minute has left it. `stack` closes it."""
-    limits = Limits(account.rpm, account.tpm)
+    limits = Limits(account.rpm, account.tpm, auto=auto)
     store = await stack.enter_async_context(opened(account.identity, limits=limits, say=say))
     now_ns = clock.monotonic_ns()
     past, jobs = _last_minute(recovered, account.name), index.state.count(State.PENDING)

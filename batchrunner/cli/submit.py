@@ -139,6 +139,13 @@ class _MaxFailures(click.ParamType):  # type: ignore[type-arg]  # generic in the
 @click.option("--rpm", type=_COUNT, default=DEFAULT_RPM, show_default=True, metavar="N", help="Requests a minute; 0: no limit.")
 @click.option("--tpm", type=_COUNT, default=DEFAULT_TPM, show_default=True, metavar="N", help="Tokens a minute; 0: no limit.")
 @click.option(
+    "--limit",
+    type=click.Choice(["configured", "auto"]),
+    default="configured",
+    show_default=True,
+    help="auto: go beyond --rpm and --tpm where the server says that there is more, or lets more through.",
+)
+@click.option(
     "--priority",
     type=click.IntRange(-MAX_STEPS, MAX_STEPS),
     default=0,
@@ -306,6 +313,7 @@ def _options(given: dict[str, Any], accounts: Sequence[Account]) -> Options:
         account=given["account"] if len(accounts) > 1 else accounts[0].name,
         rpm=sum_of_limits(account.rpm for account in accounts),
         tpm=sum_of_limits(account.tpm for account in accounts),
+        limit=given["limit"],
         priority=given["priority"],
         max_in_flight=in_flight_cap(given["max_in_flight"], _raise_descriptor_limit()),
         max_attempts=given["max_attempts"],
