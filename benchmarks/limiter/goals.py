@@ -117,7 +117,7 @@ def _goals_of(cell: Cell) -> Iterable[Goal]:
             yield from _steady_goals(cell)
         case "small" if cell.server in WITH_BURST:
             yield Goal(cell.name, f"makespan of {title}, in best ones", (_makespan(1.3),))
-        case "tokens" if cell.workload not in {"bigout", "bigmax-slow"}:
+        case "tokens" if cell.workload != "bigout":
             bounds = (_steady(0.94), _refused(10)) if cell.charging == "estimate" else (_steady(0.98), _refused(2))
             yield Goal(cell.name, f"tokens, {title}, 429 per 1,000", bounds)
         case "strain":
