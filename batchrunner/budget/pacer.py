@@ -79,7 +79,8 @@ class RequestPacer(msgspec.Struct):
             self.due_ns = max(self.due_ns, now_ns - self._forgiven_ns(rpm) + interval_ns(rpm))
 
     def _forgiven_ns(self, rpm: int) -> int:
-        return max(LATENESS_NS, self.credit * interval_ns(rpm))
+        # Time that passes before a fast start is made up for by that.
+        return LATENESS_NS if self.fast_left else max(LATENESS_NS, self.credit * interval_ns(rpm))
 
     def start_fast(self, sends: int) -> None:
         """Send so many faster than the pace, or as many as are known to be let through."""
@@ -93,8 +94,10 @@ class RequestPacer(msgspec.Struct):
             self.burst = max(self.burst, self.fast_made)
 
     def stop_fast(self, before: int) -> None:
-        """A request of the fast start was refused, that had `before` it so many."""
+        """A request of the fast start was refused, that had `before` it so many; negative: nobody knows any more."""
         self.fast_left = 0
+        if before < 0:
+            return
         self.burst_ends = True
         if not self.fast_minutes:
             self.burst_flows = True

@@ -48,9 +48,10 @@ def step(state: State, now_ns: int, event: Event) -> Decision:
     """
     state.window.expire(now_ns)
     if state.limits.rpm:
+        state.requests.adopt(state.limits.rpm)
         state.requests.probe(now_ns, state.limits.rpm)
     if state.limits.tpm:
-        state.tokens.pass_time(now_ns, state.window)
+        state.tokens.pass_time(now_ns, state.window, state.limits.tpm)
     return _STEPS[type(event)](state, now_ns, event)
 
 
@@ -83,6 +84,8 @@ def _open(state: State, now_ns: int, event: Open) -> None:
             state.pacer.advance(past.sent_ns, rpm)
         if tpm:
             state.tokens.pacer.take(past.sent_ns, past.tokens, tpm)
+    if not state.window.requests:  # a fast start that somebody did not come to the end of
+        state.pacer.fast_left = 0
     if event.past is None and rpm:
         state.pacer.advance(now_ns, rpm)
     state.pacer.credit = 0
@@ -117,7 +120,7 @@ def _take(state: State, now_ns: int, event: Take) -> Taken | Later | Stale:
     rpm = _rpm(state)
     due_ns = max(at_ns, state.gate.planned_ns(now_ns))
     if rpm:
-        due_ns = max(due_ns, state.window.room_for_request_ns(now_ns, rpm, state.limits.rpm, len(state.slots) - 1))
+        due_ns = max(due_ns, state.window.room_for_request_ns(now_ns, rpm, state.limits.rpm, _slots_before(state, event.slot)))
     opens_ns = max(due_ns, state.gate.opens_ns(now_ns))
     choice = choose(state, now_ns, event)
     if opens_ns > now_ns or isinstance(choice, Wait):
@@ -150,21 +153,22 @@ def _settle(state: State, now_ns: int, event: Settle) -> None:
     if flight is None:
         return
     state.gate.accepted(now_ns, event.entry, flight.sent_ns)
-    _hear(state, now_ns, flight, event.hints)
+    _hear(state, now_ns, flight, event.hints, refused=False)
     state.pacer.accepted()
-    if flight.taking:
-        state.tokens.accept(flight.taking, state.limits.tpm)
+    taking = flight.taking if state.limits.tpm else None
+    if taking:
+        state.tokens.accept(now_ns, state.window, taking, state.limits.tpm)
     if event.tokens is not None:
         state.window.settle(flight.cell, event.tokens - flight.offer.tokens, event.tokens - flight.offer.reserved_tokens)
-        if flight.taking:
-            state.tokens.settle(now_ns, flight.sent_ns, flight.taking, state.limits.tpm, event.tokens)
+        if taking:
+            state.tokens.settle(now_ns, flight.sent_ns, taking, state.limits.tpm, event.tokens)
 
 
 def _refuse(state: State, now_ns: int, event: Refuse) -> None:
     flight = state.in_flight.pop(event.entry, None)
     if flight is None:
         return
-    _hear(state, now_ns, flight, event.hints)
+    _hear(state, now_ns, flight, event.hints, refused=True)
     rpm = _rpm(state)
     pace_ns = interval_ns(rpm) if rpm else UNLIMITED_INTERVAL_NS
     if state.gate.refused(now_ns, event.entry, flight.sent_ns, pace_ns, event.retry_after_ns, event.random):
@@ -176,18 +180,18 @@ def _refuse(state: State, now_ns: int, event: Refuse) -> None:
     # Its tokens were not taken. As a request it stays in our log: some servers count what they refuse, and promise 4
     # speaks of sends.
     state.window.refuse(flight.cell, flight.offer.tokens, flight.offer.reserved_tokens)
-    if flight.taking:
+    if flight.taking and state.limits.tpm:
         state.tokens.refuse(now_ns, flight.sent_ns, flight.taking, state.limits.tpm)
 
 
-def _hear(state: State, now_ns: int, flight: InFlight, hints: Hints | None) -> None:
+def _hear(state: State, now_ns: int, flight: InFlight, hints: Hints | None, *, refused: bool) -> None:
     """Take in what an answer's headers say of the limit of requests."""
     if hints is None or not state.limits.rpm:
         return
     left = hints.requests_left
     if left is not None and state.requests.missing:
         left -= state.window.sent_since(flight.sent_ns) + len(state.slots)
-    state.requests.hear(now_ns, state.limits.rpm, hints.request_limit, left)
+    state.requests.hear(now_ns, state.limits.rpm, hints.request_limit, left, refused=refused)
 
 
 def _explain(state: State, now_ns: int, flight: InFlight) -> None:
@@ -198,7 +202,7 @@ def _explain(state: State, now_ns: int, flight: InFlight) -> None:
         return
     accepted = _accepted(state, now_ns)
     share = accepted * 100 // _rpm(state) if limits.rpm and accepted is not None else None
-    if flight.taking and state.tokens.explain(now_ns, state.window, flight.taking, limits.tpm, share):
+    if flight.taking and limits.tpm and state.tokens.explain(now_ns, state.window, flight.taking, limits.tpm, share):
         return
     if limits.rpm:
         closed = gate.canaries_refused >= CLOSED_AFTER_CANARIES
@@ -210,8 +214,8 @@ def _accepted(state: State, now_ns: int) -> int | None:
     span_ns = min(SAFE_WINDOW_NS, now_ns - state.began_ns)
     if span_ns < TOO_EARLY_NS:
         return None
-    # The refused request that asks is still among them.
-    return -(-(state.window.requests - state.window.refused - 1) * WINDOW_NS // span_ns)
+    # The refused request that asks is still among them, unless it was sent too long ago.
+    return -(-max(0, state.window.requests - state.window.refused - 1) * WINDOW_NS // span_ns)
 
 
 def _lost(state: State, _: int, event: Lost) -> None:
@@ -221,6 +225,12 @@ def _lost(state: State, _: int, event: Lost) -> None:
 def _rpm(state: State) -> int:
     """The requests a minute to go by; 0: no limit."""
     return state.requests.rpm(state.limits.rpm) if state.limits.rpm else 0
+
+
+def _slots_before(state: State, slot: int) -> int:
+    """How many others have a slot that comes first. One that comes later is no reason to wait: two would wait for each other."""
+    turn = (state.slots[slot], slot)
+    return sum((at_ns, other) < turn for other, at_ns in state.slots.items())
 
 
 def _lapse(state: State, now_ns: int) -> None:
