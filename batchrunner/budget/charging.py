@@ -58,9 +58,8 @@ class Belief(msgspec.Struct):
 
     def explain(self, now_ns: int, loads: Mapping[Charging, int], tpm: int) -> bool:
         """Whether a stricter way than the one believed explains a 429 at these loads; if so, it is believed from now on."""
-        accepted = {Charging.SETTLE: self.settle_accepted, Charging.ESTIMATE: self.estimate_accepted}
-        for way, most in accepted.items():
-            if way > self.way and loads[way] * 100 > FULL_PERCENT * tpm and most * 100 < REFUTED_PERCENT * tpm:
+        for way in Charging:
+            if way > self.way and loads[way] * 100 > FULL_PERCENT * tpm and not self.refuted(way, tpm):
                 self.way = way
                 self.returns += 1
                 self.wait(now_ns)
@@ -71,15 +70,23 @@ class Belief(msgspec.Struct):
         """Put off trying a laxer way, for as long as it is worth by what earlier tries have come to."""
         self.laxer_ns = now_ns + (LAXER_AFTER_NS << 2 * min(max(0, self.returns - 1), MOST_QUADRUPLINGS))
 
-    def accept(self, settle_load: int, estimate_load: int) -> None:
-        """A request was let in that had found, itself included, these loads."""
+    def accept(self, now_ns: int, settle_load: int, estimate_load: int, tpm: int) -> bool:
+        """A request was let in that had found, itself included, these loads. Whether that refutes what was believed."""
         self.settle_accepted = max(self.settle_accepted, settle_load)
         self.estimate_accepted = max(self.estimate_accepted, estimate_load)
+        return self.refuted(self.way, tpm) and self._laxer(now_ns, tpm)
 
-    def relax(self, now_ns: int) -> bool:
+    def refuted(self, way: Charging, tpm: int) -> bool:
+        """Whether more was let in than a server could that charges in this way. Nothing refutes the laxest."""
+        most = {Charging.SETTLE: self.settle_accepted, Charging.ESTIMATE: self.estimate_accepted}
+        return way in most and most[way] * 100 >= REFUTED_PERCENT * tpm
+
+    def relax(self, now_ns: int, tpm: int) -> bool:
         """Go back to a laxer way, if it is time to try one. Whether it was."""
-        if self.way is Charging.ACTUAL or now_ns < self.laxer_ns:
-            return False
-        self.way = Charging(self.way - 1)
+        return self.way is not Charging.ACTUAL and now_ns >= self.laxer_ns and self._laxer(now_ns, tpm)
+
+    def _laxer(self, now_ns: int, tpm: int) -> bool:
+        """Go by the next laxer way that is not refuted."""
+        self.way = next(way for way in reversed(Charging) if way < self.way and not self.refuted(way, tpm))
         self.laxer_ns = now_ns + LAXER_AFTER_NS
         return True

@@ -46,6 +46,8 @@ class RequestCeiling(msgspec.Struct):
 
     #: requests a minute below the configured limit
     missing: int = 0
+    #: the limit that they are missing from; 0: not known
+    limit: int = 0
     #: of those in a row that failed
     failures: int = 0
     #: while more is being tried: what was missing before; -1: it is not
@@ -81,7 +83,7 @@ class RequestCeiling(msgspec.Struct):
             if self.tried_from * NEAR_DIVISOR <= limit:
                 before = (before + rpm) // 2
             lowered = min(lowered, accepted if accepted is not None and accepted * 10 > before * 11 else before)
-        if accepted is not None and accepted * 5 <= self.said * 6:
+        if self.said and accepted is not None and accepted * 5 <= self.said * 6:
             lowered = min(lowered, self.said)
         self.missing = limit - max(1, lowered)
         self.lowered_ns = now_ns
@@ -91,8 +93,9 @@ class RequestCeiling(msgspec.Struct):
         if self.missing:
             self.next_ns = now_ns + self._wait_ns(limit)
 
-    def tries(self, now_ns: int, more: int) -> None:
+    def tries(self, now_ns: int, limit: int, more: int) -> None:
         """The limit itself was raised by so many: a 429 that comes soon is its doing."""
+        self.limit = limit
         self.tried_from = more
         self.raised_ns = now_ns
 
@@ -106,12 +109,16 @@ class RequestCeiling(msgspec.Struct):
             self.next_ns = now_ns + self._wait_ns(limit)
         self.tried_from = -1
 
-    def hear(self, now_ns: int, limit: int, said: int | None, left: int | None) -> None:
+    def hear(self, now_ns: int, limit: int, said: int | None, left: int | None, *, refused: bool = False) -> None:
         """What an answer says: the limit of requests, and how many of them are left after what we sent since.
 
         Whose minute it speaks of is not certain, so that nothing is lowered for it: a 429 has to come first. What is lowered
-        already is raised at once where the said limit rises, and tried where much is left.
+        already is raised at once where the said limit rises, and tried where much is left; but not because a 429 says so, which
+        speaks of the contrary: what it says of more is believed once a request that was let in says it too.
         """
+        if refused:
+            said = min(said, self.said) if said and self.said else said
+            left = left if left is not None and left < 1 else None
         before, self.said = self.said, said or self.said
         if not self.missing:
             return
@@ -128,6 +135,14 @@ class RequestCeiling(msgspec.Struct):
         half_ns = max(PROBE_AFTER_NS * PROBE_AFTER_RPM // max(limit, PROBE_AFTER_RPM), PROBE_AFTER_NS // 4)
         wait_ns = (half_ns * limit // (2 * self.missing)) << min(self.failures, MOST_DOUBLINGS)
         return min(wait_ns, MUCH_MISSING_WAIT_NS if 5 * self.missing > limit else LONGEST_PROBE_WAIT_NS)
+
+    def adopt(self, limit: int) -> None:
+        """Another limit is configured. What the server seemed to let through is still all there is, if that is less."""
+        if limit != self.limit:
+            if self.limit:
+                self.missing = max(0, min(self.missing, limit - self.rpm(self.limit)))
+                self.tried_from = -1
+            self.limit = limit
 
     def probe(self, now_ns: int, limit: int) -> None:
         """Ask for more again, if it is time to."""
@@ -155,7 +170,7 @@ class TokenCeiling(msgspec.Struct):
     raised_ns: int = 0
 
     def tpm(self, limit: int) -> int:
-        return limit if self.thousandths == FULL else limit * self.thousandths // FULL
+        return limit if self.thousandths == FULL else max(1, limit * self.thousandths // FULL)
 
     def lower(self, now_ns: int) -> None:
         """A 429 that came where the tokens were nearly used up."""

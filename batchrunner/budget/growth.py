@@ -38,7 +38,7 @@ def grow(state: State, now_ns: int) -> None:
     if limits.rpm and window.requests * 100 >= ALL_PERCENT * limits.rpm:
         step = max(1, limits.rpm // STEP_DIVISOR)
         state.limits = msgspec.structs.replace(limits, rpm=limits.rpm + step)
-        state.requests.tries(now_ns, step)
+        state.requests.tries(now_ns, state.limits.rpm, step)
     elif limits.tpm and window.used * 100 >= ALL_PERCENT * limits.tpm:
         state.limits = msgspec.structs.replace(limits, tpm=limits.tpm + max(1, limits.tpm // STEP_DIVISOR))
     else:

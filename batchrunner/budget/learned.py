@@ -23,7 +23,7 @@ def after_reboot(state: State, now_ns: int) -> State:
     fresh = State(
         state.limits,
         pacer=RequestPacer(burst=pacer.burst, burst_ends=pacer.burst_ends, burst_flows=pacer.burst_flows),
-        requests=RequestCeiling(missing=requests.missing, failures=requests.failures, closed=requests.closed),
+        requests=RequestCeiling(requests.missing, requests.limit, requests.failures, closed=requests.closed),
         tokens=Tokens(
             charging=Belief(belief.way, belief.settle_accepted, belief.estimate_accepted, returns=belief.returns),
             buckets=TwoBuckets(believed=buckets.believed, refuted=buckets.refuted),

@@ -81,7 +81,8 @@ class RequestPacer(msgspec.Struct):
             self.due_ns = max(self.due_ns, now_ns - self._forgiven_ns(rpm) + interval_ns(rpm))
 
     def _forgiven_ns(self, rpm: int) -> int:
-        return max(LATENESS_NS, self.credit * interval_ns(rpm)) if self.credit else LATENESS_NS
+        # Time that passes before a fast start is made up for by that.
+        return max(LATENESS_NS, self.credit * interval_ns(rpm)) if self.credit and not self.fast_left else LATENESS_NS
 
     def start_fast(self, sends: int) -> None:
         """Send so many faster than the pace, or as many as are known to be let through."""
@@ -99,8 +100,10 @@ class RequestPacer(msgspec.Struct):
         self.fast_left = self.credit = 0
 
     def stop_fast(self, before: int) -> None:
-        """A request of the fast start was refused, that had `before` it so many."""
+        """A request of the fast start was refused, that had `before` it so many; negative: nobody knows any more."""
         self.fast_left = 0
+        if before < 0:
+            return
         self.burst_ends = True
         if not self.fast_minutes:
             self.burst_flows = True

@@ -48,10 +48,12 @@ def step(state: State, now_ns: int, event: Event) -> Decision:
     no-ops or Stale, so that an answer that comes twice or too late does no harm.
     """
     state.window.expire(now_ns)
+    if state.requests.limit != state.limits.rpm:
+        state.requests.adopt(state.limits.rpm)
     if state.requests.missing:
         state.requests.probe(now_ns, state.limits.rpm)
-    if state.tokens.strict:
-        state.tokens.pass_time(now_ns, state.window)
+    if state.tokens.strict and state.limits.tpm:
+        state.tokens.pass_time(now_ns, state.window, state.limits.tpm)
     if state.limits.auto:
         growth.grow(state, now_ns)
     return _STEPS[type(event)](state, now_ns, event)
@@ -86,6 +88,8 @@ def _open(state: State, now_ns: int, event: Open) -> None:
             state.pacer.advance(past.sent_ns, rpm)
         if tpm:
             state.tokens.pacer.take(past.sent_ns, past.tokens, tpm)
+    if not state.window.requests:  # a fast start that somebody did not come to the end of
+        state.pacer.fast_left = 0
     if event.past is None and rpm:
         state.pacer.advance(now_ns, rpm)
     state.pacer.credit = 0
@@ -122,7 +126,8 @@ def _take(state: State, now_ns: int, event: Take) -> Taken | Later | Stale | Slo
     if at_ns is None:
         return Stale()
     rpm = _rpm(state)
-    room_ns = state.window.room_for_request_ns(now_ns, rpm, state.limits.rpm, len(state.slots) - 1) if rpm else now_ns
+    before = _slots_before(state, event.slot)
+    room_ns = state.window.room_for_request_ns(now_ns, rpm, state.limits.rpm, before) if rpm else now_ns
     opens_ns = max(at_ns, state.gate.until_ns, room_ns)
     choice = choose(state, now_ns, event)
     if opens_ns > now_ns or isinstance(choice, Wait):
@@ -172,14 +177,15 @@ def _settle(state: State, now_ns: int, event: Settle) -> None:
         return
     state.gate.accepted(now_ns, event.entry, flight.sent_ns)
     if event.hints is not None:
-        _hear(state, now_ns, flight, event.hints)
+        _hear(state, now_ns, flight, event.hints, refused=False)
     state.pacer.accepted()
-    if flight.taking:
-        state.tokens.accept(flight.taking, state.limits.tpm)
+    taking = flight.taking if state.limits.tpm else None
+    if taking:
+        state.tokens.accept(now_ns, state.window, taking, state.limits.tpm)
     if event.tokens is not None:
         state.window.settle(flight.cell, event.tokens - flight.offer.tokens, event.tokens - flight.offer.reserved_tokens)
-        if flight.taking:
-            state.tokens.settle(now_ns, flight.sent_ns, flight.taking, state.limits.tpm, event.tokens)
+        if taking:
+            state.tokens.settle(now_ns, flight.sent_ns, taking, state.limits.tpm, event.tokens)
 
 
 def _refuse(state: State, now_ns: int, event: Refuse) -> None:
@@ -187,7 +193,7 @@ def _refuse(state: State, now_ns: int, event: Refuse) -> None:
     if flight is None:
         return
     if event.hints is not None:
-        _hear(state, now_ns, flight, event.hints)
+        _hear(state, now_ns, flight, event.hints, refused=True)
     rpm = _rpm(state)
     pace_ns = interval_ns(rpm) if rpm else UNLIMITED_INTERVAL_NS
     if state.gate.refused(now_ns, event.entry, flight.sent_ns, pace_ns, event.retry_after_ns, event.random):
@@ -199,11 +205,11 @@ def _refuse(state: State, now_ns: int, event: Refuse) -> None:
     # Its tokens were not taken. As a request it stays in our log: some servers count what they refuse, and promise 4
     # speaks of sends.
     state.window.refuse(flight.cell, flight.offer.tokens, flight.offer.reserved_tokens)
-    if flight.taking:
+    if flight.taking and state.limits.tpm:
         state.tokens.refuse(now_ns, flight.sent_ns, flight.taking, state.limits.tpm)
 
 
-def _hear(state: State, now_ns: int, flight: InFlight, hints: Hints) -> None:
+def _hear(state: State, now_ns: int, flight: InFlight, hints: Hints, *, refused: bool) -> None:
     """Take in what an answer's headers say of the limit of requests."""
     if state.limits.auto:
         growth.hear(state, hints)
@@ -212,7 +218,7 @@ def _hear(state: State, now_ns: int, flight: InFlight, hints: Hints) -> None:
     left = hints.requests_left
     if left is not None and state.requests.missing:
         left -= state.window.sent_since(flight.sent_ns) + len(state.slots)
-    state.requests.hear(now_ns, state.limits.rpm, hints.request_limit, left)
+    state.requests.hear(now_ns, state.limits.rpm, hints.request_limit, left, refused=refused)
 
 
 def _explain(state: State, now_ns: int, flight: InFlight) -> None:
@@ -223,7 +229,7 @@ def _explain(state: State, now_ns: int, flight: InFlight) -> None:
         return
     accepted = _accepted(state, now_ns)
     share = accepted * 100 // _rpm(state) if limits.rpm and accepted is not None else None
-    if flight.taking and state.tokens.explain(now_ns, state.window, flight.taking, limits.tpm, share):
+    if flight.taking and limits.tpm and state.tokens.explain(now_ns, state.window, flight.taking, limits.tpm, share):
         return
     if limits.rpm:
         closed = gate.canaries_refused >= CLOSED_AFTER_CANARIES
@@ -235,8 +241,8 @@ def _accepted(state: State, now_ns: int) -> int | None:
     span_ns = min(SAFE_WINDOW_NS, now_ns - state.began_ns)
     if span_ns < TOO_EARLY_NS:
         return None
-    # The refused request that asks is still among them.
-    return -(-(state.window.requests - state.window.refused - 1) * WINDOW_NS // span_ns)
+    # The refused request that asks is still among them, unless it was sent too long ago.
+    return -(-max(0, state.window.requests - state.window.refused - 1) * WINDOW_NS // span_ns)
 
 
 def _lost(state: State, _: int, event: Lost) -> None:
@@ -247,6 +253,12 @@ def _rpm(state: State) -> int:
     """The requests a minute to go by; 0: no limit."""
     limit = state.limits.rpm
     return state.requests.rpm(limit) if state.requests.missing and limit else limit
+
+
+def _slots_before(state: State, slot: int) -> int:
+    """How many others have a slot that comes first. One that comes later is no reason to wait: two would wait for each other."""
+    turn = (state.slots[slot], slot)
+    return sum((at_ns, other) < turn for other, at_ns in state.slots.items())
 
 
 def _lapse(state: State, now_ns: int) -> None:

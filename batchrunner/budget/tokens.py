@@ -52,10 +52,10 @@ class Tokens(msgspec.Struct):
         """Whether less is taken than the limit and the laxest way of charging would allow."""
         return self.charging.way is not Charging.ACTUAL or self.ceiling.thousandths < FULL
 
-    def pass_time(self, now_ns: int, window: Window) -> None:
+    def pass_time(self, now_ns: int, window: Window, limit: int) -> None:
         """Try again what is due to be tried."""
         self.ceiling.probe(now_ns)
-        if self.charging.relax(now_ns):
+        if self.charging.relax(now_ns, limit):
             self.buckets.recount(now_ns, window, self.charging.way)
 
     def due_ns(
@@ -91,9 +91,10 @@ class Tokens(msgspec.Struct):
         self.pacer.take(now_ns, _paced(way, offer), self.ceiling.tpm(limit))
         return Taking(offer, way, window.held, window.reserved, self.buckets.add(now_ns, _asked(way, offer)))
 
-    def accept(self, taking: Taking, limit: int) -> None:
+    def accept(self, now_ns: int, window: Window, taking: Taking, limit: int) -> None:
         """The server let a request in."""
-        self.charging.accept(taking.settle_load, taking.estimate_load)
+        if self.charging.accept(now_ns, taking.settle_load, taking.estimate_load, limit):
+            self.buckets.recount(now_ns, window, self.charging.way)
         self.buckets.accept(taking.bucket_load, limit)
 
     def settle(self, now_ns: int, sent_ns: int, taking: Taking, limit: int, used: int) -> None:

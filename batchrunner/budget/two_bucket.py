@@ -37,6 +37,8 @@ class TwoBuckets(msgspec.Struct):
     began_ns: int = -2 * WINDOW_NS
     used: int = 0
     last: int = 0
+    #: what was sent before is not in them: the log did not know of it any more when they were counted again
+    since_ns: int = -WINDOW_NS
 
     def add(self, now_ns: int, tokens: int) -> int:
         """Enter what a request takes; what these buckets hold with it."""
@@ -51,21 +53,25 @@ class TwoBuckets(msgspec.Struct):
     def correct(self, now_ns: int, sent_ns: int, tokens: int) -> None:
         """Change what a request that was sent at `sent_ns` takes, by a difference."""
         self._turn(now_ns)
+        # Where a clock was set, a request may be taken for one of the other minute: nothing goes below zero for that.
+        if sent_ns < self.since_ns:
+            return
         if sent_ns >= self.began_ns:
-            self.used += tokens
+            self.used = max(0, self.used + tokens)
         elif sent_ns >= self.began_ns - WINDOW_NS:
-            self.last += tokens
+            self.last = max(0, self.last + tokens)
 
     def recount(self, now_ns: int, window: Window, way: Charging) -> None:
         """Another way of charging is believed: count again what the log still knows of."""
         self._turn(now_ns)
         self.used = window.load(way, self.began_ns)
         self.last = window.load(way) - self.used
+        self.since_ns = window.cells[0].first_ns if window.cells else now_ns
 
     def room_ns(self, now_ns: int, tokens: int, tpm: int) -> int:
         """When `tokens` more fit. What never fits beside anything is asked of the exact log, not here."""
         room = tpm * FILLED_THOUSANDTHS // 1000 - tokens
-        if room < 0:
+        if not self.believed or room < 0:
             return now_ns
         into_ns = self._turn(now_ns)
         began_ns, last, used = self.began_ns, self.last, self.used
@@ -90,10 +96,11 @@ class TwoBuckets(msgspec.Struct):
 
     def _turn(self, now_ns: int) -> int:
         """Begin a new minute where it is time to; how far into it we are."""
-        into_ns = now_ns - self.began_ns
-        if into_ns >= WINDOW_NS:
-            self.last = self.used if into_ns < 2 * WINDOW_NS else 0
+        into_ns = (now_ns + (self.wall_offset_ns or 0)) % WINDOW_NS
+        # Whole minutes but for what the wall clock was set by since: a step of a millisecond back is no minute that has passed.
+        passed = (now_ns - into_ns - self.began_ns + WINDOW_NS // 2) // WINDOW_NS
+        if passed > 0:
+            self.last = self.used if passed == 1 else 0
             self.used = 0
-            into_ns = (now_ns + (self.wall_offset_ns or 0)) % WINDOW_NS
-            self.began_ns = now_ns - into_ns
+        self.began_ns = now_ns - into_ns
         return into_ns
