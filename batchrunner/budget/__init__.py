@@ -28,6 +28,7 @@ adaptive concurrency is a poor handle on a rate, since in flight = rate x latenc
 
 from __future__ import annotations
 
+from batchrunner.budget.charging import Charging
 from batchrunner.budget.learned import after_reboot
 from batchrunner.budget.records import (
     Decision,
@@ -53,6 +54,7 @@ from batchrunner.budget.steps import statistics, step
 from batchrunner.budget.tokens import Offer
 
 __all__ = [
+    "Charging",
     "Decision",
     "Event",
     "Hints",
