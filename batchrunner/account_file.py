@@ -1,7 +1,7 @@
-"""The row in which processes of this machine share an account's budget: one SQLite file an account, one row in it.
+"""What processes of this machine share of an account: one SQLite file, in it a row with the budget and one with learned lengths.
 
-A transaction reads the row, changes it, writes it back. Whatever goes wrong is one kind of error, `Unusable`, which says what to
-do; the file may be whole again any time, and is looked at anew.
+A transaction reads the budget's row, changes it, writes it back; lengths are read and written without one. Whatever goes wrong is
+one kind of error, `Unusable`, which says what to do; the file may be whole again any time, and is looked at anew.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 import secrets
 import sqlite3
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -28,9 +28,12 @@ APPLICATION_ID: Final = 0x6272756E
 VERSION: Final = 1
 #: How long a transaction waits for those of others, which take a millisecond.
 BUSY_SECONDS: Final = 2.0
+#: Learned lengths are of no use beyond that: no account has so many models.
+LENGTHS_MAX_BYTES: Final = 1 << 20
 
 _T = TypeVar("_T")
-_SCHEMA: Final = """
+_SCHEMA: Final = (
+    """
 CREATE TABLE account (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     boot TEXT NOT NULL,
@@ -38,9 +41,18 @@ CREATE TABLE account (
     knocks BLOB NOT NULL,
     wall_ns INTEGER NOT NULL
 )
-"""
+""",
+    """
+CREATE TABLE lengths (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    learned BLOB NOT NULL
+)
+""",
+)
 _READ: Final = "SELECT boot, shared, knocks, wall_ns FROM account WHERE id = 1"
 _WRITE: Final = "INSERT OR REPLACE INTO account (id, boot, shared, knocks, wall_ns) VALUES (1, ?, ?, ?, ?)"
+_READ_LENGTHS: Final = "SELECT CAST(learned AS BLOB) FROM lengths WHERE id = 1 AND length(CAST(learned AS BLOB)) <= ?"
+_WRITE_LENGTHS: Final = "INSERT OR REPLACE INTO lengths (id, learned) VALUES (1, ?)"
 _SHARED: Final = msgspec.msgpack.Decoder(Shared)
 _KNOCKS: Final = msgspec.msgpack.Decoder(list[Knock])
 
@@ -83,13 +95,22 @@ class AccountFile:
 
         Raises: Unusable; the row is then as it was, and what `change` was given must not be used any more.
         """
-        try:
+        with self._explained():
             return self._transact(change, busy_seconds)
-        except BaseException as error:
-            self.close()
-            if isinstance(error, (sqlite3.Error, OSError, msgspec.MsgspecError)):
-                raise Unusable(f"{self.path}: {_what(error)} {_remedy(error)}") from error
-            raise
+
+    def lengths(self) -> bytes | None:
+        """What was last written of learned lengths; None where there is nothing, or more than anybody would write.
+
+        Raises: Unusable.
+        """
+        with self._explained():
+            found = self._connected(BUSY_SECONDS).execute(_READ_LENGTHS, (LENGTHS_MAX_BYTES,)).fetchone()
+            return None if found is None else bytes(found[0])
+
+    def write_lengths(self, learned: bytes, *, busy_seconds: float = BUSY_SECONDS) -> None:
+        """Put learned lengths in the place of those of whoever wrote last. Raises: Unusable."""
+        with self._explained():
+            self._connected(busy_seconds).execute(_WRITE_LENGTHS, (learned,))
 
     def close(self) -> None:
         """Give the file up. The next transaction opens it again."""
@@ -99,11 +120,19 @@ class AccountFile:
             with contextlib.suppress(sqlite3.Error):
                 database.close()
 
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Whatever goes wrong in here gives the file up, and what is the file's fault is said in words."""
+        try:
+            yield
+        except BaseException as error:
+            self.close()
+            if isinstance(error, (sqlite3.Error, OSError, msgspec.MsgspecError)):
+                raise Unusable(f"{self.path}: {_what(error)} {_remedy(error)}") from error
+            raise
+
     def _transact(self, change: Callable[[Row | None], tuple[Row | None, _T]], busy_seconds: float) -> _T:
-        if self._database is not None and _identity(self.path) != self._opened:
-            self.close()  # it was removed or replaced: others are at work on the new one
-        database = self._database if self._database is not None else self._open(busy_seconds)
-        database.execute(f"PRAGMA busy_timeout = {round(busy_seconds * 1000)}")
+        database = self._connected(busy_seconds)
         database.execute("BEGIN IMMEDIATE")
         version = database.execute("PRAGMA data_version").fetchone()[0]
         row = self._kept if self._kept is not None and version == self._kept_version else _read(database)
@@ -121,6 +150,13 @@ class AccountFile:
         database.execute("COMMIT")
         self._kept, self._kept_version = changed or row, version
         return answer
+
+    def _connected(self, busy_seconds: float) -> sqlite3.Connection:
+        if self._database is not None and _identity(self.path) != self._opened:
+            self.close()  # it was removed or replaced: others are at work on the new one
+        database = self._database if self._database is not None else self._open(busy_seconds)
+        database.execute(f"PRAGMA busy_timeout = {round(busy_seconds * 1000)}")
+        return database
 
     def _open(self, busy_seconds: float) -> sqlite3.Connection:
         if not self.path.is_absolute():
@@ -157,7 +193,8 @@ def _make(path: Path) -> None:
             database.execute("PRAGMA journal_mode = WAL")  # where that cannot be, as on some file systems, it stays as it is
             database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             database.execute(f"PRAGMA user_version = {VERSION}")
-            database.execute(_SCHEMA)
+            for table in _SCHEMA:
+                database.execute(table)
         with contextlib.suppress(FileExistsError):
             os.link(aside, path)
     finally:
@@ -196,6 +233,7 @@ def _what(error: Exception) -> str:
 def _remedy(error: Exception) -> str:
     if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
         return "Some process keeps it locked; end that one."
-    if isinstance(error, (msgspec.MsgspecError, sqlite3.DatabaseError)) and not isinstance(error, sqlite3.OperationalError):
+    damaged = not isinstance(error, sqlite3.OperationalError) or "no such table" in str(error)
+    if isinstance(error, (msgspec.MsgspecError, sqlite3.DatabaseError)) and damaged:
         return "Remove the file once no run of the account is at work; a new one is made then."
     return "Make the directory writable and give it room, or choose another one with --state-dir."

@@ -1,10 +1,11 @@
-"""Where an account's budget lives."""
+"""Where an account's budget lives, and beside it what was learned of lengths under it."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
 from batchrunner import budget
+from batchrunner.estimate import Estimator
 
 
 class AccountStore(Protocol):
@@ -16,6 +17,17 @@ class AccountStore(Protocol):
 
     def statistics(self, now_ns: int) -> budget.Statistics:
         """The budget as last seen from here."""
+        ...
+
+    def lengths(self) -> Estimator | None:
+        """What runs before this one have learned; None where there were none, or what they left cannot be read."""
+        ...
+
+    def keep_lengths(self, lengths: Estimator) -> None:
+        """Have this, as it is now, kept for later runs: soon, and at the latest when the store is closed.
+
+        Of two runs that keep theirs at the same time, the later one's stay.
+        """
         ...
 
 
@@ -30,3 +42,9 @@ class MemoryStore:
 
     def statistics(self, now_ns: int) -> budget.Statistics:
         return budget.statistics(self.state, now_ns)
+
+    def lengths(self) -> Estimator | None:
+        return None
+
+    def keep_lengths(self, lengths: Estimator) -> None:
+        """Nothing outlives this process."""

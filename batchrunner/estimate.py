@@ -11,7 +11,7 @@ bound share one entry.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final, TypeVar
+from typing import Annotated, Final, Literal, TypeVar
 
 import msgspec
 
@@ -37,12 +37,16 @@ _LONGEST_PRIOR_TOKENS: Final = 1 << 17
 _UNIT: Final = 1 << 16
 
 
+#: no sum of what was learned comes near the bound: one that is beyond it was not learned
+Learned = Annotated[int, msgspec.Meta(ge=0, le=1 << 42)]
+
+
 class Ratio(msgspec.Struct):
     """Reported input to guessed input, as two sums that fade together."""
 
-    guessed: int = 0
-    reported: int = 0
-    count: int = 0
+    guessed: Learned = 0
+    reported: Learned = 0
+    count: Learned = 0
 
     def add(self, guessed: int, reported: int) -> None:
         self.count += 1
@@ -62,8 +66,8 @@ class Mean(msgspec.Struct):
     """A running mean over about `WINDOW` values. Past the window the step no longer shrinks, so that it follows change."""
 
     #: in 1/65536 of a token
-    value: int = 0
-    count: int = 0
+    value: Learned = 0
+    count: Learned = 0
 
     def add(self, tokens: int) -> None:
         self.count = min(self.count + 1, WINDOW)
@@ -78,7 +82,7 @@ class Outputs(Mean):
     """What answers of one class have taken."""
 
     #: by the longest of all of them, tokens
-    most: int = 0
+    most: Learned = 0
 
     def add(self, tokens: int) -> None:
         Mean.add(self, tokens)
@@ -132,7 +136,7 @@ class Statistics(msgspec.Struct, frozen=True):
 
 
 class Estimator(msgspec.Struct):
-    """Learned lengths. Encodable whole, so that a later start goes on with them."""
+    """Learned lengths. A later run goes on with them: `encode`, `decode`."""
 
     #: by model
     ratios: dict[str, Ratio] = {}
@@ -190,6 +194,33 @@ class Estimator(msgspec.Struct):
         missing = max(0, ENOUGH - mean.count)
         tokens = -(-(mean.tokens * (ENOUGH - missing) + prior * missing) // ENOUGH)
         return tokens if cap is None else min(tokens, cap)
+
+
+class _Kept(msgspec.Struct, forbid_unknown_fields=True):
+    """What a later run goes on with. How far predictions were off is each run's own affair, and is not among it."""
+
+    #: another number for each change that older or newer programs cannot read
+    version: Literal[1]
+    ratios: dict[str, Ratio]
+    parts: dict[str, Mean]
+    outputs: dict[str, Outputs]
+
+
+_KEPT: Final = msgspec.msgpack.Decoder(_Kept)
+
+
+def encode(lengths: Estimator) -> bytes:
+    """What was learned, for `decode`."""
+    return msgspec.msgpack.encode(_Kept(1, lengths.ratios, lengths.parts, lengths.outputs))
+
+
+def decode(data: bytes) -> Estimator | None:
+    """Go on with what `encode` wrote; None for anything else, what another version wrote among it."""
+    try:
+        kept = _KEPT.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return Estimator(kept.ratios, kept.parts, kept.outputs)
 
 
 def _model(size: RequestSize) -> str:

@@ -25,7 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from batchrunner.status import Status
-from batchrunner.wording import BINDING_TEXT, counted, duration, escape_terminal, money_text, offline_text
+from batchrunner.wording import BINDING_TEXT, counted, duration, escape_terminal, in_effect, money_text, offline_text
 
 Mode = Literal["auto", "tty", "json", "none"]
 MODES: tuple[str, ...] = get_args(Mode)
@@ -267,8 +267,8 @@ def live_figures(status: Status) -> Group:
         Text(f"{status.done:,}/{status.total:,}  {share:.1%}{eta}{state}"),
     )
     speed = [
-        f"{_of_limit(status.requests_last_minute, status.rpm_limit)} requests/min",
-        f"{_of_limit(status.tokens_last_minute, status.tpm_limit)} tokens/min",
+        f"{_of_limit(status.requests_last_minute, status.rpm_limit)} requests/min{in_effect(status.rpm_effective)}",
+        f"{_of_limit(status.tokens_last_minute, status.tpm_limit)} tokens/min{in_effect(status.tpm_effective)}",
         f"{status.in_flight:,} in flight",
         *([f"{status.backing_off:,} backing off"] if status.backing_off else []),
         BINDING_TEXT[status.binding],

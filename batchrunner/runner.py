@@ -31,7 +31,7 @@ from batchrunner.lanes import Lanes
 from batchrunner.parts import Parts
 from batchrunner.retries import RetryBudget
 from batchrunner.retries import Statistics as RetriesStatistics
-from batchrunner.status import Binding, RunState, Status, StoppedBy, encode, named, sum_of_limits
+from batchrunner.status import Binding, RunState, Status, StoppedBy, encode, less_than, named, sum_of_limits
 
 STATUS_FILE = "status.json"
 STATUS_INTERVAL_SECONDS = 5.0
@@ -174,6 +174,8 @@ class Run:
             unpriced_attempts=tally.unpriced_attempts,
             rpm_limit=sum_of_limits(account.limits.rpm for account in parts.accounts),
             tpm_limit=sum_of_limits(account.limits.tpm for account in parts.accounts),
+            rpm_effective=less_than((account.limits.rpm for account in parts.accounts), (one.rpm_effective for one in used)),
+            tpm_effective=less_than((account.limits.tpm for account in parts.accounts), (one.tpm_effective for one in used)),
             requests_last_minute=sum(one.requests for one in used),
             tokens_last_minute=sum(one.tokens for one in used),
             binding=self._binding(),

@@ -11,11 +11,12 @@ from typing import Final
 
 import msgspec
 
-from batchrunner import budget
-from batchrunner.account_file import BUSY_SECONDS, AccountFile, Row, Unusable
+from batchrunner import budget, estimate
+from batchrunner.account_file import BUSY_SECONDS, LENGTHS_MAX_BYTES, AccountFile, Row, Unusable
 from batchrunner.budget import holders, leases, survival
 from batchrunner.budget.holders import Shared
 from batchrunner.clock import NS_PER_SECOND, Clock
+from batchrunner.estimate import Estimator
 
 #: How often a file that could not be used is looked at again; it must not be waited for then.
 RETRY_NS: Final = 5 * NS_PER_SECOND
@@ -74,6 +75,27 @@ class SharedAccount:
                 apart = self._part(back, str(error))
         now_ns = self._clock.monotonic_ns()
         return Batch([apart.step(self._name, now_ns, event) for event in events])
+
+    def lengths(self) -> Estimator | None:
+        """What earlier runs have learned; None where there is nothing that can be read. Of the file the first step will tell."""
+        try:
+            learned = self._file.lengths()
+        except Unusable:
+            return None
+        lengths = None if learned is None else estimate.decode(learned)
+        if learned is not None and lengths is None:
+            self._say(f"warning: {self._file.path}: what it says of lengths cannot be read; they are learned anew.")
+        return lengths
+
+    def keep_lengths(self, learned: bytes, *, last: bool) -> None:
+        """Keep what was learned, where that is possible now. `last`: there will be no other time, so that failing is told of."""
+        if self._apart is not None or len(learned) > LENGTHS_MAX_BYTES:
+            return
+        try:
+            self._file.write_lengths(learned, busy_seconds=BUSY_SECONDS if last else RETRY_BUSY_SECONDS)
+        except Unusable as error:
+            if last:
+                self._say(f"warning: {error} The next run does not know what this one has learned of lengths.")
 
     def leave(self) -> None:
         """The run has ended, and all its events have been applied: others need not wait for it any more."""

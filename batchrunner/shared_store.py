@@ -13,10 +13,11 @@ from typing import Final, Self
 
 import trio
 
-from batchrunner import budget
+from batchrunner import budget, estimate
 from batchrunner.budget import leases
 from batchrunner.budget.holders import Shared
 from batchrunner.clock import NS_PER_SECOND, Clock
+from batchrunner.estimate import Estimator
 from batchrunner.shared_account import SharedAccount
 
 #: A process that has nothing to say is heard of this often all the same.
@@ -40,6 +41,9 @@ class SharedStore:
         self._clock = clock
         self._queue: list[_Asked] = []
         self._lent: Shared | None = None
+        #: what earlier runs have left, and what of this one is to be kept
+        self._known: Estimator | None = None
+        self._learned: bytes | None = None
         self._closing = False
         self._failure: BaseException | None = None
         #: guards all of the above; `_changed` tells the thread of changes
@@ -49,8 +53,8 @@ class SharedStore:
 
     async def __aenter__(self) -> Self:
         self._trio = trio.lowlevel.current_trio_token()
+        self._known = await trio.to_thread.run_sync(self._account.lengths)
         self._thread.start()
-        await trio.lowlevel.checkpoint()
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -81,18 +85,35 @@ class SharedStore:
     def statistics(self, now_ns: int) -> budget.Statistics:
         return budget.statistics(self._account.seen, now_ns)
 
+    def lengths(self) -> Estimator | None:
+        return self._known
+
+    def keep_lengths(self, lengths: Estimator) -> None:
+        """Encoded here and now, since it goes on changing; the thread writes it after its next transaction."""
+        learned = estimate.encode(lengths)
+        with self._lock:
+            self._learned = learned
+
     # -------------------------------------------------------------------------------------------------------- the thread
 
     def _work(self) -> None:
         asked: list[_Asked] = []
         try:
             while self._transaction(asked):
-                pass
+                self._keep()
+            self._keep(last=True)
             self._account.leave()
         except BaseException as failure:  # a defect: whoever waits is to know of it
             with self._lock:
                 self._failure = failure
                 self._answer(asked + self._queue)
+
+    def _keep(self, *, last: bool = False) -> None:
+        """Write what was learned, if there is anything new."""
+        with self._lock:
+            learned, self._learned = self._learned, None
+        if learned is not None:
+            self._account.keep_lengths(learned, last=last)
 
     def _transaction(self, asked: list[_Asked]) -> bool:
         """Apply what has come, `asked` (what is left from the last time) first. False once there is nothing left to come."""

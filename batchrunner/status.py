@@ -56,6 +56,9 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     #: of all accounts together
     rpm_limit: int
     tpm_limit: int
+    #: what they come to at the moment, where that is less: a server lets less through, or another run has smaller ones; else 0
+    rpm_effective: int = 0
+    tpm_effective: int = 0
     #: in the window that the budget keeps (60.25 s); tokens of requests in flight as predicted
     requests_last_minute: int
     tokens_last_minute: int
@@ -98,6 +101,14 @@ def sum_of_limits(limits: Iterable[int]) -> int:
     """Of several accounts together; 0, no limit, if one of them has none."""
     every = list(limits)
     return sum(every) if all(every) else 0
+
+
+def less_than(limits: Iterable[int], effective: Iterable[int]) -> int:
+    """What accounts with these limits come to together, where it is less than the limits; else 0."""
+    pairs = list(zip(limits, effective, strict=True))
+    most = sum_of_limits(limit for limit, _ in pairs)
+    found = sum(min(limit, now) for limit, now in pairs)
+    return found if found < most else 0
 
 
 def encode(status: Status) -> bytes:

@@ -73,6 +73,11 @@ def money_text(status: Status) -> str:
     return " + ".join(parts)
 
 
+def in_effect(effective: int) -> str:
+    """A limit's addition where only so much of it is let through at the moment; empty for 0."""
+    return f" ({effective:,} in effect)" if effective else ""
+
+
 def offline_text(status: Status) -> str:
     """The models that are offline, by name, as far as the status names them; empty where none is."""
     names = [f"'{escape_terminal(model)}'" for model in status.models_offline]
@@ -171,4 +176,4 @@ def _rate(status: Status) -> str:
         return ""
     requests = f"{status.requests_per_minute:,.1f} requests/min" + (f" of {status.rpm_limit:,}" if status.rpm_limit else "")
     tokens = f"{status.tokens_per_minute:,.0f} tokens/min" + (f" of {status.tpm_limit:,}" if status.tpm_limit else "")
-    return f"{requests}, {tokens}"
+    return f"{requests}{in_effect(status.rpm_effective)}, {tokens}{in_effect(status.tpm_effective)}"

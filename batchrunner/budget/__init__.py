@@ -31,6 +31,7 @@ likelihood, since an even stream makes most of what it would tell irrelevant, an
 
 from __future__ import annotations
 
+from batchrunner.budget.charging import Charging
 from batchrunner.budget.learned import after_reboot
 from batchrunner.budget.records import (
     Decision,
@@ -56,6 +57,7 @@ from batchrunner.budget.steps import statistics, step
 from batchrunner.budget.tokens import Offer
 
 __all__ = [
+    "Charging",
     "Decision",
     "Event",
     "Hints",

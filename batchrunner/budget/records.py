@@ -194,3 +194,11 @@ class Statistics(msgspec.Struct, frozen=True):
     closed_for_seconds: float
     #: rejections in a row, bursts counted once
     consecutive_rejections: int
+    #: what the server is found to let through, at most the limits; 0 where there is none
+    rpm_effective: int
+    tpm_effective: int
+    #: the way of charging that is believed, in lower case, and whether two buckets are
+    charging: str
+    two_buckets: bool
+    #: so many sends at once are known to be let through
+    burst: int

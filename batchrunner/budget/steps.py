@@ -61,15 +61,21 @@ def step(state: State, now_ns: int, event: Event) -> Decision:
 
 def statistics(state: State, now_ns: int) -> Statistics:
     """A frozen view of the state at `now_ns`. It changes nothing, so that another thread may look too."""
+    limits = state.limits
     requests, tokens = state.window.sums(now_ns)
     return Statistics(
-        rpm_limit=state.limits.rpm,
-        tpm_limit=state.limits.tpm,
+        rpm_limit=limits.rpm,
+        tpm_limit=limits.tpm,
         requests=requests,
         tokens=tokens,
         in_flight=len(state.in_flight),
         closed_for_seconds=max(0, state.gate.until_ns - now_ns) / NS,
         consecutive_rejections=state.gate.consecutive,
+        rpm_effective=state.requests.rpm(limits.rpm) if limits.rpm else 0,
+        tpm_effective=state.tokens.ceiling.tpm(limits.tpm) if limits.tpm else 0,
+        charging=state.tokens.charging.way.name.lower(),
+        two_buckets=state.tokens.buckets.believed,
+        burst=state.pacer.burst,
     )
 
 

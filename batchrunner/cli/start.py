@@ -14,7 +14,7 @@ from typing import NamedTuple
 import msgspec
 import trio
 
-from batchrunner import __version__, dialect
+from batchrunner import __version__, dialect, lengths
 from batchrunner.account import Account, names_to_bind_to
 from batchrunner.budget import Limits, Open, PastSend
 from batchrunner.cli.output import say
@@ -25,7 +25,6 @@ from batchrunner.clock import Clock
 from batchrunner.config import Options
 from batchrunner.costs import timestamp
 from batchrunner.errors import AccountError, InvalidInput, UnreachableError, UsageError
-from batchrunner.estimate import Estimator
 from batchrunner.events import Event, Onlookers, Sink
 from batchrunner.heads import Heads
 from batchrunner.index import Index
@@ -164,7 +163,7 @@ async def _live(
                 journal=journal,
                 accounts=tuple(parts),
                 spending=Spending(prices.table, recovered.totals, options.max_cost_usd),
-                estimator=Estimator(),
+                estimator=lengths.known([account.store for account in parts]),
                 say=progress.say,
             )
         )
@@ -176,6 +175,7 @@ async def _live(
         async with trio.open_nursery() as nursery:
             await nursery.start(signals.watch, run, progress, options.drain_seconds)
             await nursery.start(progress.run)
+            nursery.start_soon(lengths.keep, run.parts.estimator, [account.store for account in parts])
             status = await run.run()
             if metrics is not None and status.stopped_by != "signal":
                 await last_scrape(metrics.scrapes, clock, progress.say)

@@ -120,6 +120,15 @@ BUDGET: Final[Table[budget.Statistics]] = (
         "kind",
     ),
     _gauge(
+        "budget_effective",
+        "What the server is found to let through a minute, at most the limit; +Inf without a limit.",
+        lambda account: {
+            "requests_per_minute": account.rpm_effective or math.inf,
+            "tokens_per_minute": account.tpm_effective or math.inf,
+        },
+        "kind",
+    ),
+    _gauge(
         "budget_used",
         "Used in the last minute (60.25 s); tokens of requests in flight as predicted.",
         lambda account: {"requests_per_minute": account.requests, "tokens_per_minute": account.tokens},
@@ -134,6 +143,18 @@ BUDGET: Final[Table[budget.Statistics]] = (
     _gauge(
         "budget_consecutive_rejections", "429s in a row, bursts counted once.", lambda account: account.consecutive_rejections
     ),
+    _gauge(
+        "budget_charging",
+        "1 for what a request is taken to be charged: what it used, its cap until it has ended, or its cap; 0 for the others.",
+        lambda account: {way: float(way == account.charging) for way in map(str.lower, budget.Charging.__members__)},
+        "way",
+    ),
+    _gauge(
+        "budget_two_buckets",
+        "1 where the server is taken to count tokens by the minutes of the clock, 0 otherwise.",
+        lambda account: account.two_buckets,
+    ),
+    _gauge("budget_burst", "Requests at once that are known to be let through.", lambda account: account.burst),
 )
 
 #: watched twice: the server's own, and those of models

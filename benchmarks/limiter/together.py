@@ -16,6 +16,7 @@ from batchrunner import budget
 from batchrunner.budget import holders
 from batchrunner.budget.holders import Shared
 from batchrunner.clock import NS_PER_SECOND
+from batchrunner.estimate import Estimator
 from benchmarks.limiter.cells import Cell
 from benchmarks.limiter.measures import most_per_minute
 from benchmarks.limiter.network import Network, Send
@@ -52,6 +53,12 @@ class HolderStore:
 
     def statistics(self, now_ns: int) -> budget.Statistics:
         return budget.statistics(self._shared.state, now_ns)
+
+    def lengths(self) -> Estimator | None:
+        return None
+
+    def keep_lengths(self, lengths: Estimator) -> None:
+        """Each process learns its own."""
 
 
 class Sharing(msgspec.Struct, frozen=True):

@@ -94,6 +94,23 @@ def test_B02_the_next_run_knows_the_minute_before_it(tmp_path: Path) -> None:
     assert sends_of(first)[39] - sends_of(first)[0] < 20 * interval_ns(50), "the first one did not start fast"
 
 
+def test_the_next_run_knows_what_answers_take(tmp_path: Path) -> None:
+    """A cap of 128,000 tokens is set aside for the first jobs of the first run, and for no job of the second."""
+    with simulated(tmp_path, "--latency", "0", "--output-tokens", "100", "--output-sigma", "0") as server:
+        reserves = []
+        for name in ("a", "b"):
+            path = tmp_path / f"{name}.jsonl"
+            path.write_bytes(b"".join(job(f"{name}-{n}", max_tokens=128_000) for n in range(15)))
+            run = Submit(tmp_path, path, server.url, "--rpm", "0", "--tpm", "0", "--max-in-flight", "1", name=name)
+            run.run()
+            reserves.append([record["reserve"] for record in run.records("sent")])
+    first, second = reserves
+    assert first[0] >= 128_000
+    assert max(first[-3:]) < 200
+    assert len(second) == 15
+    assert all(100 <= tokens < 200 for tokens in second)
+
+
 def test_smaller_limits_of_another_run_hold_and_are_told(tmp_path: Path) -> None:
     """Two runs that give one account different limits: the larger one is told of it, and of the other's end."""
     with simulated(tmp_path, "--latency", "0") as server:

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import trio
 
-from batchrunner import budget
+from batchrunner import budget, estimate
 from batchrunner.account_file import AccountFile, Row
 from batchrunner.clock import SystemClock
+from batchrunner.estimate import Estimator
+from batchrunner.job import RequestSize, Usage
 from batchrunner.shared_account import SharedAccount
 from batchrunner.shared_store import SharedStore
 from benchmarks.limiter import cost
@@ -195,6 +197,36 @@ async def test_ends_in_a_lease_that_was_slept_through_are_not_lost(tmp_path: Pat
     file = row_of(path).shared
     assert file.holders.keys() == {"b"}
     assert file.state.window.used in {10, 10 + 50}, "what was lent and not given back counts as used up, and nothing else does"
+
+
+async def test_lengths_are_kept_after_the_next_transaction_and_at_the_end(tmp_path: Path) -> None:
+    """By the thread, as they were when it was told; another run finds them when it begins."""
+    path = tmp_path / "account.sqlite"
+    size = RequestSize(model="m", input_tokens=100, output_cap_tokens=128_000, opaque_parts=False)
+    learned = Estimator()
+
+    def kept() -> Estimator | None:
+        data = AccountFile(path).lengths()
+        return None if data is None else estimate.decode(data)
+
+    with trio.fail_after(60):
+        async with store_on(path, 50) as store:
+            assert store.lengths() is None
+            learned.learn(size, Usage(100, 10))
+            store.keep_lengths(learned)
+            assert kept() is None
+            while kept() is None:
+                await store.step(CLOCK.monotonic_ns(), budget.Reserve())
+            for _ in range(20):
+                learned.learn(size, Usage(100, 10))
+            found = kept()
+            assert found is not None
+            assert found.predict(size).output_tokens > 10_000, "it was told after one answer"
+            store.keep_lengths(learned)
+        async with store_on(path, 50, name="b") as store:
+            found = store.lengths()
+            assert found is not None
+            assert found.predict(size).output_tokens == 10
 
 
 async def test_a_defect_reaches_whoever_asks(tmp_path: Path) -> None:

@@ -143,6 +143,17 @@ class TestTerminal:
         for words in ("7 in flight", "limited by requests", "$1.25 billed + up to $0.5 maybe billed", "unknown for 3 attempts"):
             assert words in seen
 
+    async def test_what_is_in_effect_of_a_limit_stands_beside_it(
+        self, make_status: MakeStatus, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        """Of each limit that is not let through whole."""
+        terminal = Terminal()
+        status = make_status(rpm_effective=43)
+        progress = Progress(lambda: status, mode="tty", stream=terminal, environ=TERMINAL)
+        seen = await self._seen_after(1, progress, terminal)
+        assert "0/50 requests/min (43 in effect)" in seen
+        assert seen.count("in effect") == 1
+
     async def test_what_is_away_has_a_line_of_its_own(
         self, make_status: MakeStatus, autojump_clock: trio.testing.MockClock
     ) -> None:

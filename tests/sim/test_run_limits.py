@@ -62,9 +62,15 @@ async def test_the_token_limit_is_kept(autojump_clock: MockClock, make_night: Ma
 
 
 async def test_a_limit_that_nobody_told_us_of(autojump_clock: MockClock, make_night: MakeNight) -> None:
-    """A server with a far lower limit than was asked for: 429s hold the run back, and no job fails for them."""
+    """A server with a far lower limit than was asked for: 429s hold the run back, no job fails for them, and the limit that
+    is found is shown.
+    """
     night = make_night(jobs(60), rpm=20)
-    status = await night.run(rpm=600, max_attempts=1)
+    seen = []
+    status = await night.run(after(120, lambda run: seen.append(run.status())), rpm=600, max_attempts=1)
+    assert 10 <= seen[0].rpm_effective <= 30
+    assert seen[0].rpm_limit == 600
+    assert seen[0].tpm_effective == 0
     assert_whole(night, status)
     assert status.completed == 60
     assert 0 < status.rate_limited < 60

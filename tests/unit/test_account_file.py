@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from batchrunner import budget
-from batchrunner.account_file import APPLICATION_ID, VERSION, AccountFile, Row, Unusable, file_name
+from batchrunner.account_file import APPLICATION_ID, LENGTHS_MAX_BYTES, VERSION, AccountFile, Row, Unusable, file_name
 from batchrunner.budget.holders import Shared
 
 
@@ -210,6 +210,60 @@ def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
 
 def test_no_home() -> None:
     refused(AccountFile(Path("~/account.sqlite")), "no home directory")
+
+
+def test_lengths_are_there_for_others(path: Path) -> None:
+    """Nothing at first, then what was written last, by whomever; budgets have nothing to do with it."""
+    first, second = AccountFile(path), AccountFile(path)
+    assert first.lengths() is None
+    write(first, 3)
+    first.write_lengths(b"first")
+    second.write_lengths(b"second")
+    assert first.lengths() == second.lengths() == b"second"
+    assert read(first) == a_row(3)
+
+
+def test_lengths_of_an_unreasonable_size_are_none(path: Path) -> None:
+    """They are not even read: whatever wrote them, it was no run."""
+    file = AccountFile(path)
+    file.write_lengths(b"x" * LENGTHS_MAX_BYTES)
+    assert len(file.lengths() or b"") == LENGTHS_MAX_BYTES
+    file.write_lengths(b"x" * (LENGTHS_MAX_BYTES + 1))
+    assert file.lengths() is None
+
+
+def test_a_text_in_the_place_of_lengths_is_read_as_its_bytes(path: Path) -> None:
+    write(AccountFile(path))
+    with sqlite3.connect(path) as database:
+        database.execute("INSERT INTO lengths VALUES (1, 'words')")
+    database.close()
+    assert AccountFile(path).lengths() == b"words"
+
+
+def test_a_file_without_a_table_for_lengths_is_a_damaged_one(path: Path) -> None:
+    """Budgets are shared through it all the same."""
+    file = AccountFile(path)
+    write(file, 2)
+    with sqlite3.connect(path) as database:
+        database.execute("DROP TABLE lengths")
+    database.close()
+    for use in (file.lengths, lambda: file.write_lengths(b"")):
+        with pytest.raises(Unusable, match=r"no such table: lengths\. Remove the file once no run"):
+            use()
+    assert read(file) == a_row(2)
+
+
+def test_lengths_wait_for_others_no_longer_than_they_are_told_to(path: Path) -> None:
+    """What was there stays."""
+    file = AccountFile(path)
+    file.write_lengths(b"before")
+    with sqlite3.connect(path, isolation_level=None) as locking:
+        locking.execute("BEGIN IMMEDIATE")
+        with pytest.raises(Unusable, match="keeps it locked; end that one"):
+            file.write_lengths(b"now", busy_seconds=0.05)
+        locking.execute("ROLLBACK")
+    locking.close()
+    assert file.lengths() == b"before"
 
 
 def test_a_name_for_every_identity() -> None:

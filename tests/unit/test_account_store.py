@@ -38,6 +38,24 @@ async def test_statistics_change_nothing() -> None:
     assert store.statistics(NS_PER_SECOND) == seen
 
 
+async def test_statistics_say_what_was_learned() -> None:
+    """Nothing at first; then what the parts have come to believe. Where there is no limit there is nothing to let through."""
+    fresh = MemoryStore(budget.Limits(50, 1_000)).statistics(0)
+    assert (fresh.rpm_effective, fresh.tpm_effective) == (50, 1_000)
+    assert (fresh.charging, fresh.two_buckets, fresh.burst) == ("actual", False, 0)
+    store = MemoryStore(budget.Limits(50, 1_000))
+    store.state.requests.missing = 7
+    store.state.tokens.ceiling.thousandths = 970
+    store.state.tokens.charging.way = budget.Charging.ESTIMATE
+    store.state.tokens.buckets.believed = True
+    store.state.pacer.burst = 12
+    seen = store.statistics(0)
+    assert (seen.rpm_effective, seen.tpm_effective) == (43, 970)
+    assert (seen.charging, seen.two_buckets, seen.burst) == ("estimate", True, 12)
+    unlimited = MemoryStore(budget.Limits(0, 0)).statistics(0)
+    assert (unlimited.rpm_effective, unlimited.tpm_effective) == (0, 0)
+
+
 async def test_a_store_of_its_own() -> None:
     """Two stores share nothing."""
     first, second = MemoryStore(budget.Limits(50, 0)), MemoryStore(budget.Limits(50, 0))

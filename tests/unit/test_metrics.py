@@ -34,6 +34,11 @@ BUDGET = budget.Statistics(
     in_flight=3,
     closed_for_seconds=1.5,
     consecutive_rejections=2,
+    rpm_effective=43,
+    tpm_effective=0,
+    charging="settle",
+    two_buckets=True,
+    burst=12,
 )
 
 
@@ -261,6 +266,18 @@ class TestWatched:
         assert shown["batchrun_budget_used", ("prod", "tokens_per_minute")] == 7
         assert shown["batchrun_budget_closed_seconds", ("prod",)] == 1.5
         assert shown["batchrun_budget_consecutive_rejections", ("prod",)] == 2
+
+    def test_what_was_learned_of_the_server_stands_beside_it(self) -> None:
+        """What it lets through in the limit's own form, how it counts as one of all ways, and what it takes at once."""
+        metrics = Metrics()
+        metrics.watch(families.BUDGET, lambda: BUDGET, account="prod")
+        shown = samples(metrics)
+        assert shown["batchrun_budget_effective", ("prod", "requests_per_minute")] == 43
+        assert math.isinf(shown["batchrun_budget_effective", ("prod", "tokens_per_minute")])
+        ways = {labels[1]: value for (name, labels), value in shown.items() if name == "batchrun_budget_charging"}
+        assert ways == {"actual": 0, "settle": 1, "estimate": 0}
+        assert shown["batchrun_budget_two_buckets", ("prod",)] == 1
+        assert shown["batchrun_budget_burst", ("prod",)] == 12
 
     def test_two_accounts_share_a_family(self) -> None:
         """A family that came twice would be refused by the scraper: their samples stand together, told apart by the account."""

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from batchrunner.job import Usage
-from batchrunner.status import MODEL_CHARACTERS, MODELS_NAMED, Status, decode, encode, named
+from batchrunner.status import MODEL_CHARACTERS, MODELS_NAMED, Status, decode, encode, less_than, named
 
 MakeStatus = Callable[..., Status]
 
@@ -77,3 +77,20 @@ def test_few_models_are_named_and_none_at_length() -> None:
     names = named(["x" * 1_000_000, *(f"model-{number}" for number in range(1_000))])
     assert len(names) == MODELS_NAMED
     assert (names[0][-2:], len(names[0]), names[1]) == ("x…", MODEL_CHARACTERS, "model-0")
+
+
+@pytest.mark.parametrize(
+    ("limits", "effective", "together"),
+    [
+        ([50], [50], 0),
+        ([50], [43], 43),
+        ([50], [100], 0),
+        ([0], [0], 0),
+        ([50, 100], [50, 70], 120),
+        ([50, 100], [50, 200], 0),
+        ([50, 0], [43, 0], 0),
+    ],
+)
+def test_what_is_in_effect_is_named_where_it_is_less(limits: list[int], effective: list[int], together: int) -> None:
+    """Of all accounts together, none for more than its limit; where one has none, neither have they."""
+    assert less_than(limits, effective) == together

@@ -61,6 +61,14 @@ class TestSummary:
         text = summary_text(make_status(requests_per_minute=50.0, tokens_per_minute=1234.5))
         assert "50.0 requests/min of 50, 1,234 tokens/min of 2,000,000" in text
 
+    def test_what_is_in_effect_of_a_limit_stands_beside_it(self, make_status: MakeStatus) -> None:
+        """Where it is less; a limit that is let through whole has nothing beside it."""
+        rate = {"requests_per_minute": 42.5, "tokens_per_minute": 1234.5}
+        text = summary_text(make_status(rpm_effective=43, **rate))
+        assert "42.5 requests/min of 50 (43 in effect), 1,234 tokens/min of 2,000,000\n" in text
+        text = summary_text(make_status(tpm_effective=1_940_000, **rate))
+        assert "of 50, 1,234 tokens/min of 2,000,000 (1,940,000 in effect)" in text
+
     def test_a_run_of_seconds_has_no_rate(self, make_status: MakeStatus) -> None:
         """What was sent in less than a minute is not blown up to a figure that seems to break the limit."""
         assert "requests/min" not in summary_text(make_status(attempts=100, elapsed_seconds=1.0, requests_per_minute=None))
