@@ -13,10 +13,10 @@ from batchrunner.budget.pacer import NS, WINDOW_NS
 #: The first wait until more is tried again, where half of a limit of 50 is missing. Less missing, the longer: there is less to
 #: gain; the higher the limit, the shorter, down to a quarter: a try costs fewer 429s of each 1,000. It doubles with each try
 #: that fails, within bounds: where more than a fifth is missing, the full rate is to be back within five minutes.
-PROBE_AFTER_NS = 40 * NS
+PROBE_AFTER_NS = 45 * NS
 PROBE_AFTER_RPM = 50
 MOST_DOUBLINGS = 4
-MUCH_MISSING_WAIT_NS = 160 * NS
+MUCH_MISSING_WAIT_NS = 180 * NS
 LONGEST_PROBE_WAIT_NS = 3600 * NS
 #: How often more is added in a try that goes well, twice as much each time, a fifth of the limit at most.
 PROBE_STEP_NS = 20 * NS

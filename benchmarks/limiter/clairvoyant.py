@@ -9,6 +9,7 @@ import msgspec
 
 from batchrunner.simulator.limits import Accepted, Refused
 from batchrunner.simulator.windows import SlidingLog
+from benchmarks.limiter.network import Send
 from benchmarks.limiter.servers import Server
 from benchmarks.limiter.workloads import Work
 
@@ -21,6 +22,24 @@ class Passage(msgspec.Struct, frozen=True):
 
     admitted_ns: int
     finished_ns: int
+
+
+def left_of(server: Server, accepted: Sequence[Send], rpm: int, begins_ns: int, ends_ns: int) -> int:
+    """How many requests are let in between two moments of who asks whenever there is room, at `rpm` from the first of them on,
+    once those that were accepted before are counted. They are small, so that tokens do not matter.
+    """
+    for send in accepted:
+        if send.arrived_ns < begins_ns:
+            server.arrive(send.arrived_ns, 1)
+    server.change(begins_ns, rpm)
+    now_ns, count = begins_ns, 0
+    while now_ns < ends_ns:
+        match server.arrive(now_ns, 1):
+            case Refused(retry_after_ns):
+                now_ns += retry_after_ns
+            case _:
+                count += 1
+    return count
 
 
 def passage(server: Server, jobs: Sequence[Work], *, look_ahead: int = 1, own_rpm: int = 0) -> Passage:

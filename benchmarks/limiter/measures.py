@@ -10,7 +10,7 @@ import msgspec
 from batchrunner.clock import NS_PER_SECOND
 from batchrunner.simulator.settings import Charging
 from benchmarks.limiter.cells import Cell, Run
-from benchmarks.limiter.clairvoyant import LOOK_AHEAD, Passage, passage
+from benchmarks.limiter.clairvoyant import LOOK_AHEAD, Passage, left_of, passage
 from benchmarks.limiter.network import Send
 from benchmarks.limiter.servers import SERVERS
 from benchmarks.limiter.strain import STRAIN_BEGINS_NS, STRAIN_ENDS_NS
@@ -83,14 +83,14 @@ class Figures(msgspec.Struct):
         return self.makespan / self.runs
 
 
-def measure(cell: Cell, run: Run, best: Passage, promised: Passage | None) -> Figures:
+def measure(cell: Cell, seed: int, run: Run, best: Passage, promised: Passage | None) -> Figures:
     """One run's figures, beside what the clairvoyant client makes of the cell (`promised`: keeping to the limit itself)."""
     accepted = sorted((send for send in run.sends if send.accepted), key=lambda send: send.arrived_ns)
     figures = Figures(runs=1, refused=sum(send.replied_ns >= 0 and not send.accepted for send in run.sends), lost=run.lost)
     figures.peak = most_per_minute(send.sent_ns for send in run.sends) / cell.rpm
     if cell.strain:
         figures.jobs = max(1, len(accepted))
-        figures.strained = strained(cell, run.sends, accepted)
+        figures.strained = strained(cell, seed, run.sends, accepted)
         return figures
     figures.jobs = len(run.jobs)
     figures.stuck = int(len(accepted) + run.lost < len(run.jobs))
@@ -117,8 +117,12 @@ def steady(cell: Cell, run: Run, accepted: Sequence[Send]) -> tuple[float, float
     return last - first, minutes * rpm
 
 
-def strained(cell: Cell, sends: Sequence[Send], accepted: Sequence[Send]) -> Strained:
-    """Before, during and after, by when requests reached the server."""
+def strained(cell: Cell, seed: int, sends: Sequence[Send], accepted: Sequence[Send]) -> Strained:
+    """Before, during and after, by when requests reached the server.
+
+    What is left of a limit that is halved is what the server's own window then lets in: what was sent before is still in it.
+    Beside a stranger it is half of the limit.
+    """
     half = cell.rpm / 2 / MINUTE_NS
     spans = (
         ("before", SETTLED_NS, STRAIN_BEGINS_NS, 2 * half),
@@ -129,6 +133,9 @@ def strained(cell: Cell, sends: Sequence[Send], accepted: Sequence[Send]) -> Str
     for name, from_ns, to_ns, per_ns in spans:
         setattr(found, name, sum(from_ns <= send.arrived_ns < to_ns for send in accepted))
         setattr(found, f"{name}_most", (to_ns - from_ns) * per_ns)
+    if cell.strain == "halved":
+        server = cell.opened(seed, forgiving=True)
+        found.during_most = left_of(server, accepted, cell.rpm // 2, STRAIN_BEGINS_NS, STRAIN_ENDS_NS)
     refused_ns = [send.arrived_ns for send in sends if send.arrived_ns >= 0 and not send.accepted]
     found.during_refused = sum(STRAIN_BEGINS_NS <= at_ns < STRAIN_ENDS_NS for at_ns in refused_ns)
     found.outside_refused = len(refused_ns) - found.during_refused

@@ -103,7 +103,7 @@ def test_the_admission_is_told_what_the_headers_say(monkeypatch: pytest.MonkeyPa
 def test_a_run_comes_through_on_every_server(name: str) -> None:
     """200 jobs on each server: all are accepted, no minute holds more sends than the limit, none is refused on an easy one."""
     cell = Cell("steady-50", name, "short", 200)
-    figures = measure(cell, run(cell, OURS, 1), *best_of(cell, 1))
+    figures = measure(cell, 1, run(cell, OURS, 1), *best_of(cell, 1))
     assert (figures.stuck, figures.lost) == (0, 0)
     assert figures.peak <= 1
     if name in EASY:
@@ -242,7 +242,7 @@ def test_an_even_pace_is_all_of_the_limit(workload: str, every_seconds: float) -
     """A request each 1.2 s is 50 a minute; one of 128,600 tokens each 3.86 s is 2,000,000 a minute."""
     cell = Cell("tokens", "sliding", workload, 100)
     one = Run(cell.work(1), sends_at([round(number * every_seconds * SECOND) for number in range(100)]), 0)
-    figures = measure(cell, one, Passage(60 * SECOND, 0), None)
+    figures = measure(cell, 1, one, Passage(60 * SECOND, 0), None)
     assert figures.steady_share == pytest.approx(1, rel=0.001)
     assert figures.used_share == pytest.approx(60 / 99 / every_seconds)
 
@@ -265,7 +265,7 @@ def test_a_strain_is_measured_before_meanwhile_and_after() -> None:
     cell = Cell("strain", "sliding", "short", 1, strain="halved")
     sends = sends_at(range(0, cell.until_ns, round(1.2 * SECOND)))
     sends[600].accepted = sends[601].accepted = sends[1_300].accepted = False
-    found = measure(cell, Run([], sends, 0), Passage(0, 0), None).strained
+    found = measure(cell, 1, Run([], sends, 0), Passage(0, 0), None).strained
     assert found is not None
     assert found.before / found.before_most == pytest.approx(1, abs=0.01)
     assert found.during / found.during_most == pytest.approx(2, abs=0.01)
