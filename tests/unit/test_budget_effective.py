@@ -131,6 +131,13 @@ def test_a_try_that_goes_well_adds_twice_as_much_each_time() -> None:
     assert (ceiling.missing, ceiling.tried_from, ceiling.next_ns) == (4, 5, NS + 6 * PROBE_STEP_NS + WINDOW_NS)
 
 
+def test_where_a_fifth_of_the_limit_is_one_a_try_adds_one_each_time() -> None:
+    ceiling = RequestCeiling(8)
+    for step, missing in enumerate((7, 6, 5)):
+        ceiling.probe(step * PROBE_STEP_NS, 9)
+        assert ceiling.missing == missing
+
+
 def test_near_the_limit_a_thirtieth_of_it_has_to_prove_itself_for_a_window() -> None:
     ceiling = RequestCeiling(60, next_ns=NS)
     ceiling.probe(NS, 600)
@@ -225,6 +232,7 @@ def test_where_nothing_is_missing_silence_plans_nothing() -> None:
         (50, 50, 25),
         (60, 50, 25),
         (10, 25, 25),  # no more than there is
+        (1, 40, 10),
         (25, None, 25),
         (25, 0, 25),
     ],
@@ -250,6 +258,12 @@ def test_where_nothing_is_missing_what_is_said_is_only_remembered() -> None:
     ceiling = RequestCeiling(next_ns=5)
     ceiling.hear(NS, 50, 25, 50)
     assert ceiling == RequestCeiling(next_ns=5, said=25)
+
+
+def test_a_seventh_of_the_limit_is_much() -> None:
+    ceiling = RequestCeiling(25, next_ns=500 * NS)
+    ceiling.hear(NS, 49, None, 7)
+    assert ceiling.next_ns == NS
 
 
 @pytest.mark.parametrize(
