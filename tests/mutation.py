@@ -35,7 +35,12 @@ MODULES = {
         ["tests/unit/test_rate_hints.py", "tests/unit/test_retry_after.py"],
     ),
     "lifecycle": (["batchrunner/lifecycle.py"], ["tests/unit/test_lifecycle.py"]),
-    "budget": (["batchrunner/budget/*.py"], ["tests/unit/test_budget*.py"]),
+    "budget": (["batchrunner/budget/*.py"], ["tests/unit/test_budget*.py", "tests/unit/test_choice.py"]),
+    # What is learned of a server alone, by the tests of its parts: minutes instead of hours.
+    "learned": (
+        [f"batchrunner/budget/{part}.py" for part in ("charging", "effective", "two_bucket", "tokens", "learned")],
+        [f"tests/unit/test_budget_{part}.py" for part in ("charging", "effective", "two_bucket", "tokens", "learned")],
+    ),
     "journal": (
         ["batchrunner/journal/*.py"],
         [

@@ -114,15 +114,16 @@ class RequestCeiling(msgspec.Struct):
 
         Whose minute it speaks of is not certain, so that nothing is lowered for it: a 429 has to come first. What is lowered
         already is raised at once where the said limit rises, and tried where much is left; but not because a 429 says so, which
-        speaks of the contrary: what it says of more is believed once a request that was let in says it too.
+        speaks of the contrary, nor soon after one: what was true of more is still said then.
         """
-        if refused:
+        if refused or now_ns - self.lowered_ns < NOTHING_LEFT_WAIT_NS:
             said = min(said, self.said) if said and self.said else said
             left = left if left is not None and left < 1 else None
         before, self.said = self.said, said or self.said
         if not self.missing:
             return
         if said is not None and 0 < before < said and said > self.rpm(limit):
+            self.tried_from = self.missing
             self.missing = max(0, limit - said)
             self.raised_ns = now_ns
         if left is not None and left * MUCH_LEFT_DIVISOR >= limit:

@@ -1,4 +1,4 @@
-"""B-02: several runs at the same time on one account share its limits, whoever is killed; and one right after another."""
+"""B-12: several runs at the same time on one account share its limits, whoever is killed; and one right after another."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def sent_by(runs: list[Submit], count: int) -> bool:
 @pytest.mark.parametrize(
     "each", [pytest.param(20, id="12-seconds"), pytest.param(500, id="4-minutes", marks=pytest.mark.campaign)]
 )
-def test_B02_three_runs_share_an_account_and_one_is_killed(tmp_path: Path, each: int) -> None:
+def test_B12_three_runs_share_an_account_and_one_is_killed(tmp_path: Path, each: int) -> None:
     """A server with a small bucket refuses none of them: together they keep the pace of one, share it evenly, and go on when one
     is killed.
     """
@@ -77,10 +77,10 @@ def test_B02_three_runs_share_an_account_and_one_is_killed(tmp_path: Path, each:
     shares = [sum(began_ns <= at_ns <= ended_ns for at_ns in times) for times in sends]
     assert max(shares) - min(shares) <= max(4, 0.05 * sum(shares))
     assert len(list(tmp_path.glob("state/accounts/*/*.sqlite"))) == 1
-    print(f"B-02: {shares} sent at the same time, then {[sum(at_ns > ended_ns for at_ns in times) for times in sends]}")
+    print(f"B-12: {shares} sent at the same time, then {[sum(at_ns > ended_ns for at_ns in times) for times in sends]}")
 
 
-def test_B02_the_next_run_knows_the_minute_before_it(tmp_path: Path) -> None:
+def test_B12_the_next_run_knows_the_minute_before_it(tmp_path: Path) -> None:
     """A run of another job file right after one of 40 jobs, which start at once, does not start at once again."""
     with simulated(tmp_path, "--latency", "0") as server:
         first = Submit(tmp_path, write_jobs(tmp_path, [f"a-{n}" for n in range(40)], "a.jsonl"), server.url, name="a")

@@ -260,7 +260,7 @@ def any_history(seed: int, rpm: int, tpm: int) -> None:
 
 @given(tokens=st.lists(st.integers(1, 1_000), min_size=50, max_size=200))
 @settings(max_examples=50, deadline=None)
-def test_B01_tokens_hold_in_every_window(tokens: list[int]) -> None:
+def test_B02_tokens_hold_in_every_window(tokens: list[int]) -> None:
     """Settled at their prediction, the tokens of any 60 s stay within the limit."""
     state = opened(rpm=0, tpm=2_000)
     now_ns = 0

@@ -131,6 +131,13 @@ def test_a_try_that_goes_well_adds_twice_as_much_each_time() -> None:
     assert (ceiling.missing, ceiling.tried_from, ceiling.next_ns) == (4, 5, NS + 6 * PROBE_STEP_NS + WINDOW_NS)
 
 
+def test_where_a_fifth_of_the_limit_is_one_a_try_adds_one_each_time() -> None:
+    ceiling = RequestCeiling(8)
+    for step, missing in enumerate((7, 6, 5)):
+        ceiling.probe(step * PROBE_STEP_NS, 9)
+        assert ceiling.missing == missing
+
+
 def test_near_the_limit_a_thirtieth_of_it_has_to_prove_itself_for_a_window() -> None:
     ceiling = RequestCeiling(60, next_ns=NS)
     ceiling.probe(NS, 600)
@@ -225,6 +232,7 @@ def test_where_nothing_is_missing_silence_plans_nothing() -> None:
         (50, 50, 25),
         (60, 50, 25),
         (10, 25, 25),  # no more than there is
+        (1, 40, 10),
         (25, None, 25),
         (25, 0, 25),
     ],
@@ -235,13 +243,27 @@ def test_a_limit_that_is_said_to_rise_is_adopted(before: int, said: int | None, 
     ceiling.hear(NS, 50, said, None)
     assert ceiling.missing == missing
     assert ceiling.said == (said or before)
-    assert ceiling.raised_ns == (NS if missing < 25 else -PROBE_ECHO_NS)
+    assert (ceiling.raised_ns, ceiling.tried_from) == ((NS, 25) if missing < 25 else (-PROBE_ECHO_NS, -1))
+
+
+def test_a_rise_that_was_not_true_is_taken_back() -> None:
+    """The 429 that it costs is its doing: back to where it was, and a try has failed."""
+    ceiling = RequestCeiling(25, said=25)
+    ceiling.hear(NS, 50, 50, None)
+    ceiling.lower(2 * NS, 50, None, times=1, closed=False)
+    assert (ceiling.missing, ceiling.failures) == (25, 1)
 
 
 def test_where_nothing_is_missing_what_is_said_is_only_remembered() -> None:
     ceiling = RequestCeiling(next_ns=5)
     ceiling.hear(NS, 50, 25, 50)
     assert ceiling == RequestCeiling(next_ns=5, said=25)
+
+
+def test_a_seventh_of_the_limit_is_much() -> None:
+    ceiling = RequestCeiling(25, next_ns=500 * NS)
+    ceiling.hear(NS, 49, None, 7)
+    assert ceiling.next_ns == NS
 
 
 @pytest.mark.parametrize(
@@ -272,8 +294,21 @@ def test_a_429_says_less_but_never_more(before: int, said: int | None, then: int
     ceiling.hear(NS, 50, said, 50, refused=True)
     assert ceiling == RequestCeiling(25, said=then, next_ns=500 * NS)
     ceiling.next_ns = 0
+    ceiling.hear(NS, 50, None, 1, refused=True)
+    assert ceiling.next_ns == 0
     ceiling.hear(NS, 50, None, 0, refused=True)
     assert ceiling.next_ns == NS + NOTHING_LEFT_WAIT_NS
+
+
+@pytest.mark.parametrize(("after_ns", "believed"), [(NOTHING_LEFT_WAIT_NS - 1, False), (NOTHING_LEFT_WAIT_NS, True)])
+def test_soon_after_a_429_what_is_said_of_more_is_not_believed_yet(after_ns: int, believed: bool) -> None:
+    """An answer may have been written before; ten seconds later it is, though said for the second time."""
+    for said, left in ((50, None), (None, 50)):
+        ceiling = RequestCeiling(25, said=25, next_ns=500 * NS, lowered_ns=NS)
+        ceiling.hear(NS + after_ns, 50, said, left)
+        assert (ceiling.missing < 25 or ceiling.next_ns < 500 * NS) is believed
+        ceiling.hear(NS + NOTHING_LEFT_WAIT_NS, 50, said, left)
+        assert ceiling.missing < 25 or ceiling.next_ns < 500 * NS
 
 
 # Another limit ----------------------------------------------------------------------------------------------------------

@@ -207,7 +207,7 @@ def test_one_that_slept_through_the_end_of_its_lease_goes_on_with_the_account_as
 
 @given(seed=st.integers(0, 2**32))
 @settings(max_examples=3, deadline=None)
-def test_B02_leases_hold_the_budget(seed: int) -> None:
+def test_B12_leases_hold_the_budget(seed: int) -> None:
     """Killed in mid-lease, asleep through its end, refused: no minute holds more than the limit."""
     rng = random.Random(seed)
     crowd = Crowd()

@@ -82,6 +82,8 @@ def test_alone_is_as_if_it_were_the_whole_minutes() -> None:
     taken(own, window, Offer(1, 1))
     assert own.due_ns(NOW_NS, window, TPM, Offer(10, 10), alone=True) == NOW_NS + SAFE_WINDOW_NS
     assert own.due_ns(NOW_NS, window, TPM, Offer(10, 10)) == NOW_NS
+    own.buckets.used, limit = 5_000, TPM * 1_000 // 995 + 1  # a whole minute's would fit, if there were nothing else
+    assert own.due_ns(NOW_NS, Window(), limit, Offer(10, 10), alone=True) == NOW_NS
 
 
 def test_behind_another_it_is_due_when_both_are_paid_for() -> None:
@@ -157,6 +159,13 @@ def test_what_was_taken_by_one_way_is_given_back_by_it() -> None:
     own.buckets.recount(NOW_NS, window, ESTIMATE)
     own.refuse(NOW_NS, NOW_NS, taking, TPM)
     assert (own.pacer.empty_ns, own.buckets.used) == (NOW_NS, 0)
+    back, window = tokens(ESTIMATE), Window()
+    taking, _ = taken(back, window, Offer(100, 900))
+    back.charging.way = ACTUAL
+    taken(back, window, Offer(900, 900))
+    back.buckets.recount(NOW_NS, window, ACTUAL)
+    back.refuse(NOW_NS, NOW_NS, taking, TPM)
+    assert back.buckets.used == 900
 
 
 def test_an_accepted_request_is_proof() -> None:
