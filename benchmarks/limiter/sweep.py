@@ -73,4 +73,5 @@ def _measured(task: _Task) -> list[Measured]:
     """One cell with one seed by each of the clients."""
     cell, seed, policies = task
     best, promised = best_of(cell, seed)
-    return [Measured(cell.name, policy, seed, measure(cell, seed, run(cell, policy, seed), best, promised)) for policy in policies]
+    found = {policy: measure(cell, seed, run(cell, policy, seed), best, promised) for policy in policies}
+    return [Measured(cell.name, policy, seed, figures) for policy, figures in found.items()]
