@@ -234,7 +234,7 @@ class Night:
             self.shown(event)
 
         jobs = index.state.count(State.PENDING)
-        limits = Limits(options.rpm, options.tpm)
+        limits = Limits(options.rpm, options.tpm, auto=options.limit == "auto")
         self.pool = pool = Pool(ORIGIN, self.server.driver())
         accounts = []
         for name, keys in (self.accounts or {options.account: self.keys}).items():

@@ -92,3 +92,14 @@ async def test_an_errors_headers_are_read_where_the_limiter_let_it_pass(
     assert status.failed == (event is budget.Settle)
     assert type(told[0]) is event
     assert getattr(told[0], "hints", None) == (budget.Hints(requests_left=7) if event is budget.Settle else None)
+
+
+@pytest.mark.parametrize(("limit", "least_seconds", "most_seconds"), [("auto", 0, 120), ("configured", 300, 400)])
+async def test_more_than_the_configured_limit_is_used_with_leave_alone(
+    autojump_clock: MockClock, make_night: MakeNight, limit: str, least_seconds: int, most_seconds: int
+) -> None:
+    """A server that says that it takes 600 a minute gets them with --limit auto, and else the 50 that were configured."""
+    night = make_night(jobs(300), rpm=600, rate_headers=RateHeaders.OPENAI)
+    status = await night.run(rpm=50, limit=limit)
+    assert_whole(night, status)
+    assert least_seconds <= status.elapsed_seconds <= most_seconds
