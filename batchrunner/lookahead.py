@@ -1,6 +1,6 @@
 """What is offered to the budget beside the job whose turn it is, and what that one is promised.
 
-Only where it can matter: while some job of late took more than a hundredth of a minute's tokens. Else the order of a file is as
+Only where it can matter: while some job of late could take more than a hundredth of a minute's tokens. Else the order of a file is as
 good as any, and no job is looked at before its turn.
 """
 
@@ -17,7 +17,7 @@ from batchrunner.job import RequestSize, Usage
 
 #: jobs that are looked at past the one whose turn it is
 AHEAD: Final = 63
-#: A job that takes more than this part of a minute's tokens is large.
+#: A job that can take more than this part of a minute's tokens is large.
 LARGE_DIVISOR: Final = 100
 #: Bodies are read for it: so many at a time, so that nobody waits for long.
 SIZED_AT_ONCE: Final = 8
@@ -71,7 +71,7 @@ class LookAhead:
 
     def offered(self, number: int, offer: budget.Offer, slot: int, *, alone: bool) -> Offered:
         """The job whose turn it is, and what could go instead of it."""
-        if offer.tokens * LARGE_DIVISOR > self._tpm > 0:
+        if offer.reserved_tokens * LARGE_DIVISOR > self._tpm > 0:
             self._reasons = AHEAD + 1
         if not self._reasons:
             return Offered((number,), budget.Take(slot, (offer,), alone))

@@ -58,7 +58,7 @@ def choose(state: State, now_ns: int, take: Take) -> Choice | Wait:
 
 def _largest(state: State, now_ns: int, take: Take) -> Choice:
     """The largest of its equals that fits, where the first one could go too."""
-    sizes = [offer.tokens for offer in take.offers[: take.equals]]
+    sizes = [state.tokens.charge(offer) for offer in take.offers[: take.equals]]
     for number in sorted(range(1, len(sizes)), key=lambda number: -sizes[number]):
         if sizes[number] <= sizes[0]:
             break
@@ -69,7 +69,8 @@ def _largest(state: State, now_ns: int, take: Take) -> Choice:
 
 def _smaller(state: State, now_ns: int, take: Take, first_ns: int) -> Choice | Wait:
     """One that goes while the first waits until `first_ns`."""
-    small = [number for number, offer in enumerate(take.offers) if number and offer.tokens * SMALLER_BY < take.offers[0].tokens]
+    sizes = [state.tokens.charge(offer) for offer in take.offers]
+    small = [number for number in range(1, len(sizes)) if sizes[number] * SMALLER_BY < sizes[0]]
     for number in small:
         if (choice := _instead(state, now_ns, take, number, first_ns)) is not None:
             return choice

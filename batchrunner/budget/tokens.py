@@ -58,6 +58,10 @@ class Tokens(msgspec.Struct):
         if self.charging.relax(now_ns, limit):
             self.buckets.recount(now_ns, window, self.charging.way)
 
+    def charge(self, offer: Offer) -> int:
+        """How large a request is, as its tokens are charged."""
+        return _paced(self.charging.way, offer)
+
     def due_ns(
         self, now_ns: int, window: Window, limit: int, offer: Offer, *, alone: bool = False, before: Offer | None = None
     ) -> int:
