@@ -1,7 +1,7 @@
 """What is offered to the budget beside the job whose turn it is, and what that one is promised.
 
-Only where it can matter: while some job of late could take more than a hundredth of a minute's tokens. Else the order of a file is as
-good as any, and no job is looked at before its turn.
+Only where it can matter: while some job of late could take more than a hundredth of a minute's tokens. Else the order of a file
+is as good as any, and no job is looked at before its turn.
 """
 
 from __future__ import annotations
