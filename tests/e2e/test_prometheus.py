@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from batchrunner.breaker import Circuit
+from batchrunner.budget import Charging
 from batchrunner.dialect import Finish
 from batchrunner.events import AttemptResult
 from batchrunner.metrics.counting import ENDPOINTS
@@ -225,6 +226,7 @@ def test_labels_are_those_that_are_known(watched: Watched) -> None:
         "cause": set(get_args(Binding)),
         "account": {"night"},
         "kind": {"requests_per_minute", "tokens_per_minute"},
+        "way": {way.name.lower() for way in Charging},
         "simulated": {"true"},
     }
     open_ended = {"le", "version", "run_id"}

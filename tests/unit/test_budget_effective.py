@@ -85,31 +85,31 @@ def test_a_limit_that_answers_speak_of_is_believed_where_no_more_was_let_through
 @pytest.mark.parametrize(
     ("limit", "missing", "failures", "seconds"),
     [
-        (50, 25, 0, 40),
-        (50, 25, 1, 80),
-        (50, 25, 2, 160),
-        (50, 25, 3, 160),  # the full rate is to be back within five minutes
-        (50, 10, 0, 100),
-        (50, 10, 4, 1_600),
-        (50, 10, 9, 1_600),
-        (50, 11, 9, 160),
-        (50, 1, 0, 1_000),
+        (50, 25, 0, 45),
+        (50, 25, 1, 90),
+        (50, 25, 2, 180),
+        (50, 25, 3, 180),  # the full rate is to be back within five minutes
+        (50, 10, 0, 112.5),
+        (50, 10, 4, 1_800),
+        (50, 10, 9, 1_800),
+        (50, 11, 9, 180),
+        (50, 1, 0, 1_125),
         (50, 1, 2, 3_600),
-        (100, 50, 0, 20),
-        (200, 100, 0, 10),
-        (100_000, 50_000, 0, 10),
-        (10, 5, 0, 40),
+        (100, 50, 0, 22.5),
+        (200, 100, 0, 11.25),
+        (100_000, 50_000, 0, 11.25),
+        (10, 5, 0, 45),
     ],
 )
-def test_a_try_waits_the_longer_the_less_it_can_gain(limit: int, missing: int, failures: int, seconds: int) -> None:
+def test_a_try_waits_the_longer_the_less_it_can_gain(limit: int, missing: int, failures: int, seconds: float) -> None:
     """And twice as long with each one that failed, four times at most; the higher the limit, the shorter."""
     ceiling = RequestCeiling(missing - 1, failures=failures, lowered_ns=LATE_NS - WINDOW_NS)
     ceiling.lower(LATE_NS, limit, None, times=1, closed=False)
-    assert (ceiling.missing, ceiling.next_ns) == (missing, LATE_NS + seconds * NS)
+    assert (ceiling.missing, ceiling.next_ns) == (missing, LATE_NS + round(seconds * NS))
 
 
 def test_the_bounds_of_the_wait_are_those_that_are_named() -> None:
-    assert (MUCH_MISSING_WAIT_NS, LONGEST_PROBE_WAIT_NS) == (160 * NS, 3_600 * NS)
+    assert (MUCH_MISSING_WAIT_NS, LONGEST_PROBE_WAIT_NS) == (180 * NS, 3_600 * NS)
 
 
 # Tries ----------------------------------------------------------------------------------------------------------------
@@ -210,7 +210,7 @@ def test_after_long_silence_only_a_servers_own_spacing_stays(closed: bool, failu
     ceiling = RequestCeiling(20, failures=failures, closed=closed, tried_from=30)
     ceiling.expire(NS, 50)
     assert (ceiling.missing, ceiling.tried_from) == (missing, -1)
-    assert ceiling.next_ns == (NS + 160 * NS if missing else 0)
+    assert ceiling.next_ns == (NS + 180 * NS if missing else 0)
 
 
 def test_where_nothing_is_missing_silence_plans_nothing() -> None:

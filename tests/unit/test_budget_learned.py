@@ -47,7 +47,7 @@ def test_after_a_reboot_only_what_does_not_depend_on_the_clock_is_left() -> None
     assert kept == budget.State(
         LIMITS,
         pacer=RequestPacer(burst=8, burst_ends=True, burst_flows=True),
-        requests=RequestCeiling(20, 50, 3, next_ns=161 * NS),
+        requests=RequestCeiling(20, 50, 3, next_ns=181 * NS),
         tokens=Tokens(
             charging=Belief(Charging.ESTIMATE, 10, 20, NS + 4 * LAXER_AFTER_NS, 2),
             buckets=TwoBuckets(believed=True, refuted=True),
