@@ -129,6 +129,7 @@ class TestTerminal:
             in_flight=7,
             rate_limited=2,
             requests_last_minute=49,
+            rpm_effective=43,
             tokens_last_minute=1_500_000,
             billed_usd=Decimal("1.25"),
             maybe_billed_usd=Decimal("0.5"),
@@ -138,20 +139,11 @@ class TestTerminal:
         )
         progress = Progress(lambda: status, mode="tty", stream=terminal, environ=TERMINAL)
         seen = await self._seen_after(1, progress, terminal)
-        for words in ("chat.run", "250/1,000", "25.0%", "ETA 1:02:05", "49/50 requests/min", "1,500,000/2,000,000 tokens/min"):
+        for words in ("chat.run", "250/1,000", "25.0%", "ETA 1:02:05", "49/50 requests/min (43 in effect)", "7 in flight"):
             assert words in seen
-        for words in ("7 in flight", "limited by requests", "$1.25 billed + up to $0.5 maybe billed", "unknown for 3 attempts"):
+        for words in ("1,500,000/2,000,000 tokens/min", "limited by requests", "unknown for 3 attempts"):
             assert words in seen
-
-    async def test_what_is_in_effect_of_a_limit_stands_beside_it(
-        self, make_status: MakeStatus, autojump_clock: trio.testing.MockClock
-    ) -> None:
-        """Of each limit that is not let through whole."""
-        terminal = Terminal()
-        status = make_status(rpm_effective=43)
-        progress = Progress(lambda: status, mode="tty", stream=terminal, environ=TERMINAL)
-        seen = await self._seen_after(1, progress, terminal)
-        assert "0/50 requests/min (43 in effect)" in seen
+        assert "$1.25 billed + up to $0.5 maybe billed" in seen
         assert seen.count("in effect") == 1
 
     async def test_what_is_away_has_a_line_of_its_own(
