@@ -23,7 +23,7 @@ from batchrunner.job import RequestSize, Usage
 from batchrunner.lookahead import LookAhead
 from batchrunner.refused import RefusedJobs
 from batchrunner.tickets import Backoff, Candidate, Due, Held, NotNow, Then, Ticket
-from batchrunner.waits import Cause, JobWaits, Waits
+from batchrunner.waits import CAUSES, Cause, JobWaits, Waits
 
 #: No sleep is shorter: a nanosecond lost in a float must not make a loop spin.
 SHORTEST_SLEEP_NS = 1_000
@@ -162,13 +162,13 @@ class Admission:
         while await self.ready():
             # What changes from here on, while the store is asked too, ends the next wait.
             changed = self._changed
-            now_ns = self._clock.monotonic_ns()
             if slot is None and self._paced:
+                now_ns = self._clock.monotonic_ns()
                 decision = await self._store.step(now_ns, budget.Reserve())
                 assert isinstance(decision, budget.Slot)
                 slot = decision
                 self._paced = slot.at_ns > now_ns
-            if slot is not None and slot.at_ns > now_ns:
+            if slot is not None and slot.at_ns > self._clock.monotonic_ns():
                 await self._wait(changed, "requests", slot.at_ns)
                 continue
             number = slot.slot if slot is not None else 0
@@ -346,12 +346,14 @@ class Admission:
             backing_off=queue.backing_off,
             held=queue.held,
             waits_for=waits.cause,
-            waited_seconds={cause: ns / NS_PER_SECOND for cause, ns in waited_ns.items()},
+            waited_seconds={cause: waited_ns.get(cause, 0) / NS_PER_SECOND for cause in CAUSES},
             admitted=self._admitted,
         )
 
     def _requeue(self, ticket: Ticket, then: Then) -> None:
         # Before the request is given back: else the dispatcher could see nothing queued and nothing in flight, and end.
+        if then is None:
+            return
         number, now_ns = ticket.job.number, self._clock.monotonic_ns()
         match then:
             case Backoff(after_ns, repeat):

@@ -230,7 +230,7 @@ def _hear(state: State, now_ns: int, flight: InFlight, hints: Hints, *, refused:
 def _explain(state: State, now_ns: int, flight: InFlight) -> None:
     """Find what a 429 says of the server. Only what nothing else explains lowers the rate."""
     limits, gate = state.limits, state.gate
-    if state.pacer.fast_left:
+    if state.pacer.is_fast(flight.sent_ns):
         state.pacer.stop_fast(state.window.requests - state.window.sent_since(flight.sent_ns) - 1)
         return
     accepted = _accepted(state, now_ns)

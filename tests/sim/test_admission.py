@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from itertools import pairwise
+from typing import get_args
 
 import pytest
 import trio
@@ -20,6 +21,7 @@ from batchrunner.lanes import Lane
 from batchrunner.refused import UNSATISFIABLE_AFTER
 from batchrunner.simulator.windows import CalendarMinute, SlidingLog, TokenBucket, Window
 from batchrunner.tickets import Backoff, Candidate, NotNow, Ticket
+from batchrunner.waits import Cause
 
 HOUR_SECONDS = 3_600
 
@@ -293,7 +295,7 @@ async def test_an_account_that_refuses_everything_fails_no_job(autojump_clock: M
 
 
 async def test_waits_are_added_up_by_what_was_waited_for(autojump_clock: MockClock) -> None:
-    """Each second in which nothing could be sent counts for one cause, the wait that is under way included."""
+    """Each second in which nothing could be sent counts for one cause, the one under way included; all causes are named."""
     admission = await admission_for(2_000, rpm=60, max_in_flight=100)
     first = await admit(admission)
     began = trio.current_time()
@@ -303,6 +305,7 @@ async def test_waits_are_added_up_by_what_was_waited_for(autojump_clock: MockClo
     waited = admission.statistics().waited_seconds
     assert waited["requests"] == pytest.approx(paced)
     assert sum(waited.values()) == pytest.approx(paced)
+    assert set(waited) == set(get_args(Cause))
     await admission.refused(first, None)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(admission.admit)
