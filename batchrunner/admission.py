@@ -111,7 +111,7 @@ class Admission:
         self._queue = queue
         self._clock = clock
         self._load = load
-        self._due = due or _now
+        self._due = due or (lambda now_ns: Due(now_ns, "work"))
         self._hopeless = hopeless
         self._max_in_flight = max_in_flight
         self._tpm = tpm
@@ -124,7 +124,10 @@ class Admission:
         self._paced = True
         self._closed = False
         self._resigned = False
-        self._changed = trio.Event()
+        #: how often something has changed that one may wait for
+        self._changes = 0
+        #: where somebody waits for that
+        self._wakes: trio.Event | None = None
         self._waits = Waits()
         self._job_waits = JobWaits()
 
@@ -139,13 +142,13 @@ class Admission:
             if self.idle:
                 if self._crew is None or self._crew.idle:
                     break
-                await self._wait(self._changed, "work", None)
+                await self._wait(self._changes, "work", None)
             elif self._in_flight >= self._max_in_flight:
-                await self._wait(self._changed, "in_flight", None)
+                await self._wait(self._changes, "in_flight", None)
             elif not is_due:
-                await self._wait(self._changed, due.reason, due.at_ns)
+                await self._wait(self._changes, due.reason, due.at_ns)
             elif not self._release_the_hopeless(now_ns):
-                await self._wait(self._changed, self._idle_reason(), self._queue.next_due_ns(now_ns))
+                await self._wait(self._changes, self._idle_reason(), self._queue.next_due_ns(now_ns))
         if self._crew is not None:
             self._crew.wake()
         return False
@@ -161,7 +164,7 @@ class Admission:
         slot: budget.Slot | None = None
         while await self.ready():
             # What changes from here on, while the store is asked too, ends the next wait.
-            changed = self._changed
+            changes = self._changes
             if slot is None and self._paced:
                 now_ns = self._clock.monotonic_ns()
                 decision = await self._store.step(now_ns, budget.Reserve())
@@ -169,7 +172,7 @@ class Admission:
                 slot = decision
                 self._paced = slot.at_ns > now_ns
             if slot is not None and slot.at_ns > self._clock.monotonic_ns():
-                await self._wait(changed, "requests", slot.at_ns)
+                await self._wait(changes, "requests", slot.at_ns)
                 continue
             number = slot.slot if slot is not None else 0
             if self._crew is None:
@@ -184,7 +187,7 @@ class Admission:
                 case Ticket():
                     return chosen
                 case _Wait(reason, until_ns):
-                    await self._wait(changed, reason, until_ns)
+                    await self._wait(changes, reason, until_ns)
                 case _Next.JOB:
                     await trio.lowlevel.checkpoint()  # a whole file of them must not keep signals and the writer waiting
                 case _Next.SLOT:
@@ -202,16 +205,17 @@ class Admission:
         candidate = self._load(number)
         if not isinstance(candidate, Candidate):
             return self._pass_over(number, candidate, now_ns)
-        wants_alone = self._refused.alone(number, candidate.tokens, self._tpm)
-        offered = self._ahead.offered(number, candidate.offer, slot, alone=wants_alone)
+        offer = candidate.offer
+        wants_alone = self._refused.alone(number, offer.tokens, self._tpm)
+        offered = self._ahead.offered(number, offer, slot, alone=wants_alone)
         match await self._store.step(now_ns, offered.take):
             case budget.Taken(entry) if self._closed:  # while a shared store was asked
                 await self._store.step(self._clock.monotonic_ns(), budget.Lost(entry))
                 return _Next.SLOT
-            case budget.Taken(entry, offer, alone, delay_ns):
-                if offer:
+            case budget.Taken(entry, chosen, alone, delay_ns):
+                if chosen:
                     self._ahead.passed(number, delay_ns)
-                    instead = await self._load_instead(offered.numbers[offer], entry, now_ns)
+                    instead = await self._load_instead(offered.numbers[chosen], entry, now_ns)
                     if not isinstance(instead, Candidate):
                         return _Next.SLOT
                     candidate = instead
@@ -372,23 +376,24 @@ class Admission:
         if self._crew is not None:
             self._crew.wake()
 
-    async def _wait(self, changed: trio.Event, reason: Cause, until_ns: int | None) -> None:
-        """Sleep until `until_ns`, or until something has changed since `changed` was looked at."""
-        if self._closed:  # by `load` perhaps, after the last look at it: nothing might ever change again
+    async def _wait(self, changes: int, reason: Cause, until_ns: int | None) -> None:
+        """Sleep until `until_ns`, or until something changes; not at all where it has, since there were so many `changes`."""
+        if changes != self._changes or self._closed:  # by `load` perhaps: nothing might ever change again
+            await trio.lowlevel.checkpoint()
             return
         now_ns = self._clock.monotonic_ns()
         gate_seconds = self._store.statistics(now_ns).closed_for_seconds
         cause: Cause = "rate_limited" if gate_seconds and reason == "requests" else reason
         self._waits = self._waits.begin(cause, now_ns)
         seconds = float("inf") if until_ns is None else max(until_ns - now_ns, SHORTEST_SLEEP_NS) / NS_PER_SECOND
+        if self._wakes is None:
+            self._wakes = trio.Event()
         with trio.move_on_after(seconds):
-            await changed.wait()
+            await self._wakes.wait()
         self._waits = self._waits.end(self._clock.monotonic_ns())
 
     def wake(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()
-
-
-def _now(now_ns: int) -> Due:
-    return Due(now_ns, "work")
+        self._changes += 1
+        if self._wakes is not None:
+            self._wakes.set()
+            self._wakes = None
