@@ -85,7 +85,7 @@ def _open(state: State, now_ns: int, event: Open) -> None:
         expire(state, now_ns)
     if state.began_ns < 0:
         state.began_ns = now_ns
-    state.tokens.buckets.wall_offset_ns = event.wall_offset_ns
+    state.tokens.buckets.set_clock(now_ns, event.wall_offset_ns)
     for past in event.past or ():
         if past.sent_ns + SAFE_WINDOW_NS <= now_ns:
             continue
