@@ -21,8 +21,9 @@ FAST_START_DOUBLES_AFTER = (4, 25)
 BURST_DIVISOR = 50
 #: of those that went through before a fast start was refused, so many are counted on the next time
 BURST_KEPT = (3, 4)
-#: Share of a minute's tokens that may be taken at once.
+#: Share of a minute's tokens that may be taken at once, and the time in which they flow in.
 TOKEN_BURST_DIVISOR = 4
+TOKEN_BURST_NS = SAFE_WINDOW_NS // TOKEN_BURST_DIVISOR
 
 
 def interval_ns(rpm: int) -> int:
@@ -133,15 +134,15 @@ class TokenPacer(msgspec.Struct):
     def earliest(self, now_ns: int, tokens: int, tpm: int) -> int:
         """When `tokens` may be taken. A request larger than the burst waits for a full bucket, not for ever."""
         price = tokens * SAFE_WINDOW_NS // tpm
-        tolerance = max(price, SAFE_WINDOW_NS // TOKEN_BURST_DIVISOR)
-        return max(now_ns, self.empty_ns + price - tolerance)
+        due_ns = self.empty_ns + price - max(price, TOKEN_BURST_NS)
+        return max(now_ns, due_ns)
 
     def take(self, now_ns: int, tokens: int, tpm: int) -> None:
         self.empty_ns = max(self.empty_ns, now_ns) + tokens * SAFE_WINDOW_NS // tpm
 
     def drain(self, now_ns: int, left: int, tpm: int) -> None:
         """Leave no more than `left` tokens to be taken at once."""
-        self.empty_ns = max(self.empty_ns, now_ns + SAFE_WINDOW_NS // TOKEN_BURST_DIVISOR - left * SAFE_WINDOW_NS // tpm)
+        self.empty_ns = max(self.empty_ns, now_ns + TOKEN_BURST_NS - left * SAFE_WINDOW_NS // tpm)
 
     def correct(self, now_ns: int, tokens: int, tpm: int) -> None:
         """Take more, or give back (negative), once the usage is known.

@@ -6,7 +6,7 @@ import msgspec
 
 from batchrunner.budget.charging import ACTUAL, ESTIMATE, SETTLE, Belief, Charging
 from batchrunner.budget.effective import FULL, TokenCeiling
-from batchrunner.budget.pacer import SAFE_WINDOW_NS, TOKEN_BURST_DIVISOR, TokenPacer
+from batchrunner.budget.pacer import SAFE_WINDOW_NS, TOKEN_BURST_NS, TokenPacer
 from batchrunner.budget.two_bucket import TwoBuckets
 from batchrunner.budget.window import Window
 
@@ -87,7 +87,7 @@ class Tokens(msgspec.Struct):
 
     def overflow_soon(self, now_ns: int) -> bool:
         """Whether so much of the burst is unused that what flows in may soon be lost: more than 60 % of it."""
-        return (self.pacer.empty_ns - now_ns) * 5 * TOKEN_BURST_DIVISOR < 2 * SAFE_WINDOW_NS
+        return (self.pacer.empty_ns - now_ns) * 5 < 2 * TOKEN_BURST_NS
 
     def take(self, now_ns: int, window: Window, limit: int, offer: Offer) -> Taking:
         """Charge a request that goes out and has just been entered into the window."""
