@@ -153,6 +153,11 @@ class SharedAccount:
         if row is None:  # nothing was ever sent, or the file was removed under us
             row = Row(boot, self._last or Shared(budget.State(self._limits)), [], 0)
         elif self._is_foreign(row, now_ns):
+            if self._last is not None:  # no reboot, then: two would make each other forget 429s and the last minute
+                raise Unusable(
+                    f"{self._file.path}: another machine, or a program with another clock, uses it too. Give each a directory of "
+                    "its own with --state-dir."
+                )
             row = Row(boot, Shared(budget.after_reboot(row.shared.state, now_ns)), [], 0)
         held = row.shared.lease
         ends: Sequence[budget.Event] = ()
@@ -179,7 +184,7 @@ class SharedAccount:
         if row is None:
             return lambda event: event
         past = None if self._is_foreign(row, self._clock.monotonic_ns()) else ()
-        return lambda event: budget.Open(past, event.jobs) if isinstance(event, budget.Open) else event
+        return lambda event: msgspec.structs.replace(event, past=past) if isinstance(event, budget.Open) else event
 
     def _tell_of_limits(self, limits: budget.Limits) -> None:
         if (limits.rpm, limits.tpm) == (self._told_limits.rpm, self._told_limits.tpm):
@@ -217,7 +222,7 @@ class _Apart:
 
     def step(self, name: str, now_ns: int, event: budget.Event) -> budget.Decision:
         if isinstance(event, budget.Open):
-            event = budget.Open(None, event.jobs)
+            event = msgspec.structs.replace(event, past=None)
         if isinstance(event, (budget.Settle, budget.Refuse, budget.Lost)) and event.entry < survival.FIRST_APART:
             self._owed.append(event)
         decision = holders.step(self.shared, name, now_ns, event)

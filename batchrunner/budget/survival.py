@@ -30,6 +30,7 @@ def apart(shared: Shared | None, name: str, limits: Limits, now_ns: int) -> Shar
     state.limits = part
     if shared is not None:
         state.gate = copy.copy(shared.state.gate)
+        state.tokens.buckets.wall_offset_ns = shared.state.tokens.buckets.wall_offset_ns
         cells = shared.state.window.cells[-1::-holders][::-1]
         state.window = Window(
             cells=[copy.copy(cell) for cell in cells],

@@ -13,6 +13,7 @@ from batchrunner.account_file import AccountFile
 from batchrunner.budget import holders, survival
 from batchrunner.budget.holders import Shared
 from batchrunner.budget.pacer import SAFE_WINDOW_NS, interval_ns
+from batchrunner.clock import VirtualClock
 from batchrunner.shared_account import RETRY_NS, SharedAccount
 from tests.unit.budgets import take
 from tests.unit.crowds import NS, Crowd, MemoryFile, Process
@@ -72,6 +73,31 @@ def test_without_a_row_the_runs_own_knowledge_counts() -> None:
     assert account.seen.window.requests == 1
 
 
+def test_every_run_says_what_the_wall_clock_shows() -> None:
+    """The first one, those that find a row, those that find another boot's, and those that find no file: a server's minutes are
+    the wall clock's.
+    """
+    crowd = Crowd(start_ns=10 * NS)
+    for number, boot_id in enumerate(("boot", "boot", "another")):
+        clock = VirtualClock(lambda: 0, start_ns=10 * NS, boot_id=boot_id)
+        account = SharedAccount(crowd.file, budget.Limits(50, 0), clock, name=str(number), say=crowd.said.append)
+        account.apply([budget.Open((), 40, wall_offset_ns=number + 1)])
+        assert account.seen.tokens.buckets.wall_offset_ns == number + 1
+    broken(crowd).broken = True
+    account = SharedAccount(crowd.file, budget.Limits(50, 0), crowd.clock, name="apart", say=crowd.said.append)
+    account.apply([budget.Open((), 40, wall_offset_ns=7)])
+    assert account.seen.tokens.buckets.wall_offset_ns == 7
+
+
+def test_who_loses_the_file_still_knows_what_the_wall_clock_shows() -> None:
+    crowd = Crowd()
+    account = SharedAccount(crowd.file, budget.Limits(50, 0), crowd.clock, name="a", say=crowd.said.append)
+    account.apply([budget.Open((), 40, wall_offset_ns=7)])
+    broken(crowd).broken = True
+    account.apply([])
+    assert account.seen.tokens.buckets.wall_offset_ns == 7
+
+
 @pytest.mark.parametrize(("boot_id", "start_ns"), [("another", NS), ("another", 10**15), ("boot", NS)])
 def test_times_of_another_boot_mean_nothing(boot_id: str, start_ns: int) -> None:
     """After a reboot, or on a clock that shows less than the row has seen, a run begins at its pace and is stopped by nothing."""
@@ -83,6 +109,26 @@ def test_times_of_another_boot_mean_nothing(boot_id: str, start_ns: int) -> None
     after.run(start_ns + 2 * MINUTE)
     assert len(after.sends) == 40
     assert min(gaps(after)) >= interval_ns(50) - NS // 20
+
+
+@pytest.mark.parametrize("clock_ahead_ns", [0, 10**12])
+def test_two_machines_with_one_file_do_not_make_each_other_forget(clock_ahead_ns: int) -> None:
+    """Neither can read the other's times. Who was there first notices, says so, and keeps to its limits by itself."""
+    first = Crowd(start_ns=10**14)
+    second = Crowd(first.file, start_ns=10**14 + clock_ahead_ns, boot_id="boot" if clock_ahead_ns else "another")
+    first.process("a", 50)
+    first.run(10**14 + MINUTE)
+    second.process("b", 50)
+    for _ in range(3 * MINUTE // (NS // 10)):
+        first.run(first.now_ns + NS // 10)
+        second.run(second.now_ns + NS // 10)
+    assert first.most_sends() <= 50
+    assert second.most_sends() <= 50
+    assert len(first.sends) >= 0.98 * 200
+    assert len(first.said) == 1
+    assert "another machine" in first.said[0]
+    assert "--state-dir" in first.said[0]
+    assert not second.said
 
 
 def test_a_reboot_keeps_the_limits_and_no_time() -> None:
