@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -15,6 +16,7 @@ from batchrunner import budget, estimate
 from batchrunner.account_file import BUSY_SECONDS, LENGTHS_MAX_BYTES, AccountFile, Row, Unusable
 from batchrunner.budget import holders, leases, survival
 from batchrunner.budget.holders import Shared
+from batchrunner.budget.pacer import SAFE_WINDOW_NS
 from batchrunner.clock import NS_PER_SECOND, Clock
 from batchrunner.estimate import Estimator
 
@@ -204,7 +206,8 @@ class SharedAccount:
         now_ns = self._clock.monotonic_ns()
         last = back or self._last
         shared = survival.apart(last, self._name, self._limits, now_ns)
-        self._apart = _Apart(shared, now_ns + RETRY_NS)
+        ends = back.lease.ends if back is not None and back.lease is not None else ()
+        self._apart = _Apart(shared, now_ns + RETRY_NS, ends)
         part = "its limits, without a fast start" if last is None else f"its share of the limits, {_shown(shared.state.limits)}"
         self._say(f"warning: {why} Until then this run keeps to {part}, and knows nothing of other runs on the account.")
         return self._apart
@@ -213,23 +216,27 @@ class SharedAccount:
 class _Apart:
     """The account while its file cannot be used, and what the others have to be told of afterwards."""
 
-    def __init__(self, shared: Shared, retry_ns: int) -> None:
+    def __init__(self, shared: Shared, retry_ns: int, ends: Sequence[budget.Event]) -> None:
         self.shared = shared
         self.retry_ns = retry_ns
-        self._sends: list[budget.PastSend] = []
-        #: ends of requests that the others know of
-        self._owed: list[budget.Event] = []
+        #: of the last minute
+        self._sends: deque[budget.PastSend] = deque()
+        #: ends of requests that the others know of, the first of them under a lease that was not given back
+        self._owed = list(ends)
 
     def step(self, name: str, now_ns: int, event: budget.Event) -> budget.Decision:
         if isinstance(event, budget.Open):
             event = msgspec.structs.replace(event, past=None)
-        if isinstance(event, (budget.Settle, budget.Refuse, budget.Lost)) and event.entry < survival.FIRST_APART:
+        if (
+            isinstance(event, (budget.Settle, budget.Refuse, budget.Lost))
+            and event.entry not in self.shared.holders[name].entries
+        ):
             self._owed.append(event)
         decision = holders.step(self.shared, name, now_ns, event)
         if isinstance(event, budget.Take) and isinstance(decision, budget.Taken):
             self._sends.append(budget.PastSend(now_ns, event.offers[decision.offer].tokens))
-            if len(self._sends) > 2 * max(1_000, self.shared.state.limits.rpm):
-                self._sends = survival.recent(self._sends, now_ns)
+            while self._sends[0].sent_ns + SAFE_WINDOW_NS <= now_ns:
+                self._sends.popleft()
         return decision
 
     def rejoin(self, shared: Shared, name: str, now_ns: int) -> None:

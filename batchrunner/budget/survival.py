@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import zlib
+from collections.abc import Iterable
 
 import msgspec
 
@@ -42,16 +43,17 @@ def apart(shared: Shared | None, name: str, limits: Limits, now_ns: int) -> Shar
             reserved=sum(cell.reserved for cell in cells),
         )
         state.pacer.due_ns = now_ns + (interval_ns(part.rpm) if part.rpm else 0)
-    state.next_entry = FIRST_APART * (1 + zlib.crc32(name.encode()) // 4)
+    under_way = shared.holders[name].entries if shared is not None else ()  # perhaps from another time apart
+    state.next_entry = max((FIRST_APART * (1 + zlib.crc32(name.encode()) // 4), *(entry + 1 for entry in under_way)))
     alone = Shared(state)
     meet(alone, name, part, now_ns)
     return alone
 
 
-def together(shared: Shared, name: str, mine: Shared, sends: list[PastSend], now_ns: int) -> None:
+def together(shared: Shared, name: str, mine: Shared, sends: Iterable[PastSend], now_ns: int) -> None:
     """Back to the account that all share, with what this holder has sent apart (`sends`) and what it has in flight."""
     state, own = shared.state, mine.state
-    last_minute = recent(sends, now_ns)
+    last_minute = [send for send in sends if send.sent_ns + SAFE_WINDOW_NS > now_ns]
     first_cell = state.window.first_cell
     places = state.window.insert([(send.sent_ns, send.tokens) for send in last_minute])
     for flight in state.in_flight.values():
@@ -67,8 +69,3 @@ def together(shared: Shared, name: str, mine: Shared, sends: list[PastSend], now
         shared.holders[name].entries.add(entry)
     if own.gate.epoch_ns > state.gate.epoch_ns:
         state.gate = own.gate
-
-
-def recent(sends: list[PastSend], now_ns: int) -> list[PastSend]:
-    """Those that are still in the window."""
-    return [send for send in sends if send.sent_ns + SAFE_WINDOW_NS > now_ns]

@@ -10,7 +10,7 @@ import pytest
 
 from batchrunner import budget
 from batchrunner.account_file import AccountFile
-from batchrunner.budget import holders, survival
+from batchrunner.budget import holders, leases, survival
 from batchrunner.budget.holders import Shared
 from batchrunner.budget.pacer import SAFE_WINDOW_NS, interval_ns
 from batchrunner.clock import VirtualClock
@@ -252,6 +252,51 @@ def test_ends_of_requests_cross_over() -> None:
     row = file.read()
     assert row is not None
     assert not row.shared.state.in_flight
+
+
+def test_what_ended_under_a_lease_that_could_not_be_given_back_is_told_later() -> None:
+    """The lease itself counts as used up; requests that others know of from before are settled, and not in flight for ever."""
+    crowd = Crowd()
+    file = broken(crowd)
+    account = SharedAccount(file, budget.Limits(0, 10_000), crowd.clock, name="a", say=crowd.said.append)
+    account.apply([budget.Open((), 10)])
+    before = sent(account, 300)
+    lent = account.apply([], lease=True).lent
+    assert lent is not None
+    leases.step(lent, crowd.now_ns, budget.Settle(before, 100))
+    file.broken = True
+    account.apply([], lent)
+    file.broken = False
+    crowd.run(RETRY_NS + 1)
+    account.apply([])
+    row = file.read()
+    assert row is not None
+    assert not row.shared.state.in_flight
+    assert row.shared.state.window.used == 100 + 10_000 // leases.SHARE
+
+
+def test_a_request_of_an_earlier_time_apart_is_not_taken_for_a_later_ones() -> None:
+    """The file is lost twice while one long answer is on its way: its tokens are its own."""
+    crowd = Crowd()
+    file = broken(crowd)
+    account = SharedAccount(file, budget.Limits(0, 10_000), crowd.clock, name="a", say=crowd.said.append)
+    account.apply([budget.Open((), 10)])
+    file.broken = True
+    first = sent(account, 300)
+    file.broken = False
+    crowd.run(RETRY_NS + 1)
+    account.apply([])
+    file.broken = True
+    second = sent(account, 200)
+    assert first != second
+    account.apply([budget.Settle(first, 7)])
+    assert account.seen.in_flight.keys() == {second}
+    file.broken = False
+    crowd.run(2 * (RETRY_NS + 1))
+    account.apply([])
+    row = file.read()
+    assert row is not None
+    assert row.shared.state.in_flight.keys() == {second} == row.shared.holders["a"].entries
 
 
 def test_a_429_while_the_file_was_lost_is_felt_by_all_afterwards() -> None:
