@@ -207,7 +207,7 @@ class SharedAccount:
         last = back or self._last
         shared = survival.apart(last, self._name, self._limits, now_ns)
         ends = back.lease.ends if back is not None and back.lease is not None else ()
-        self._apart = _Apart(shared, now_ns + RETRY_NS, ends)
+        self._apart = _Apart(shared, shared.holders[self._name].entries.copy(), now_ns + RETRY_NS, ends)
         part = "its limits, without a fast start" if last is None else f"its share of the limits, {_shown(shared.state.limits)}"
         self._say(f"warning: {why} Until then this run keeps to {part}, and knows nothing of other runs on the account.")
         return self._apart
@@ -216,22 +216,22 @@ class SharedAccount:
 class _Apart:
     """The account while its file cannot be used, and what the others have to be told of afterwards."""
 
-    def __init__(self, shared: Shared, retry_ns: int, ends: Sequence[budget.Event]) -> None:
+    def __init__(self, shared: Shared, before: set[int], retry_ns: int, ends: Sequence[budget.Event]) -> None:
         self.shared = shared
         self.retry_ns = retry_ns
+        #: requests that the others know of
+        self._before = before
         #: of the last minute
         self._sends: deque[budget.PastSend] = deque()
-        #: ends of requests that the others know of, the first of them under a lease that was not given back
+        #: their ends, the first of them under a lease that was not given back
         self._owed = list(ends)
 
     def step(self, name: str, now_ns: int, event: budget.Event) -> budget.Decision:
         if isinstance(event, budget.Open):
             event = msgspec.structs.replace(event, past=None)
-        if (
-            isinstance(event, (budget.Settle, budget.Refuse, budget.Lost))
-            and event.entry not in self.shared.holders[name].entries
-        ):
-            self._owed.append(event)
+        if isinstance(event, (budget.Settle, budget.Refuse, budget.Lost)) and event.entry in self._before:
+            # Its hint counts from now on: the gate that hears of it here comes along.
+            self._owed.append(msgspec.structs.replace(event, retry_after_ns=None) if isinstance(event, budget.Refuse) else event)
         decision = holders.step(self.shared, name, now_ns, event)
         if isinstance(event, budget.Take) and isinstance(decision, budget.Taken):
             self._sends.append(budget.PastSend(now_ns, event.offers[decision.offer].tokens))

@@ -43,10 +43,13 @@ def apart(shared: Shared | None, name: str, limits: Limits, now_ns: int) -> Shar
             reserved=sum(cell.reserved for cell in cells),
         )
         state.pacer.due_ns = now_ns + (interval_ns(part.rpm) if part.rpm else 0)
-    under_way = shared.holders[name].entries if shared is not None else ()  # perhaps from another time apart
-    state.next_entry = max((FIRST_APART * (1 + zlib.crc32(name.encode()) // 4), *(entry + 1 for entry in under_way)))
+    state.next_entry = FIRST_APART * (1 + zlib.crc32(name.encode()) // 4)
     alone = Shared(state)
     meet(alone, name, part, now_ns)
+    if shared is not None:
+        _take_along(shared.state, shared.holders[name].entries, alone, name)
+        # Of another time apart some may be under way.
+        state.next_entry = max((state.next_entry, *(entry + 1 for entry in state.in_flight)))
     return alone
 
 
@@ -62,10 +65,13 @@ def together(shared: Shared, name: str, mine: Shared, sends: Iterable[PastSend],
     if last_minute and state.limits.rpm:
         state.pacer.due_ns = max(state.pacer.due_ns, last_minute[-1].sent_ns + interval_ns(state.limits.rpm))
     state.tokens.pacer.empty_ns = max(state.tokens.pacer.empty_ns, own.tokens.pacer.empty_ns)
-    for entry in mine.holders[name].entries:
-        flight = own.in_flight[entry]
-        # Its cell is another window's; what it was charged stays as it was predicted.
-        state.in_flight[entry] = msgspec.structs.replace(flight, cell=-1)
-        shared.holders[name].entries.add(entry)
+    _take_along(own, mine.holders[name].entries - shared.holders[name].entries, shared, name)
     if own.gate.epoch_ns > state.gate.epoch_ns:
         state.gate = own.gate
+
+
+def _take_along(state: State, entries: set[int], to: Shared, name: str) -> None:
+    """A holder's requests in flight. Their cells are another window's: what they were charged stays as it was predicted."""
+    for entry in entries:
+        to.state.in_flight[entry] = msgspec.structs.replace(state.in_flight[entry], cell=-1)
+        to.holders[name].entries.add(entry)

@@ -314,6 +314,26 @@ def test_a_429_while_the_file_was_lost_is_felt_by_all_afterwards() -> None:
     assert row.shared.state.gate.until_ns > 500 * NS
 
 
+def test_a_429_to_a_request_of_before_is_felt_while_the_file_is_lost() -> None:
+    """At once, and once: when the account is shared again the server's hint has not begun anew."""
+    crowd = Crowd()
+    file = broken(crowd)
+    account = SharedAccount(file, budget.Limits(0, 0), crowd.clock, name="a", say=crowd.said.append)
+    account.apply([budget.Open((), 10)])
+    before, other = sent(account, 0), sent(account, 0)
+    file.broken = True
+    account.apply([budget.Refuse(before, 100 * NS, 0.5)])
+    until_ns = account.seen.gate.until_ns
+    assert until_ns > 100 * NS
+    crowd.run(50 * NS)
+    file.broken = False
+    account.apply([])
+    row = file.read()
+    assert row is not None
+    assert row.shared.state.gate.until_ns == until_ns
+    assert row.shared.state.in_flight.keys() == {other} == row.shared.holders["a"].entries
+
+
 def sent(account: SharedAccount, tokens: int) -> int:
     slots = account.apply([budget.Reserve()]).decisions
     assert slots
