@@ -77,7 +77,7 @@ class Dispatcher:
                 # Opened before its slot is due: a handshake must not make a send late, nor a dead server cost a job.
                 connection = await self._connect()
                 if connection is None:
-                    break
+                    continue  # to be told that it is over, as other accounts of the run are by that
                 try:
                     ticket = await self.admission.admit()
                 except BatchrunError as error:

@@ -164,6 +164,11 @@ class Server:
         await serve_stream(self.platform, server)
 
 
+async def _nobody_listens() -> trio.abc.Stream:
+    await trio.lowlevel.checkpoint()
+    raise OSError(111, "Connection refused")
+
+
 class Night:
     """A job file at `path`, a run directory on `disk`, a `server`. What a run leaves behind is read with the methods below."""
 
@@ -181,6 +186,8 @@ class Night:
         self.keys: tuple[str, ...] = (TEST_KEY,)
         #: keys by the name of their account, where a run goes under several
         self.accounts: dict[Any, tuple[str, ...]] = {}
+        #: accounts whose server never listens
+        self.away: frozenset[str] = frozenset()
         self.said: list[str] = []
         #: of the newest run
         self.events: list[Event] = []
@@ -241,7 +248,8 @@ class Night:
             store = self.store_of(limits)
             await store.step(clock.monotonic_ns(), Open(_last_minute(recovered, name), jobs=jobs))
             heads = Heads(ORIGIN, [Secret(key) for key in keys])
-            accounts.append(AccountParts(name=name, server=str(ORIGIN), limits=limits, store=store, pool=pool, heads=heads))
+            its = Pool(ORIGIN, StreamDriver(_nobody_listens)) if name in self.away else pool
+            accounts.append(AccountParts(name=name, server=str(ORIGIN), limits=limits, store=store, pool=its, heads=heads))
         parts = Parts(
             options=options,
             run_id="night",

@@ -172,6 +172,20 @@ async def test_a_server_that_never_was_there_stops_all(autojump_clock: MockClock
     assert_whole(night, await night.run(rpm=60))
 
 
+async def test_a_server_that_never_was_there_keeps_its_own_jobs_and_ends_the_run(
+    autojump_clock: MockClock, make_night: MakeNight
+) -> None:
+    """The other account has long been done when the first is given up, and has not waited for anything else to happen."""
+    night = two(make_night, [*(job(f"bound-{n}", account="a") for n in range(3)), *jobs(20)])
+    night.away = frozenset({"a"})
+    status = await night.run(rpm=60)
+    assert (status.state, status.stopped_by) == ("stopped", "unreachable")
+    assert sorted(night.succeeded()) == sorted(f"job-{n}" for n in range(20))
+    assert trio.current_time() < 60
+    night.away = frozenset()
+    assert_whole(night, await night.run(rpm=60))
+
+
 async def test_whatever_happens_to_answers_each_job_ends_once(autojump_clock: MockClock, make_night: MakeNight) -> None:
     """Every kind of fault, cut off in the middle, over two accounts, one of which loses its key: nothing is lost or doubled."""
     lines = [job(f"job-{n}", account="b") if n % 7 == 0 else job(f"job-{n}", priority=n % 3) for n in range(150)]

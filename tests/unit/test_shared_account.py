@@ -10,9 +10,10 @@ import pytest
 
 from batchrunner import budget
 from batchrunner.account_file import AccountFile
-from batchrunner.budget import holders, survival
+from batchrunner.budget import holders, leases, survival
 from batchrunner.budget.holders import Shared
 from batchrunner.budget.pacer import SAFE_WINDOW_NS, interval_ns
+from batchrunner.clock import VirtualClock
 from batchrunner.shared_account import RETRY_NS, SharedAccount
 from tests.unit.budgets import take
 from tests.unit.crowds import NS, Crowd, MemoryFile, Process
@@ -72,6 +73,31 @@ def test_without_a_row_the_runs_own_knowledge_counts() -> None:
     assert account.seen.window.requests == 1
 
 
+def test_every_run_says_what_the_wall_clock_shows() -> None:
+    """The first one, those that find a row, those that find another boot's, and those that find no file: a server's minutes are
+    the wall clock's.
+    """
+    crowd = Crowd(start_ns=10 * NS)
+    for number, boot_id in enumerate(("boot", "boot", "another")):
+        clock = VirtualClock(lambda: 0, start_ns=10 * NS, boot_id=boot_id)
+        account = SharedAccount(crowd.file, budget.Limits(50, 0), clock, name=str(number), say=crowd.said.append)
+        account.apply([budget.Open((), 40, wall_offset_ns=number + 1)])
+        assert account.seen.tokens.buckets.wall_offset_ns == number + 1
+    broken(crowd).broken = True
+    account = SharedAccount(crowd.file, budget.Limits(50, 0), crowd.clock, name="apart", say=crowd.said.append)
+    account.apply([budget.Open((), 40, wall_offset_ns=7)])
+    assert account.seen.tokens.buckets.wall_offset_ns == 7
+
+
+def test_who_loses_the_file_still_knows_what_the_wall_clock_shows() -> None:
+    crowd = Crowd()
+    account = SharedAccount(crowd.file, budget.Limits(50, 0), crowd.clock, name="a", say=crowd.said.append)
+    account.apply([budget.Open((), 40, wall_offset_ns=7)])
+    broken(crowd).broken = True
+    account.apply([])
+    assert account.seen.tokens.buckets.wall_offset_ns == 7
+
+
 @pytest.mark.parametrize(("boot_id", "start_ns"), [("another", NS), ("another", 10**15), ("boot", NS)])
 def test_times_of_another_boot_mean_nothing(boot_id: str, start_ns: int) -> None:
     """After a reboot, or on a clock that shows less than the row has seen, a run begins at its pace and is stopped by nothing."""
@@ -83,6 +109,26 @@ def test_times_of_another_boot_mean_nothing(boot_id: str, start_ns: int) -> None
     after.run(start_ns + 2 * MINUTE)
     assert len(after.sends) == 40
     assert min(gaps(after)) >= interval_ns(50) - NS // 20
+
+
+@pytest.mark.parametrize("clock_ahead_ns", [0, 10**12])
+def test_two_machines_with_one_file_do_not_make_each_other_forget(clock_ahead_ns: int) -> None:
+    """Neither can read the other's times. Who was there first notices, says so, and keeps to its limits by itself."""
+    first = Crowd(start_ns=10**14)
+    second = Crowd(first.file, start_ns=10**14 + clock_ahead_ns, boot_id="boot" if clock_ahead_ns else "another")
+    first.process("a", 50)
+    first.run(10**14 + MINUTE)
+    second.process("b", 50)
+    for _ in range(3 * MINUTE // (NS // 10)):
+        first.run(first.now_ns + NS // 10)
+        second.run(second.now_ns + NS // 10)
+    assert first.most_sends() <= 50
+    assert second.most_sends() <= 50
+    assert len(first.sends) >= 0.98 * 200
+    assert len(first.said) == 1
+    assert "another machine" in first.said[0]
+    assert "--state-dir" in first.said[0]
+    assert not second.said
 
 
 def test_a_reboot_keeps_the_limits_and_no_time() -> None:
@@ -208,6 +254,51 @@ def test_ends_of_requests_cross_over() -> None:
     assert not row.shared.state.in_flight
 
 
+def test_what_ended_under_a_lease_that_could_not_be_given_back_is_told_later() -> None:
+    """The lease itself counts as used up; requests that others know of from before are settled, and not in flight for ever."""
+    crowd = Crowd()
+    file = broken(crowd)
+    account = SharedAccount(file, budget.Limits(0, 10_000), crowd.clock, name="a", say=crowd.said.append)
+    account.apply([budget.Open((), 10)])
+    before = sent(account, 300)
+    lent = account.apply([], lease=True).lent
+    assert lent is not None
+    leases.step(lent, crowd.now_ns, budget.Settle(before, 100))
+    file.broken = True
+    account.apply([], lent)
+    file.broken = False
+    crowd.run(RETRY_NS + 1)
+    account.apply([])
+    row = file.read()
+    assert row is not None
+    assert not row.shared.state.in_flight
+    assert row.shared.state.window.used == 100 + 10_000 // leases.SHARE
+
+
+def test_a_request_of_an_earlier_time_apart_is_not_taken_for_a_later_ones() -> None:
+    """The file is lost twice while one long answer is on its way: its tokens are its own."""
+    crowd = Crowd()
+    file = broken(crowd)
+    account = SharedAccount(file, budget.Limits(0, 10_000), crowd.clock, name="a", say=crowd.said.append)
+    account.apply([budget.Open((), 10)])
+    file.broken = True
+    first = sent(account, 300)
+    file.broken = False
+    crowd.run(RETRY_NS + 1)
+    account.apply([])
+    file.broken = True
+    second = sent(account, 200)
+    assert first != second
+    account.apply([budget.Settle(first, 7)])
+    assert account.seen.in_flight.keys() == {second}
+    file.broken = False
+    crowd.run(2 * (RETRY_NS + 1))
+    account.apply([])
+    row = file.read()
+    assert row is not None
+    assert row.shared.state.in_flight.keys() == {second} == row.shared.holders["a"].entries
+
+
 def test_a_429_while_the_file_was_lost_is_felt_by_all_afterwards() -> None:
     crowd = Crowd()
     file = broken(crowd)
@@ -221,6 +312,26 @@ def test_a_429_while_the_file_was_lost_is_felt_by_all_afterwards() -> None:
     row = file.read()
     assert row is not None
     assert row.shared.state.gate.until_ns > 500 * NS
+
+
+def test_a_429_to_a_request_of_before_is_felt_while_the_file_is_lost() -> None:
+    """At once, and once: when the account is shared again the server's hint has not begun anew."""
+    crowd = Crowd()
+    file = broken(crowd)
+    account = SharedAccount(file, budget.Limits(0, 0), crowd.clock, name="a", say=crowd.said.append)
+    account.apply([budget.Open((), 10)])
+    before, other = sent(account, 0), sent(account, 0)
+    file.broken = True
+    account.apply([budget.Refuse(before, 100 * NS, 0.5)])
+    until_ns = account.seen.gate.until_ns
+    assert until_ns > 100 * NS
+    crowd.run(50 * NS)
+    file.broken = False
+    account.apply([])
+    row = file.read()
+    assert row is not None
+    assert row.shared.state.gate.until_ns == until_ns
+    assert row.shared.state.in_flight.keys() == {other} == row.shared.holders["a"].entries
 
 
 def sent(account: SharedAccount, tokens: int) -> int:
