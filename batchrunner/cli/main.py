@@ -18,6 +18,7 @@ from batchrunner.cli.output import say
 from batchrunner.cli.simulate import simulate
 from batchrunner.cli.status import status
 from batchrunner.cli.submit import submit
+from batchrunner.cli.usage import usage_command
 from batchrunner.cli.verify import verify_command
 from batchrunner.errors import BatchrunError, UsageError
 
@@ -45,6 +46,7 @@ def batchrun(context: click.Context) -> None:
 
 batchrun.add_command(submit)
 batchrun.add_command(status)
+batchrun.add_command(usage_command)
 batchrun.add_command(simulate)
 batchrun.add_command(config)
 batchrun.add_command(verify_command)

@@ -22,7 +22,7 @@ LARGE = "simulated-large"
 
 
 async def read(platform: Platform, path: str, **headers: str) -> Any:
-    got = await ask(platform, request(path, method="GET", **headers))
+    got = await ask(platform, request(path, None, method="GET", **headers))
     return msgspec.json.Decoder(float_hook=Decimal).decode(got.body) | {"_status": got.status}
 
 
