@@ -10,6 +10,7 @@ import msgspec
 from batchrunner.cli.control_plane import account_of, account_options, ask
 from batchrunner.cli.output import print_json, print_text, say
 from batchrunner.cli.usage_text import document, report
+from batchrunner.dialect import on_one_line
 from batchrunner.errors import AccountError, UsageError
 from batchrunner.platform.catalog import CATALOG_PATH
 from batchrunner.platform.control import ControlPlane, RefusedError
@@ -99,12 +100,7 @@ def _filters(given: dict[str, Any]) -> Filters:
 
 def _show_events(page: Page) -> None:
     for line in page.lines:
-        print_json(_on_one_line(line))
-
-
-def _on_one_line(line: bytes) -> bytes:
-    """Between tokens alone JSON has line breaks."""
-    return line.replace(b"\r", b" ").replace(b"\n", b" ")
+        print_json(on_one_line(line))
 
 
 async def _tool_prices(control: ControlPlane) -> PriceTable:

@@ -18,12 +18,12 @@ from typing import Any, Final
 
 import msgspec
 
-from batchrunner.dialect import read_exact_json, without_bom
+from batchrunner.dialect import read_exact_json, without_bom, without_halves
 from batchrunner.dialect.facts import count, mapping, string
 from batchrunner.dialect.usage import tool_usage_of
 from batchrunner.errors import AccountError
 from batchrunner.job import Usage
-from batchrunner.platform.answers import read_answer, without_halves
+from batchrunner.platform.answers import read_answer
 from batchrunner.usage_event import UsageEvent
 
 LISTS: Final = ("data", "events", "usage_events", "items")
