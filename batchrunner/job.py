@@ -78,6 +78,8 @@ class Usage(msgspec.Struct, frozen=True):
     reasoning_tokens: int = 0
     #: quantities beside tokens, by the catalog's names of its units: `image`, `video-second`, `audio-second`
     units: dict[str, Decimal] = {}
+    #: False: the reply says nothing of tokens, which stand as 0 here
+    tokens_known: bool = True
 
     @property
     def total_tokens(self) -> int:

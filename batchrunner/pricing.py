@@ -16,7 +16,7 @@ from batchrunner.job import RequestSize, Usage
 #: digits that hold any product of a price and a count below their bounds; a result that would not fit raises
 EXACT: Final = decimal.Context(prec=120, traps=[decimal.Inexact, decimal.InvalidOperation, decimal.Overflow])
 _NO_TOOLS: Final[Mapping[str, int]] = {}
-_NOTHING: Final = Usage(0, 0)
+_NOTHING: Final = Usage(0, 0, tokens_known=False)
 #: no answer holds more pictures or seconds, nor parts of them so small
 _MOST: Final = 1_000_000_000
 _MOST_DECIMALS: Final = 18
@@ -53,13 +53,13 @@ class PriceTable(msgspec.Struct, frozen=True):
     ) -> Decimal | None:
         """USD for one answer, exact; None where any part of it has no known price. `tool_usage` is calls by tool.
 
-        Without usage (None) only a model whose tokens are free has a known cost. An `opaque` answer may hold more than its usage
-        counts: it has a known cost where the model is billed by nothing else, or by units all of which are counted.
+        Without usage of tokens only a model whose tokens are free has a known cost. An `opaque` answer may hold more than its
+        usage counts: it has a known cost where the model is billed by nothing else, or by units all of which are counted.
         """
         price = self.prices.get(model)
-        if price is None or (usage is None and not price.tokens_are_free):
-            return None
         usage = usage or _NOTHING
+        if price is None or (not usage.tokens_known and not price.tokens_are_free):
+            return None
         tier = price.tier(usage.input_tokens)
         if tier is None or not _is_counted(price, usage, tool_usage, opaque=opaque):
             return None
@@ -105,8 +105,6 @@ def _is_counted(price: ModelPrice, usage: Usage, tool_usage: Mapping[str, int], 
     """Whether a usage names all that this price is billed by, in numbers that make sense."""
     if not all(map(_makes_sense, usage.units.values())):
         return False
-    if usage.units and not usage.total_tokens and not price.tokens_are_free:
-        return False  # pictures were counted and tokens were not: every request takes some
     if price.beyond_tokens and opaque:
         return bool(price.units) and price.units.keys() <= usage.units.keys()
     return bool(usage.units or tool_usage) or not price.by_unit_alone

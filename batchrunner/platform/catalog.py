@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import trio
 
+from batchrunner.catalog import entries
 from batchrunner.errors import AccountError, UnreachableError
 from batchrunner.heads import Heads
 from batchrunner.outcome import NO_CONNECTION, PERMANENT_FAILURES
-from batchrunner.pricing import PriceTable
 from batchrunner.transport import Pool, Timeouts, TransportError
 
 CATALOG_PATH = "/v1/models"
@@ -20,21 +20,21 @@ TRIED_AGAIN_STATUSES = frozenset({408, 425, 429})
 TIMEOUTS = Timeouts(connect_seconds=5, write_seconds=5, first_byte_seconds=15, between_bytes_seconds=15, attempt_seconds=30)
 
 
-async def fetch_prices(pool: Pool, heads: Heads, *, fetched_at: str, say: Callable[[str], None]) -> PriceTable:
-    """The prices of the models on offer, as of `fetched_at`. `say` gets a line when it takes longer than one try.
+async def fetch_catalog(pool: Pool, heads: Heads, *, say: Callable[[str], None]) -> bytes:
+    """The models on offer, in the server's own bytes. `say` gets a line when it takes longer than one try.
 
     Raises: UnreachableError where there is no connection; AccountError where the server does not answer, or not with a
     catalog that names a model.
     """
     for number, pause_seconds in enumerate(PAUSES_SECONDS):
         try:
-            return await _try(pool, heads, fetched_at)
+            return await _try(pool, heads)
         except _NotNowError as trouble:
             if number == 0:
                 say(f"{trouble.error} Trying again.")
         await trio.sleep(pause_seconds)
     try:
-        return await _try(pool, heads, fetched_at)
+        return await _try(pool, heads)
     except _NotNowError as last:
         raise last.error from last
 
@@ -46,7 +46,7 @@ class _NotNowError(Exception):
         self.error = error
 
 
-async def _try(pool: Pool, heads: Heads, fetched_at: str) -> PriceTable:
+async def _try(pool: Pool, heads: Heads) -> bytes:
     try:
         connection = await pool.connect(TIMEOUTS)
         reply = heads.without_keys(await connection.exchange(heads.get(CATALOG_PATH), b"", TIMEOUTS))
@@ -61,7 +61,6 @@ async def _try(pool: Pool, heads: Heads, fetched_at: str) -> PriceTable:
         raise _NotNowError(refusal)
     if reply.status != 200:
         raise refusal
-    prices = PriceTable.from_catalog(reply.body, fetched_at=fetched_at)
-    if not prices.prices:
+    if not entries(reply.body):
         raise AccountError("the catalog names no model.")
-    return prices
+    return reply.body

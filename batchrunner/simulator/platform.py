@@ -240,7 +240,7 @@ class Platform:
         account, model, tokens = work.account, work.ask.model, _tokens(completion)
         account.limits.spend(now_ns, work.accepted, tokens.total, succeeded=work.fault.status < FIRST_ERROR_STATUS)
         self.counters.spend(now_ns, account.counts, tokens.total)
-        cost_usd = model.cost(tokens.input, tokens.cached, tokens.output)
+        cost_usd = model.cost(tokens.input, tokens.cached, tokens.output, work.ask.units, work.ask.tool_usage)
         account.counts.bill(work.ask.custom_id or work.ask.tag or body, cost_usd)
         account.record(now_ns, model.id, str(work.ask.dialect), tokens, cost_usd, 200)
         self._record(work, now_ns, tokens, cost_usd, work.fault.status, work.fault.kind)

@@ -96,6 +96,8 @@ def body(ask: Ask, completion: Completion, stamp: Stamp) -> bytes:
         shape = vectors.rerank(ask, stamp.seed, stamp.request_id)
     else:
         shape = hosted.reply(ask, stamp.seed, stamp.reply_id, stamp.created_seconds)
+    if ask.tool_usage:
+        shape["tool_usage"] = ask.tool_usage
     return msgspec.json.encode(shape)
 
 

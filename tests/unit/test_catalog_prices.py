@@ -22,7 +22,7 @@ def cost(usage: Usage, pricing: object = None, rows: object = None, *, opaque: b
 
 def units(**counted: str) -> Usage:
     """An answer in which only these were counted."""
-    return Usage(0, 0, units={name.replace("_", "-"): Decimal(number) for name, number in counted.items()})
+    return Usage(0, 0, units={name.replace("_", "-"): Decimal(number) for name, number in counted.items()}, tokens_known=False)
 
 
 @pytest.mark.parametrize(
