@@ -100,13 +100,13 @@ class Ask(msgspec.Struct, frozen=True, gc=False):
     #: of a vector
     dimensions: int
     in_base64: bool
+    #: those offered that the platform runs itself, and bills
+    tools: tuple[str, ...]
     #: for joining the ledger with jobs: `metadata.tag`, else `metadata.custom_id`, else `user` or `metadata.user_id`
     tag: str | None
     custom_id: str | None
     #: what the answer will hold beside tokens, by the catalog's units
     units: dict[str, Decimal] = {}
-    #: calls of tools that the platform runs, by tool
-    tool_usage: dict[str, int] = {}
 
     @property
     def limit_tokens(self) -> int:
@@ -190,10 +190,10 @@ def read(dialect: Dialect, body: bytes, catalog: Catalog) -> Ask:
         parts=parts,
         dimensions=_between("dimensions", asked.dimensions, DIMENSIONS, MAX_DIMENSIONS),
         in_base64=asked.encoding_format == "base64",
+        tools=_tools(asked.tools, model) if asked.tools else (),
         tag=tag,
         custom_id=custom_id,
         units=_units(dialect, model, prompt, choices) if model.units else {},
-        tool_usage=_tool_usage(model, asked.tools or []) if model.tools else {},
     )
 
 
@@ -247,12 +247,6 @@ def _units(dialect: Dialect, model: Model, prompt: str | list[Any], choices: int
     return {unit: quantity for unit, quantity in held.items() if unit in model.units}
 
 
-def _tool_usage(model: Model, tools: list[Any]) -> dict[str, int]:
-    """Each tool of the platform's own that is offered to the model is called once."""
-    kinds = [tool.get("type") for tool in tools if isinstance(tool, dict)]
-    return {kind: kinds.count(kind) for kind in kinds if isinstance(kind, str) and kind in model.tools}
-
-
 def _split(field: str, prompt: str | list[Any]) -> tuple[list[Any], tuple[bytes, ...], int]:
     """The texts among the inputs, all inputs as bytes, and how many tokens the inputs have that came as token ids.
 
@@ -303,6 +297,12 @@ def _between(field: str, value: int | None, default: int, most: int) -> int:
     if not 1 <= value <= most:
         raise _invalid(field, f"must be from 1 to {most}")
     return value
+
+
+def _tools(offered: list[Any], model: Model) -> tuple[str, ...]:
+    """By type, as the providers write their own (a function of the client's has the type `function`)."""
+    named = [tool.get("type") for tool in offered if isinstance(tool, dict)]
+    return tuple(tool for tool in model.tools if tool in named)
 
 
 def _tags(asked: _Body) -> tuple[str | None, str | None]:

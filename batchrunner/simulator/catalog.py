@@ -34,6 +34,7 @@ MODELS = (
             Price(Decimal("0.0000025"), Decimal("0.000015"), Decimal("0.00000025"), min_context=200_000),
         ),
         input_modalities=("text", "image"),
+        tools={"web_search": Decimal("0.01"), "code_interpreter": Decimal("0.03")},
     ),
     Model(
         id="simulated-reasoner",

@@ -70,15 +70,6 @@ MEDIA_MODELS = (
         parameters=({"name": "seconds", "type": "integer", "options": [4, 8, 12], "default": 4},),
     ),
     Model(
-        id="simulated-tools",
-        display_name="Simulated Tools (web search a surcharge)",
-        context_length=131_072,
-        max_output_tokens=8_192,
-        prices=(Price(Decimal("0.0000003"), Decimal("0.0000012")),),
-        tools={"web_search": Decimal("0.01")},
-        parameters=({"name": "tools", "type": "array"},),
-    ),
-    Model(
         id="simulated-detect",
         display_name="Simulated Detect",
         context_length=32_768,

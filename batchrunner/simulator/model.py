@@ -58,10 +58,10 @@ class Model(msgspec.Struct, frozen=True):
         input_tokens: int,
         cached_tokens: int,
         output_tokens: int,
-        units: Mapping[str, Decimal] = _NOTHING,
         tool_usage: Mapping[str, int] = _NOTHING,
+        units: Mapping[str, Decimal] = _NOTHING,
     ) -> Decimal:
-        """USD, exact, in the tier that `input_tokens` (cached included) falls into; `units` and tools beside them."""
+        """USD, exact, in the tier that `input_tokens` (cached included) falls into; calls by tool and `units` with it."""
         price = self.prices[0]
         if len(self.prices) > 1:
             price = next(price for price in reversed(self.prices) if input_tokens >= price.min_context)
