@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import msgspec
 
 #: Each step of priority doubles a job's share of the account. More steps than this, up or down, count as this many.
@@ -66,7 +68,7 @@ class RequestSize(msgspec.Struct, frozen=True):
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """Tokens that a reply says it took, in one spelling for all dialects."""
+    """What a reply says it took, in one spelling for all dialects."""
 
     #: includes cached
     input_tokens: int
@@ -74,6 +76,10 @@ class Usage(msgspec.Struct, frozen=True):
     cached_tokens: int = 0
     #: part of output
     reasoning_tokens: int = 0
+    #: quantities beside tokens, by the catalog's names of its units: `image`, `video-second`, `audio-second`
+    units: dict[str, Decimal] = {}
+    #: False: the reply says nothing of tokens, which stand as 0 here
+    tokens_known: bool = True
 
     @property
     def total_tokens(self) -> int:

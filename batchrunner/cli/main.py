@@ -15,6 +15,7 @@ from batchrunner.cli.chats import chats
 from batchrunner.cli.config_show import config
 from batchrunner.cli.explain import explain
 from batchrunner.cli.help_text import InOrder
+from batchrunner.cli.models import models_command
 from batchrunner.cli.output import say
 from batchrunner.cli.simulate import simulate
 from batchrunner.cli.status import status
@@ -49,6 +50,7 @@ batchrun.add_command(submit)
 batchrun.add_command(status)
 batchrun.add_command(usage_command)
 batchrun.add_command(chats)
+batchrun.add_command(models_command)
 batchrun.add_command(simulate)
 batchrun.add_command(config)
 batchrun.add_command(verify_command)

@@ -17,13 +17,13 @@ import trio
 from batchrunner import __version__, dialect, lengths
 from batchrunner.account import Account, names_to_bind_to
 from batchrunner.budget import Limits, Open, PastSend
+from batchrunner.cli import catalog
 from batchrunner.cli.output import say
 from batchrunner.cli.sharing import OpenedAccount, own_account, shared_account
 from batchrunner.cli.signals import Signals
 from batchrunner.cli.watching import last_scrape, watch
 from batchrunner.clock import Clock
 from batchrunner.config import Options
-from batchrunner.costs import timestamp
 from batchrunner.errors import AccountError, InvalidInput, UnreachableError, UsageError
 from batchrunner.events import Event, Onlookers, Sink
 from batchrunner.heads import Heads
@@ -33,7 +33,6 @@ from batchrunner.journal import Facts, Journal, Recovered, Tariff, recover
 from batchrunner.lifecycle import State
 from batchrunner.metrics import Metrics
 from batchrunner.parts import AccountParts, Parts
-from batchrunner.platform.catalog import fetch_prices
 from batchrunner.pricing import PriceTable
 from batchrunner.progress import Mode, Progress
 from batchrunner.run_directory import RunDirectory
@@ -77,7 +76,7 @@ def carry_out(
     _tell_of_input(inputs, index, bad_lines)
     if strict and bad_lines:
         raise InvalidInput(_strictly(inputs, options.run_dir, len(bad_lines)))
-    prices = _prices(options, accounts, local_prices, directory, heads[0], clock)
+    prices = _prices(options, accounts, local_prices, directory, clock)
     assert directory.manifest is not None
     recovered = recover(
         directory.disk,
@@ -226,7 +225,6 @@ def _prices(
     accounts: Sequence[Account],
     local: PriceTable | None,
     directory: RunDirectory,
-    heads: Heads,
     clock: Clock,
 ) -> _Prices:
     """Local prices, else the catalog's, kept in the manifest with their date; those kept before where there is no catalog now.
@@ -246,32 +244,42 @@ def _prices(
     kept = directory.manifest.prices
     began_ns = clock.monotonic_ns()
     try:
-        prices = trio.run(_fetch, Origin.parse(options.base_url), heads, timestamp(clock.wall_ns()))
+        found = catalog.fetch(accounts[0], clock, keep=not options.simulate)
     except AccountError as error:
-        unreachable = isinstance(error, UnreachableError)
-        since_ns = began_ns if unreachable else None
+        since_ns = began_ns if isinstance(error, UnreachableError) else None
         if kept is not None:
             say(f"warning: {error} Prices are those of {kept.fetched_at}.")
             return _Prices(kept, since_ns)
-        if options.max_cost_usd is not None:
-            if unreachable:
-                raise
-            raise UsageError(
-                f"--max-cost needs prices, and there are none: {error} Check --base-url, give prices of your own "
-                "(--prices FILE), or leave --max-cost out."
-            ) from error
-        say(f"warning: {error} Costs are unknown; tokens are counted all the same.")
-        return _Prices(PriceTable(), since_ns)
+        return _Prices(_without_catalog(options, accounts[0], directory, clock, error), since_ns)
+    prices = PriceTable.from_catalog(found.body, fetched_at=found.fetched_at)
     directory.keep_prices(prices)
     return _Prices(prices)
 
 
-async def _fetch(origin: Origin, heads: Heads, fetched_at: str) -> PriceTable:
-    pool = Pool(origin)
-    try:
-        return await fetch_prices(pool, heads, fetched_at=fetched_at, say=say)
-    finally:
-        await pool.aclose()
+def _without_catalog(
+    options: Options, account: Account, directory: RunDirectory, clock: Clock, error: AccountError
+) -> PriceTable:
+    """The prices of the catalog that was last fetched from this server, else none. A spend cap rests on none of more than a day.
+
+    Raises: where a cap has nothing to rest on, UsageError, or UnreachableError.
+    """
+    found = None if options.simulate else catalog.cache().find(Origin.parse(account.base_url))
+    age_seconds = None if found is None else found.age_seconds(clock.wall_ns())
+    if options.max_cost_usd is None or (age_seconds is not None and age_seconds <= catalog.TRUSTED_SECONDS):
+        if found is None:
+            say(f"warning: {error} Costs are unknown; tokens are counted all the same.")
+            return PriceTable()
+        say(f"warning: {error} Prices are those of the catalog of {found.fetched_at}, and may have changed since.")
+        prices = PriceTable.from_catalog(found.body, fetched_at=found.fetched_at)
+        directory.keep_prices(prices)
+        return prices
+    if isinstance(error, UnreachableError):
+        raise error
+    known = "there are none" if found is None else f"those of {found.fetched_at} are more than a day old"
+    raise UsageError(
+        f"--max-cost needs prices, and {known}: {error} Check --base-url, give prices of your own "
+        "(--prices FILE), or leave --max-cost out."
+    ) from error
 
 
 def _tariff(inputs: Inputs, index: Index, prices: PriceTable) -> Tariff:

@@ -74,7 +74,7 @@ class _Seconds(click.FloatRange):
         return seconds
 
 
-class _Usd(click.ParamType):  # type: ignore[type-arg]  # generic in the newest versions alone
+class Usd(click.ParamType):  # type: ignore[type-arg]  # generic in the newest versions alone
     """A sum of money, kept exact."""
 
     name = "usd"
@@ -178,7 +178,7 @@ class _MaxFailures(click.ParamType):  # type: ignore[type-arg]  # generic in the
     show_default=True,
     help="Send an Idempotency-Key, the same for a repeat of what may have been done.",
 )
-@click.option("--max-cost", type=_Usd(), metavar="USD", help="Send nothing more once this is spent or predicted to be.")
+@click.option("--max-cost", type=Usd(), metavar="USD", help="Send nothing more once this is spent or predicted to be.")
 @click.option("--prices", type=click.Path(), metavar="FILE", help="Prices of your own, as JSON; the server is asked for none.")
 @click.option(
     "--max-failures", type=_MaxFailures(), metavar="N|P%", help="Stop once more jobs than this have failed; 0: at the first."

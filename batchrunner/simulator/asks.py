@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import enum
+from decimal import Decimal
 from typing import Any
 
 import msgspec
 
 from batchrunner.simulator.catalog import Catalog, Model
+from batchrunner.simulator.model import AVAILABLE
 
 BYTES_PER_TOKEN = 4
 TOKENS_PER_TURN = 4
 #: for a picture, a sound or a file, whatever its size
 TOKENS_PER_OPAQUE_PART = 800
 MAX_CHOICES = 16
+#: of speech
+CHARACTERS_PER_SECOND = 15
 #: inputs of one embedding, prompts of one completion, documents of one rerank
 MAX_PARTS = 2_048
 #: of a vector, where the request asks for no other size: small, as nobody reads them
@@ -101,6 +105,8 @@ class Ask(msgspec.Struct, frozen=True, gc=False):
     #: for joining the ledger with jobs: `metadata.tag`, else `metadata.custom_id`, else `user` or `metadata.user_id`
     tag: str | None
     custom_id: str | None
+    #: what the answer will hold beside tokens, by the catalog's units
+    units: dict[str, Decimal] = {}
 
     @property
     def limit_tokens(self) -> int:
@@ -152,6 +158,8 @@ def read(dialect: Dialect, body: bytes, catalog: Catalog) -> Ask:
     model = catalog.get(asked.model)
     if model is None:
         raise Refusal(404, "model_not_found", f"The model '{asked.model[:100]}' does not exist or is not available.")
+    if model.status != AVAILABLE:
+        raise Refusal(503, "model_unavailable", f"The worker of '{model.id}' is offline.")
     if asked.stream:
         raise _invalid("stream", "streaming is not simulated")
     prompt = _prompt(dialect, asked)
@@ -185,6 +193,7 @@ def read(dialect: Dialect, body: bytes, catalog: Catalog) -> Ask:
         tools=_tools(asked.tools, model) if asked.tools else (),
         tag=tag,
         custom_id=custom_id,
+        units=_units(dialect, model, prompt, choices) if model.units else {},
     )
 
 
@@ -226,6 +235,16 @@ def _prompt(dialect: Dialect, asked: _Body) -> Any:
         if value := getattr(asked, field):
             return value
     raise _invalid(" or ".join(fields), "required, and not empty")
+
+
+def _units(dialect: Dialect, model: Model, prompt: str | list[Any], choices: int) -> dict[str, Decimal]:
+    """What an answer holds that this model is billed by: pictures as asked for, speech as long as its text, or one of a kind."""
+    held = {"custom": Decimal(1)}
+    if dialect is Dialect.IMAGES:
+        held["image"] = Decimal(choices)
+    if dialect is Dialect.SPEECH:
+        held["audio-second"] = Decimal(-(-len(str(prompt)) * 10 // CHARACTERS_PER_SECOND)) / 10
+    return {unit: quantity for unit, quantity in held.items() if unit in model.units}
 
 
 def _split(field: str, prompt: str | list[Any]) -> tuple[list[Any], tuple[bytes, ...], int]:

@@ -2,61 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
 import msgspec
 
-_NO_TOOLS: Mapping[str, int] = {}
+from batchrunner.simulator.media_models import MEDIA_MODELS
+from batchrunner.simulator.model import Model, Price
 
+__all__ = ["MODELS", "Catalog", "Model", "Price", "entry"]
 
-class Price(msgspec.Struct, frozen=True):
-    """USD per token and per request. A catalog entry with several of them has context tiers."""
-
-    prompt: Decimal = Decimal(0)
-    completion: Decimal = Decimal(0)
-    #: None: cached tokens cost what others do
-    input_cache_read: Decimal | None = None
-    request: Decimal | None = None
-    #: this tier holds from so many input tokens on
-    min_context: int = 0
-
-    def cost(self, input_tokens: int, cached_tokens: int, output_tokens: int) -> Decimal:
-        """USD, exact; `input_tokens` includes cached."""
-        cached_price = self.prompt if self.input_cache_read is None else self.input_cache_read
-        tokens = self.prompt * (input_tokens - cached_tokens) + cached_price * cached_tokens + self.completion * output_tokens
-        return tokens + (self.request or 0)
-
-
-class Model(msgspec.Struct, frozen=True):
-    """One entry of the catalog."""
-
-    id: str
-    display_name: str
-    context_length: int
-    max_output_tokens: int
-    #: cheapest context first
-    prices: tuple[Price, ...]
-    reasoning: bool = False
-    category: str = "text"
-    input_modalities: tuple[str, ...] = ("text",)
-    output_modalities: tuple[str, ...] = ("text",)
-    #: USD a call, by tool that the platform runs
-    tools: dict[str, Decimal] = {}
-
-    def cost(
-        self, input_tokens: int, cached_tokens: int, output_tokens: int, tool_usage: Mapping[str, int] = _NO_TOOLS
-    ) -> Decimal:
-        """USD, exact, in the tier that `input_tokens` (cached included) falls into, and for calls by tool."""
-        tier = self.prices[0]
-        if len(self.prices) > 1:
-            tier = next(price for price in reversed(self.prices) if input_tokens >= price.min_context)
-        cost = tier.cost(input_tokens, cached_tokens, output_tokens)
-        for tool, calls in tool_usage.items():
-            cost += self.tools[tool] * calls
-        return cost
-
+#: of models that write, beside the cap
+_WRITING = ({"name": "temperature", "type": "number", "min": 0, "max": 2, "default": 1}, {"name": "top_p", "type": "number"})
 
 MODELS = (
     Model(
@@ -111,6 +69,7 @@ MODELS = (
         category="rerank",
         output_modalities=("score",),
     ),
+    *MEDIA_MODELS,
 )
 
 
@@ -130,11 +89,10 @@ class Catalog:
 
 def entry(model: Model) -> dict[str, Any]:
     """A model as the catalog shows it; `pricing` is one object, or an array where there are context tiers."""
-    tiers = [_pricing(price, tiered=len(model.prices) > 1) for price in model.prices]
+    tiers = [_pricing(model, price) for price in model.prices]
     features = ["reasoning"] if model.reasoning else []
     cap = {"name": "max_tokens", "type": "integer", "min": 1, "max": model.max_output_tokens}
-    rows = [{"unit": "tool-call", "name": tool, "price": format(price, "f")} for tool, price in model.tools.items()]
-    return {
+    shown = {
         "id": model.id,
         "object": "model",
         "display_name": model.display_name,
@@ -144,16 +102,26 @@ def entry(model: Model) -> dict[str, Any]:
         "max_output_tokens": model.max_output_tokens,
         "input_modalities": list(model.input_modalities),
         "output_modalities": list(model.output_modalities),
-        "supported_parameters": [cap] if model.max_output_tokens else [],
-        "capabilities": {"reasoning": model.reasoning},
+        "supported_parameters": [*([cap, *_WRITING] if model.max_output_tokens else []), *model.parameters],
+        "capabilities": {"reasoning": model.reasoning, "tools": bool(model.tools)},
         "features": features,
         "served_from": "loopback",
-        "status": "available",
+        "status": model.status,
         "pricing": tiers if len(tiers) > 1 else tiers[0],
-    } | ({"pricing_rows": rows} if rows else {})
+    }
+    rows = list(_rows(model))
+    return shown | ({"pricing_rows": rows} if rows else {})
 
 
-def _pricing(price: Price, *, tiered: bool) -> dict[str, Any]:
+def _rows(model: Model) -> Iterator[dict[str, str]]:
+    """What is priced by the picture, second or call, and as people are shown it."""
+    for unit, price in model.units.items() if model.in_rows else ():
+        yield {"unit": unit, "label": f"per {unit}", "price": format(price, "f"), "currency": "USD"}
+    for tool, price in model.tools.items():
+        yield {"unit": "tool-call", "name": tool, "price": format(price, "f"), "currency": "USD"}
+
+
+def _pricing(model: Model, price: Price) -> dict[str, Any]:
     shown: dict[str, Any] = {}
     if price.prompt or price.completion:
         shown |= {"prompt": format(price.prompt, "f"), "completion": format(price.completion, "f")}
@@ -161,6 +129,8 @@ def _pricing(price: Price, *, tiered: bool) -> dict[str, Any]:
         shown["input_cache_read"] = format(price.input_cache_read, "f")
     if price.request is not None:
         shown["request"] = format(price.request, "f")
-    if tiered:
+    if not model.in_rows:
+        shown |= {unit: format(each, "f") for unit, each in model.units.items()}
+    if len(model.prices) > 1:
         shown["min_context"] = price.min_context
     return shown

@@ -14,12 +14,13 @@ RESULTS = 3
 
 def reply(ask: Ask, seed: int, reply_id: str, created_seconds: int) -> dict[str, Any]:
     """What a request gets that is answered by files; what is found out follows from seed and prompt."""
+    seconds = {unit.replace("-second", "_seconds"): float(held) for unit, held in ask.units.items() if unit.endswith("-second")}
     return {
         "id": f"gen_{reply_id}",
         "created": created_seconds,
         "model": ask.model.id,
         **_found(ask, seed, reply_id),
-        "usage": {"input_tokens": ask.input_tokens, "output_tokens": 0, "total_tokens": ask.input_tokens},
+        "usage": {"input_tokens": ask.input_tokens, "output_tokens": 0, "total_tokens": ask.input_tokens} | seconds,
     }
 
 

@@ -254,7 +254,7 @@ class Platform:
             model.id,
             str(work.ask.dialect),
             tokens,
-            model.cost(tokens.input, tokens.cached, tokens.output, completion.tool_usage),
+            model.cost(tokens.input, tokens.cached, tokens.output, completion.tool_usage, work.ask.units),
             200,
             tool_usage=completion.tool_usage,
             output_urls=hosted.output_urls(work.ask, self._reply_id(work)),

@@ -106,7 +106,8 @@ class Strangers:
         """What a request takes: as long an answer as any other may have got."""
         written = complete(visit.ask, Draws(self._seed, b"visit", visit.number.to_bytes(8, "big")), self._settings)
         tokens = written.tokens
-        return tokens, visit.ask.model.cost(tokens.input, tokens.cached, tokens.output, written.tool_usage), written.tool_usage
+        cost_usd = visit.ask.model.cost(tokens.input, tokens.cached, tokens.output, written.tool_usage, visit.ask.units)
+        return tokens, cost_usd, written.tool_usage
 
     def _note(self, visit: _Visit, event: UsageEvent, fault: Fault) -> None:
         self._counters.entries += 1

@@ -9,12 +9,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from batchrunner.catalog_prices import ModelPrice, Tier
 from batchrunner.disk import MemoryDisk
 from batchrunner.errors import DiskError, InvalidInput, RunDirectoryInUse
 from batchrunner.journal import RunLock
 from batchrunner.journal.files import COSTS, ERRORS, JOURNAL, RESULTS
 from batchrunner.journal.records import Started, encode, header
-from batchrunner.pricing import ModelPrice, PriceTable, Tier
+from batchrunner.pricing import PriceTable
 from batchrunner.verification import Report, check, verify
 from tests.crash.byhand import Run, finished, raw_success
 from tests.crash.scripted import RUN, PowerCut, break_at, ids_of, killed, start

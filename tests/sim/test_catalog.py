@@ -8,9 +8,8 @@ from trio.testing import MockClock, memory_stream_pair
 
 from batchrunner.errors import AccountError
 from batchrunner.heads import Heads
-from batchrunner.platform.catalog import fetch_prices
+from batchrunner.platform.catalog import fetch_catalog
 from batchrunner.platform.control import PAUSES_SECONDS
-from batchrunner.pricing import PriceTable
 from batchrunner.secret import Secret
 from batchrunner.transport import Origin, Pool, StreamDriver
 
@@ -22,7 +21,7 @@ Step = tuple[int, bytes] | None
 
 async def fetch(
     nursery: trio.Nursery, *steps: Step, header: bytes = b"connection: close"
-) -> tuple[PriceTable | AccountError, list[bytes]]:
+) -> tuple[bytes | AccountError, list[bytes]]:
     """What comes of fetching from a server that does this, one step a connection; and what it was asked."""
     todo = list(steps)
     asked: list[bytes] = []
@@ -45,7 +44,7 @@ async def fetch(
     pool = Pool(ORIGIN, StreamDriver(connect))
     heads = Heads(ORIGIN, [Secret("sk-empiriolabs-test-fetch")])
     try:
-        return await fetch_prices(pool, heads, fetched_at="2026-01-01T00:00:00Z", say=said.append), asked
+        return await fetch_catalog(pool, heads, say=said.append), asked
     except AccountError as error:
         return error, asked
     finally:
@@ -55,11 +54,9 @@ async def fetch(
 
 
 async def test_the_catalog(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
-    """One question, with the key for servers that want it; the models come with their prices and the date."""
-    prices, asked = await fetch(nursery, (200, GOOD))
-    assert isinstance(prices, PriceTable)
-    assert list(prices.prices) == ["m"]
-    assert prices.fetched_at == "2026-01-01T00:00:00Z"
+    """One question, with the key for servers that want it; the answer as it came."""
+    catalog, asked = await fetch(nursery, (200, GOOD))
+    assert catalog == GOOD
     assert len(asked) == 1
     assert asked[0].startswith(b"GET /v1/models HTTP/1.1\r\n")
     assert b"Bearer sk-empiriolabs-test-fetch" in asked[0]
@@ -68,8 +65,8 @@ async def test_the_catalog(autojump_clock: MockClock, nursery: trio.Nursery) -> 
 @pytest.mark.parametrize("trouble", [None, (429, b"{}"), (503, b"<html>"), (408, b"")])
 async def test_a_late_or_busy_server_is_asked_again(autojump_clock: MockClock, nursery: trio.Nursery, trouble: Step) -> None:
     """A server that is just coming up, or an account that others use, does not leave a night without prices."""
-    prices, asked = await fetch(nursery, trouble, trouble, trouble, (200, GOOD))
-    assert isinstance(prices, PriceTable)
+    catalog, asked = await fetch(nursery, trouble, trouble, trouble, (200, GOOD))
+    assert catalog == GOOD
     assert len(asked) == 4
     assert trio.current_time() >= sum(PAUSES_SECONDS[:3])
 

@@ -8,8 +8,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchrunner.catalog_prices import ModelPrice
 from batchrunner.job import Usage
-from batchrunner.pricing import ModelPrice, PriceTable
+from batchrunner.pricing import PriceTable
 from batchrunner.usage_event import UsageEvent
 from batchrunner.usage_sums import UNKNOWN, WAYS, UsageSums
 
