@@ -157,7 +157,7 @@ class Attempts:
             job,
             history.sends,
             model=ticket.candidate.size.model,
-            input_tokens=ticket.candidate.size.input_tokens,
+            input_tokens=ticket.candidate.size.guessed_tokens,
             output_cap_tokens=self._parts.spending.output_bound(ticket.candidate.size),
             reserve_tokens=ticket.candidate.tokens,
             waits=ticket.waits,
@@ -238,7 +238,8 @@ class Attempts:
                 assert reply is not None
                 self._common.same_error.note(verdict)
                 self._done(flight, reply, facts)
-                await admission.succeeded(flight.ticket, facts.usage.total_tokens if facts.usage else None, hints=hints)
+                used = facts.usage.total_tokens if facts.usage and facts.usage.tokens_known else None
+                await admission.succeeded(flight.ticket, used, hints=hints)
             case outcome.Failed():
                 self._failed(flight, verdict, reply)
                 await self._give_back(admission, flight.ticket, reply, hints)

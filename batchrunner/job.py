@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import msgspec
 
 #: Each step of priority doubles a job's share of the account. More steps than this, up or down, count as this many.
@@ -61,12 +63,19 @@ class RequestSize(msgspec.Struct, frozen=True):
     opaque_parts: bool = False
     #: answers asked for, each of which may be as long as the model allows
     choices: int = 1
+    #: what these parts may take, by rules of thumb: an estimate until answers have told
+    opaque_tokens: int = 0
     #: its answer may hold what no usage counts and some models are billed by: pictures, seconds of sound
     opaque_output: bool = False
 
+    @property
+    def guessed_tokens(self) -> int:
+        """All of its input, as far as it can be guessed."""
+        return self.input_tokens + self.opaque_tokens
+
 
 class Usage(msgspec.Struct, frozen=True):
-    """Tokens that a reply says it took, in one spelling for all dialects."""
+    """What a reply says it took, in one spelling for all dialects."""
 
     #: includes cached
     input_tokens: int
@@ -74,6 +83,10 @@ class Usage(msgspec.Struct, frozen=True):
     cached_tokens: int = 0
     #: part of output
     reasoning_tokens: int = 0
+    #: quantities beside tokens, by the catalog's names of its units: `image`, `video-second`, `audio-second`
+    units: dict[str, Decimal] = {}
+    #: False: the reply says nothing of tokens, which stand as 0 here
+    tokens_known: bool = True
 
     @property
     def total_tokens(self) -> int:

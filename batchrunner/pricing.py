@@ -123,13 +123,15 @@ class PriceTable(msgspec.Struct, frozen=True):
     ) -> Decimal | None:
         """USD for one answer, exact; None where any part of it has no known price. `tool_usage` is calls by tool.
 
-        Without usage (None) only a model whose tokens are free has a known cost; for an `opaque` answer, which may hold more
-        than tokens, only one that is billed by nothing else.
+        Without usage of tokens only a model whose tokens are free has a known cost; for an `opaque` answer, which may hold more
+        than what is counted, only one that is billed by nothing else.
         """
         price = self.prices.get(model)
-        if price is None or (usage is None and not price.tokens_are_free) or (opaque and price.beyond_tokens):
+        usage = usage or Usage(0, 0, tokens_known=False)
+        if price is None or (not usage.tokens_known and not price.tokens_are_free):
             return None
-        usage = usage or Usage(0, 0)
+        if (opaque or usage.units) and price.beyond_tokens:
+            return None
         tier = price.tier(usage.input_tokens)
         if tier is None:
             return None
