@@ -96,6 +96,10 @@ class Ask(msgspec.Struct, frozen=True, gc=False):
     #: of a vector
     dimensions: int
     in_base64: bool
+    #: answered by a stream of events
+    stream: bool
+    #: which tells of usage, in a dialect that does so where it is asked for
+    include_usage: bool
     #: for joining the ledger with jobs: `metadata.tag`, else `metadata.custom_id`, else `user` or `metadata.user_id`
     tag: str | None
     custom_id: str | None
@@ -134,6 +138,7 @@ class _Body(msgspec.Struct):
     dimensions: int | None = None
     encoding_format: str | None = None
     stream: bool | None = None
+    stream_options: dict[str, Any] | None = None
     user: str | None = None
     metadata: dict[str, Any] | None = None
 
@@ -150,8 +155,8 @@ def read(dialect: Dialect, body: bytes, catalog: Catalog) -> Ask:
     model = catalog.get(asked.model)
     if model is None:
         raise Refusal(404, "model_not_found", f"The model '{asked.model[:100]}' does not exist or is not available.")
-    if asked.stream:
-        raise _invalid("stream", "streaming is not simulated")
+    if asked.stream and dialect not in WRITERS:
+        raise _invalid("stream", "only texts are streamed")
     prompt = _prompt(dialect, asked)
     parts: tuple[bytes, ...] = ()
     choices = _between("n", asked.n, 1, MAX_CHOICES) if dialect in _CHOOSERS else 1
@@ -180,6 +185,8 @@ def read(dialect: Dialect, body: bytes, catalog: Catalog) -> Ask:
         parts=parts,
         dimensions=_between("dimensions", asked.dimensions, DIMENSIONS, MAX_DIMENSIONS),
         in_base64=asked.encoding_format == "base64",
+        stream=asked.stream or False,
+        include_usage=(asked.stream_options or {}).get("include_usage") is True,
         tag=tag,
         custom_id=custom_id,
     )

@@ -87,16 +87,19 @@ class Stamp(msgspec.Struct, frozen=True, gc=False):
 
 def body(ask: Ask, completion: Completion, stamp: Stamp) -> bytes:
     """An answer as JSON, in the shape of its dialect."""
+    return msgspec.json.encode(shape(ask, completion, stamp))
+
+
+def shape(ask: Ask, completion: Completion, stamp: Stamp) -> dict[str, Any]:
+    """An answer in the shape of its dialect."""
     written = _WRITTEN.get(ask.dialect)
     if written is not None:
-        shape = written(completion, stamp.reply_id, stamp.created_seconds)
-    elif ask.dialect is Dialect.EMBEDDINGS:
-        shape = vectors.embeddings(ask, stamp.seed)
-    elif ask.dialect is Dialect.RERANKS:
-        shape = vectors.rerank(ask, stamp.seed, stamp.request_id)
-    else:
-        shape = hosted.reply(ask, stamp.seed, stamp.reply_id, stamp.created_seconds)
-    return msgspec.json.encode(shape)
+        return written(completion, stamp.reply_id, stamp.created_seconds)
+    if ask.dialect is Dialect.EMBEDDINGS:
+        return vectors.embeddings(ask, stamp.seed)
+    if ask.dialect is Dialect.RERANKS:
+        return vectors.rerank(ask, stamp.seed, stamp.request_id)
+    return hosted.reply(ask, stamp.seed, stamp.reply_id, stamp.created_seconds)
 
 
 def error(dialect: Dialect | None, status: int, code: str, message: str, request_id: str) -> bytes:
