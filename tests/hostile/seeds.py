@@ -187,7 +187,7 @@ ECHO_WORDS = [b'sk-empiriolabs-test-"a/b', rb"sk-empiriolabs-test-\"a/b", _SPELT
 STREAMS = [
     (
         b"\7"
-        b'data: {"id":"c","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"role":"assistant","content":"Mo"}}]}\n\n'
+        b'data: {"id":"","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"role":"assistant","content":"M"}}]}\n\n'
         b'data: {"choices":[{"index":0,"delta":{"content":"on","tool_calls":[{"index":0,"function":{"arguments":"{}"}}]}}]}\n\n'
         b'data: {"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":4}}\n\ndata: [DONE]\n\n'
     ),
@@ -202,7 +202,7 @@ STREAMS = [
     (
         b"\7"
         b'event: response.output_text.delta\ndata: {"type":"response.output_text.delta","delta":"Moon"}\n\n'
-        b'event: response.completed\ndata: {"type":"response.completed","response":{"id":"r","output":[],"status":"completed"}}\n\n'
+        b'event: response.completed\ndata: {"type":"response.completed","response":{"id":"r","output":[]}}\n\n'
     ),
     b'\7event: error\r\ndata: {"type":"error","error":{"type":"overloaded_error","message":"No."}}\r\n\r\n',
     b'\7{"error":{"code":"upstream_error"}}',
