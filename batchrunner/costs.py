@@ -56,7 +56,7 @@ class Charge(msgspec.Struct, frozen=True, omit_defaults=True):
     ) -> Charge:
         """An attempt whose reply came whole. Usage is None where the reply names none."""
         charge = cls(model, endpoint, Billing.BILLED, amount=amount, bound=bound if amount is None else None)
-        if usage is None:
+        if usage is None or not usage.tokens_known:
             return charge
         return msgspec.structs.replace(
             charge,

@@ -7,10 +7,11 @@ from collections.abc import Callable, Collection
 import trio
 
 from batchrunner.admission import Admission, Crew
-from batchrunner.attempts import Attempts, Common
+from batchrunner.attempts import Attempts
 from batchrunner.clock import NS_PER_SECOND
 from batchrunner.errors import BatchrunError
 from batchrunner.fair import FairQueue
+from batchrunner.flight import Common
 from batchrunner.lanes import Lanes
 from batchrunner.parts import AccountParts, Parts
 from batchrunner.retries import RetryBudget

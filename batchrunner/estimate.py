@@ -150,13 +150,14 @@ class Estimator(msgspec.Struct):
     def predict(self, size: RequestSize) -> Usage:
         """What a request will take. The output is never above the body's own cap."""
         tokens = self._text_tokens(size)
-        if size.opaque_parts and (parts := _find(self.parts, _model(size))):
-            tokens += parts.tokens
+        if size.opaque_parts:
+            parts = _find(self.parts, _model(size))
+            tokens += size.opaque_tokens if parts is None else parts.tokens
         return Usage(tokens, self._output_tokens(size))
 
     def learn(self, size: RequestSize, usage: Usage) -> None:
         """Take in what a request was reported to have taken. A figure that no answer has is not learned from."""
-        if usage.total_tokens > MOST_TOKENS:
+        if usage.total_tokens > MOST_TOKENS or not usage.tokens_known:
             return
         model, predicted = _model(size), self.predict(size)
         errors = _entry(self.errors, model, Errors)

@@ -48,6 +48,8 @@ class Event(msgspec.Struct, frozen=True):
     status_code: int | None = None
     #: from the first byte written to the last byte read
     seconds: float = 0.0
+    #: of a streamed answer: from the send to the first of its words
+    first_token_seconds: float | None = None
     #: from the slot's being asked for to the send
     admission_wait_seconds: float = 0.0
     usage: Usage | None = None

@@ -63,8 +63,15 @@ class RequestSize(msgspec.Struct, frozen=True):
     opaque_parts: bool = False
     #: answers asked for, each of which may be as long as the model allows
     choices: int = 1
+    #: what these parts may take, by rules of thumb: an estimate until answers have told
+    opaque_tokens: int = 0
     #: its answer may hold what no usage counts and some models are billed by: pictures, seconds of sound
     opaque_output: bool = False
+
+    @property
+    def guessed_tokens(self) -> int:
+        """All of its input, as far as it can be guessed."""
+        return self.input_tokens + self.opaque_tokens
 
 
 class Usage(msgspec.Struct, frozen=True):

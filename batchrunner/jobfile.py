@@ -24,6 +24,7 @@ import msgspec
 
 from batchrunner import dialect
 from batchrunner.job import NO_EXTRAS, Extras
+from batchrunner.streaming import STREAMED_URLS
 
 #: a longer line, its end counted in, is a bad line: no server takes such a request, and the bound keeps memory constant
 MAX_LINE_BYTES: Final = 32 << 20
@@ -348,8 +349,8 @@ def _refuse_url(url: str) -> None:
 
 def _refuse_manner(body: _Body, url: str | None) -> None:
     """Raise BadLineError where a body asks to be answered in pieces, or later."""
-    if body.stream:
-        message = 'the body asks for a stream; remove "stream" from it: results are whole answers.'
+    if body.stream and (url or MESSAGES_URL) not in STREAMED_URLS:
+        message = f'the body asks for a stream, which {_short(url or "")} has none of that we can read; remove "stream" from it.'
         raise BadLineError(BadLineCode.STREAMING_NOT_SUPPORTED, message)
     if body.background is True and url == RESPONSES_URL:
         message = (

@@ -53,6 +53,7 @@ STATUSES_OF_TYPES = {
     "request_too_large": 413,
     "rate_limit_error": 429,
     "api_error": 500,
+    "server_error": 500,
     "timeout_error": 504,
     "overloaded_error": 529,
 }
@@ -202,7 +203,7 @@ def _judge_error(reply: Reply, attempts: Tries, rng: random.Random, wall_ns: int
     error = read_error(reply.body)
     message = error.message or f"the server answered with status {reply.status}"
     promised = 200 <= reply.status < 300
-    status = STATUSES_OF_TYPES.get(error.code or "", reply.status) if promised else reply.status
+    status = _status_meant(error.code or "", reply.status) if promised else reply.status
     billing = Billing.MAYBE if promised or status in PERHAPS_WORKED_STATUSES else Billing.NOT
     if status == 402 or error.code in NO_CREDITS_CODES or NO_CREDITS_WORDS in message.lower():
         return StopAccount(message)
@@ -236,6 +237,13 @@ def _judge_error(reply: Reply, attempts: Tries, rng: random.Random, wall_ns: int
         in_vain = nothing_done and status != 409
         return Again(after_ns, code, message, result, billing, blames, refundable=nothing_done, in_vain=in_vain)
     return Failed(code, message, AttemptResult.INVALID, billing, permanent=True)
+
+
+def _status_meant(code: str, status: int) -> int:
+    """What an error would have come with, had success not been promised: some servers say it in the place of a code."""
+    if len(code) == 3 and code.isdecimal() and 400 <= int(code) < 600:
+        return int(code)
+    return STATUSES_OF_TYPES.get(code, status)
 
 
 def _judge_failure(failure: Failure, attempts: Tries, rng: random.Random) -> Outcome:

@@ -20,13 +20,13 @@ import trio
 
 from batchrunner.admission import Crew
 from batchrunner.advice import Statistics as AdviceStatistics
-from batchrunner.attempts import Common
 from batchrunner.clock import NS_PER_SECOND
 from batchrunner.costs import timestamp
 from batchrunner.dispatcher import Dispatcher
 from batchrunner.errors import BatchrunError, DiskError
 from batchrunner.estimate import Share
 from batchrunner.fair import MOST_HELD
+from batchrunner.flight import Common
 from batchrunner.lanes import Lanes
 from batchrunner.parts import Parts
 from batchrunner.retries import RetryBudget
@@ -185,6 +185,7 @@ class Run:
             oversize_jobs=self.advice_statistics().oversize,
             input_prediction_error=sum(predictions.input.values(), Share()).ratio,
             output_prediction_error=sum(predictions.output.values(), Share()).ratio,
+            first_token_seconds_p50=tally.first_token_seconds_p50,
             elapsed_seconds=elapsed_seconds,
             requests_per_minute=self._per_minute(tally.attempts - self._attempts_before, elapsed_seconds),
             tokens_per_minute=self._per_minute(tally.usage.total_tokens - self._tokens_before, elapsed_seconds),

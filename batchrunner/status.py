@@ -74,6 +74,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     #: of predicted tokens, of those used, in about the last 500 answers of each model; None where there are none
     input_prediction_error: float | None = None
     output_prediction_error: float | None = None
+    #: of this process's newest streamed answers, from the send to the first words: the median
+    first_token_seconds_p50: float | None = None
     #: of the process that wrote this
     elapsed_seconds: float
     #: its means; None in its first minute, which says nothing about a limit per minute

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections import deque
 from decimal import Decimal
+from statistics import median
+from typing import Final
 
 import msgspec
 
 from batchrunner.events import AttemptResult, Billing, Event
 from batchrunner.job import Usage
 from batchrunner.pricing import EXACT
+
+#: streamed answers that a median is of
+FIRST_TOKENS: Final = 1000
 
 
 class Tally(msgspec.Struct):
@@ -29,6 +35,8 @@ class Tally(msgspec.Struct):
     finish_length: int = 0
     finish_refusal: int = 0
     finish_empty: int = 0
+    #: of this process's newest streamed answers, from the send to the first words
+    first_token_seconds: deque[float] = msgspec.field(default_factory=lambda: deque(maxlen=FIRST_TOKENS))
 
     def add(self, event: Event) -> None:
         """Count one event."""
@@ -42,6 +50,8 @@ class Tally(msgspec.Struct):
             self.cached_tokens += event.usage.cached_tokens
             self.output_tokens += event.usage.output_tokens
             self.reasoning_tokens += event.usage.reasoning_tokens
+        if event.first_token_seconds is not None:
+            self.first_token_seconds.append(event.first_token_seconds)
         self.count_finish(event.finish)
         if event.billing is not Billing.NOT:
             self._add_cost(event.billing, event.cost_usd)
@@ -51,6 +61,12 @@ class Tally(msgspec.Struct):
         self.finish_length += finish == "length"
         self.finish_refusal += finish == "refusal"
         self.finish_empty += finish == "empty"
+
+    @property
+    def first_token_seconds_p50(self) -> float | None:
+        """None before the first streamed answer."""
+        seconds = list(self.first_token_seconds)  # in one step: another thread may ask
+        return median(seconds) if seconds else None
 
     @property
     def usage(self) -> Usage:

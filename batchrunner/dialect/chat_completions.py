@@ -8,7 +8,7 @@ import msgspec
 
 from batchrunner.dialect import facts, usage
 from batchrunner.dialect.facts import Finish, ReplyFacts
-from batchrunner.dialect.size import input_tokens
+from batchrunner.dialect.size import input_size, sized
 from batchrunner.job import RequestSize
 
 
@@ -34,8 +34,8 @@ class ChatCompletions:
         choices = facts.cap(request.n) or 1
         if cap is not None:
             cap = facts.cap(cap * choices)
-        tokens, opaque = input_tokens(body)
-        return RequestSize(facts.string(request.model) or "", tokens, cap, opaque, choices)
+        prompt = input_size(body)
+        return sized(request.model, prompt, cap, choices)
 
     def read(self, body: bytes) -> ReplyFacts | None:
         reply = facts.read_object(body)

@@ -8,7 +8,7 @@ import msgspec
 
 from batchrunner.dialect import facts, usage
 from batchrunner.dialect.facts import Finish, ReplyFacts
-from batchrunner.dialect.size import prompt_size
+from batchrunner.dialect.size import prompt_size, sized
 from batchrunner.job import RequestSize
 
 
@@ -31,14 +31,14 @@ class Completions:
             request = _decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             request = _Request()
-        prompt = prompt_size(body, request.prompt)
+        prompt, prompts = prompt_size(body, request.prompt)
         # Each prompt is answered n times, out of best_of that are written and billed.
         written = max(facts.cap(request.n) or 1, facts.cap(request.best_of) or 1)
-        choices = facts.cap(prompt.prompts * written) or 1
+        choices = facts.cap(prompts * written) or 1
         cap = 0 if facts.count(request.max_tokens) == 0 else facts.cap(request.max_tokens)  # 0 scores a prompt
         if cap is not None:
             cap = min(cap * choices, facts.MAX_TOKENS)
-        return RequestSize(facts.string(request.model) or "", prompt.input_tokens, cap, prompt.opaque_parts, choices)
+        return sized(request.model, prompt, cap, choices)
 
     def read(self, body: bytes) -> ReplyFacts | None:
         reply = facts.read_object(body)

@@ -8,7 +8,7 @@ import msgspec
 
 from batchrunner.dialect import facts, usage
 from batchrunner.dialect.facts import Finish, ReplyFacts
-from batchrunner.dialect.size import prompt_size
+from batchrunner.dialect.size import prompt_size, sized
 from batchrunner.job import RequestSize
 
 
@@ -28,9 +28,9 @@ class Embeddings:
             request = _decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             request = _Request()
-        prompt = prompt_size(body, request.input)
+        prompt, _ = prompt_size(body, request.input)
         # Nothing is written, so that the bound is known without any word of the body's.
-        return RequestSize(facts.string(request.model) or "", prompt.input_tokens, 0, prompt.opaque_parts)
+        return sized(request.model, prompt, 0)
 
     def read(self, body: bytes) -> ReplyFacts | None:
         reply = facts.read_object(body)

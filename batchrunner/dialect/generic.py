@@ -1,4 +1,4 @@
-"""Any other POST below `/v1/`: images, speech, search, and whatever a server has besides.
+"""Any other POST below `/v1/`: whatever a server has that has no shape of its own here.
 
 Nothing is known of such a shape. What stands under a name that all shapes share is read; the rest counts as unknown.
 """
@@ -11,7 +11,7 @@ import msgspec
 
 from batchrunner.dialect import facts, usage
 from batchrunner.dialect.facts import Finish, ReplyFacts
-from batchrunner.dialect.size import input_tokens
+from batchrunner.dialect.size import input_size, sized
 from batchrunner.job import RequestSize
 
 
@@ -27,7 +27,8 @@ _decode = msgspec.json.Decoder(_Request).decode
 
 
 class Generic:
-    name = "generic"
+    #: of those that build on it, another one
+    name: str = "generic"
 
     def size(self, body: bytes) -> RequestSize:
         try:
@@ -39,8 +40,8 @@ class Generic:
         choices = facts.cap(request.n) or 1
         if cap is not None:
             cap = facts.cap(cap * choices)
-        tokens, opaque = input_tokens(body)
-        return RequestSize(facts.string(request.model) or "", tokens, cap, opaque, choices, opaque_output=True)
+        prompt = input_size(body)
+        return sized(request.model, prompt, cap, choices, opaque_output=True)
 
     def read(self, body: bytes) -> ReplyFacts | None:
         reply = facts.read_object(body)

@@ -8,7 +8,7 @@ import msgspec
 
 from batchrunner.dialect import facts, usage
 from batchrunner.dialect.facts import Finish, ReplyFacts
-from batchrunner.dialect.size import input_tokens
+from batchrunner.dialect.size import input_size, sized
 from batchrunner.job import RequestSize
 
 
@@ -37,8 +37,8 @@ class Messages:
             request = _decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             request = _Request()
-        tokens, opaque = input_tokens(body)
-        return RequestSize(facts.string(request.model) or "", tokens, facts.cap(request.max_tokens), opaque)
+        prompt = input_size(body)
+        return sized(request.model, prompt, facts.cap(request.max_tokens))
 
     def read(self, body: bytes) -> ReplyFacts | None:
         reply = facts.read_object(body)

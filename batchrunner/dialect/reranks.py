@@ -8,7 +8,7 @@ import msgspec
 
 from batchrunner.dialect import facts, usage
 from batchrunner.dialect.facts import Finish, ReplyFacts
-from batchrunner.dialect.size import input_tokens
+from batchrunner.dialect.size import input_size, sized
 from batchrunner.job import RequestSize
 
 
@@ -27,8 +27,8 @@ class Reranks:
             request = _decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             request = _Request()
-        tokens, opaque = input_tokens(body)
-        return RequestSize(facts.string(request.model) or "", tokens, 0, opaque)  # documents are put in order, none is written
+        prompt = input_size(body)
+        return sized(request.model, prompt, 0)  # documents are put in order, none is written
 
     def read(self, body: bytes) -> ReplyFacts | None:
         reply = facts.read_object(body)

@@ -12,6 +12,9 @@ from typing import Any, Final
 
 import msgspec
 
+from batchrunner.dialect import parts
+from batchrunner.job import RequestSize
+
 BYTES_PER_TOKEN: Final = 4
 #: `中` spells in 6 bytes what UTF-8 says in 3 for most scripts: both spellings shall weigh the same
 _ESCAPE_SURPLUS_BYTES: Final = 3
@@ -28,57 +31,90 @@ _OPAQUE_TYPES: Final = frozenset(
 _decode_prompt: Final = msgspec.json.Decoder(list[str | int | list[int]]).decode
 
 
-def input_tokens(body: bytes) -> tuple[int, bool]:
-    """Prompt tokens guessed from a body's text, and whether it holds parts that bytes cannot tell."""
+class Input(msgspec.Struct, frozen=True):
+    """What a body's prompt may take."""
+
+    #: guessed from its text
+    tokens: int
+    #: it holds parts that bytes cannot tell
+    opaque_parts: bool = False
+    #: of these, by rules of thumb
+    opaque_tokens: int = 0
+
+
+def sized(
+    model: object, prompt: Input, output_cap_tokens: int | None, choices: int = 1, *, opaque_output: bool = False
+) -> RequestSize:
+    """A request with this prompt, whose body names this model."""
+    return RequestSize(
+        model if isinstance(model, str) else "",
+        prompt.tokens,
+        output_cap_tokens,
+        prompt.opaque_parts,
+        choices,
+        prompt.opaque_tokens,
+        opaque_output,
+    )
+
+
+def input_size(body: bytes) -> Input:
+    """How large a body's prompt is, guessed from its text, its pictures and its sounds."""
     text_bytes = len(body)
-    opaque = False
+    opaque: _Opaque | None = None
     # Plain scans, the likeliest to settle it first: most bodies hold text alone, and need not be decoded.
     if b"data:" in body or (b'"type"' in body and any(mark in body for mark in _MARKS)):
         # A body that no decoder of ours reads is counted whole: too much is the safe side.
         with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            opaque_bytes = _opaque_bytes(msgspec.json.decode(body), within=False)
-            opaque = opaque_bytes is not None
-            text_bytes -= opaque_bytes or 0
+            opaque = _opaque(msgspec.json.decode(body), within=False)
+            text_bytes -= 0 if opaque is None else opaque.bytes
     text_bytes -= _ESCAPE_SURPLUS_BYTES * body.count(b"\\u")
-    return max(text_bytes, 0) // BYTES_PER_TOKEN + 1, opaque
+    tokens = max(text_bytes, 0) // BYTES_PER_TOKEN + 1
+    return Input(tokens) if opaque is None else Input(tokens, True, opaque.tokens)
 
 
-class PromptSize(msgspec.Struct, frozen=True):
-    """How large a body is whose prompt is a text or several, token ids, or several lists of them."""
+def prompt_size(body: bytes, prompt: msgspec.Raw) -> tuple[Input, int]:
+    """Size a body whose prompt, a slice of it, is a text or several, token ids, or several lists of them; how many there are.
 
-    input_tokens: int
-    opaque_parts: bool
-    #: how many prompts there are
-    prompts: int
-
-
-def prompt_size(body: bytes, prompt: msgspec.Raw) -> PromptSize:
-    """Size a body with its prompt, which is a slice of it. Token ids are counted, all else is guessed by its bytes."""
+    Token ids are counted, all else is guessed as in any body.
+    """
     try:
         items = _decode_prompt(prompt)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return PromptSize(*input_tokens(body), 1)
+        return input_size(body), 1
     prompts = 1 if not items or isinstance(items[0], int) else len(items)
     if any(isinstance(item, str) for item in items):
-        return PromptSize(*input_tokens(body), prompts)
+        return input_size(body), prompts
     ids = sum(len(item) if isinstance(item, list) else 1 for item in items)
     beside_bytes = len(body) - memoryview(prompt).nbytes
-    return PromptSize(ids + beside_bytes // BYTES_PER_TOKEN + 1, False, prompts)
+    return Input(ids + beside_bytes // BYTES_PER_TOKEN + 1), prompts
 
 
-def _opaque_bytes(value: Any, *, within: bool) -> int | None:
-    """Bytes of the strings of opaque parts below a value, None where there is no such part; `within` one all are."""
+class _Opaque(msgspec.Struct, frozen=True):
+    """Parts that bytes cannot tell: the bytes of their strings, and what they may take."""
+
+    bytes: int = 0
+    tokens: int = 0
+
+
+def _opaque(value: Any, *, within: bool) -> _Opaque | None:
+    """What stands below a value in opaque parts, None where there is no such part; `within` one all does."""
     if isinstance(value, str):
-        return len(value.encode()) if within or _DATA_URL.match(value) else None
+        if within:
+            return _Opaque(len(value.encode()))
+        return _Opaque(len(value.encode()), parts.of_data_url(value)) if _DATA_URL.match(value) else None
+    tokens = 0
     if isinstance(value, dict):
-        within = within or (str(value.get("type")) in _OPAQUE_TYPES and not _is_text_document(value))
-        found = [_opaque_bytes(item, within=within) for item in value.values()]
+        if not within and str(value.get("type")) in _OPAQUE_TYPES and not _is_text_document(value):
+            within, tokens = True, parts.of_part(value)
+        found = [_opaque(item, within=within) for item in value.values()]
     elif isinstance(value, list):
-        found = [_opaque_bytes(item, within=within) for item in value]
+        found = [_opaque(item, within=within) for item in value]
     else:
         return None
-    known = [size for size in found if size is not None]
-    return sum(known) if known or within else None
+    known = [one for one in found if one is not None]
+    if not known and not within:
+        return None
+    return _Opaque(sum(one.bytes for one in known), tokens + sum(one.tokens for one in known))
 
 
 def _is_text_document(part: dict[str, Any]) -> bool:

@@ -9,7 +9,17 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from batchrunner.dialect import chat_completions, completions, embeddings, generic, messages, reranks, responses
+from batchrunner.dialect import (
+    chat_completions,
+    completions,
+    embeddings,
+    findings,
+    generic,
+    media,
+    messages,
+    reranks,
+    responses,
+)
 from batchrunner.dialect.facts import Dialect
 from batchrunner.job import Job
 
@@ -22,6 +32,12 @@ URLS: Final[dict[str, Dialect]] = {
     "/v1/completions": completions.DIALECT,
     "/v1/reranks": reranks.DIALECT,
     "/v1/rerank": reranks.DIALECT,
+    "/v1/images/generations": media.IMAGES,
+    "/v1/audio/speech": media.SPEECH,
+    "/v1/search": findings.SEARCH,
+    "/v1/detect": findings.DETECT,
+    "/v1/videos/generations": media.VIDEOS,
+    "/v1/audio/transcriptions": media.TRANSCRIPTIONS,
 }
 #: answered with the id of a job that must be polled
 ASYNCHRONOUS_URLS: Final = frozenset({"/v1/videos/generations", "/v1/audio/transcriptions"})

@@ -62,6 +62,13 @@ class EventCounts:
             buckets=DURATION_BUCKETS,
             registry=registry,
         )
+        self._first_token = Histogram(
+            "batchrun_first_token_seconds",
+            "Of streamed answers: from the send to the first of their words.",
+            ("model",),
+            buckets=DURATION_BUCKETS,
+            registry=registry,
+        )
         self._wait = Histogram(
             "batchrun_admission_wait_seconds",
             "From a slot's being asked for to the send.",
@@ -90,6 +97,8 @@ class EventCounts:
         self._wait.observe(event.admission_wait_seconds)
         if event.seconds > 0:
             self._duration.labels(model, event.result.value).observe(event.seconds)
+        if event.first_token_seconds is not None:
+            self._first_token.labels(model).observe(event.first_token_seconds)
         if event.finish is not None:
             self._replies.labels(event.finish if event.finish in FINISHES else Finish.OTHER.value).inc()
         if event.usage is not None:

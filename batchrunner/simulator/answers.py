@@ -28,6 +28,11 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     #: besides content-type, content-length and x-request-id
     headers: tuple[tuple[str, str], ...] = ()
     delivery: Delivery = Delivery.WHOLE
+    #: the parts of a body that is streamed, and the time between two of them
+    events: tuple[bytes, ...] = ()
+    pause_seconds: float = 0.0
+    #: what a stream that fails says instead of its second half
+    error_event: bytes = b""
 
 
 def refusal(dialect: Dialect | None, status: int, code: str, message: str, request_id: str) -> Answer:

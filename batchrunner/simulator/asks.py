@@ -102,6 +102,10 @@ class Ask(msgspec.Struct, frozen=True, gc=False):
     in_base64: bool
     #: those offered that the platform runs itself, and bills
     tools: tuple[str, ...]
+    #: answered by a stream of events
+    stream: bool
+    #: which tells of usage, in a dialect that does so where it is asked for
+    include_usage: bool
     #: for joining the ledger with jobs: `metadata.tag`, else `metadata.custom_id`, else `user` or `metadata.user_id`
     tag: str | None
     custom_id: str | None
@@ -142,6 +146,7 @@ class _Body(msgspec.Struct):
     dimensions: int | None = None
     encoding_format: str | None = None
     stream: bool | None = None
+    stream_options: dict[str, Any] | None = None
     user: str | None = None
     metadata: dict[str, Any] | None = None
 
@@ -160,8 +165,8 @@ def read(dialect: Dialect, body: bytes, catalog: Catalog) -> Ask:
         raise Refusal(404, "model_not_found", f"The model '{asked.model[:100]}' does not exist or is not available.")
     if model.status != AVAILABLE:
         raise Refusal(503, "model_unavailable", f"The worker of '{model.id}' is offline.")
-    if asked.stream:
-        raise _invalid("stream", "streaming is not simulated")
+    if asked.stream and dialect not in WRITERS:
+        raise _invalid("stream", "only texts are streamed")
     prompt = _prompt(dialect, asked)
     parts: tuple[bytes, ...] = ()
     choices = _between("n", asked.n, 1, MAX_CHOICES) if dialect in _CHOOSERS else 1
@@ -191,6 +196,8 @@ def read(dialect: Dialect, body: bytes, catalog: Catalog) -> Ask:
         dimensions=_between("dimensions", asked.dimensions, DIMENSIONS, MAX_DIMENSIONS),
         in_base64=asked.encoding_format == "base64",
         tools=_tools(asked.tools, model) if asked.tools else (),
+        stream=asked.stream or False,
+        include_usage=(asked.stream_options or {}).get("include_usage") is True,
         tag=tag,
         custom_id=custom_id,
         units=_units(dialect, model, prompt, choices) if model.units else {},

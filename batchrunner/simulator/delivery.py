@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import trio
 
@@ -27,6 +27,9 @@ _GARBAGE_HEADERS = b"HTTP/1.1 200 OK\r\ncontent-length: many\r\n\x00\x01\x02\r\n
 
 async def deliver(stream: trio.abc.Stream, answer: Answer, *, keep_alive: bool) -> bool:
     """Send an answer in the way that it asks for. True where the connection can be used again."""
+    if answer.delivery is _WHOLE and answer.events:
+        await _stream(stream, answer, answer.events)
+        return keep_alive
     if answer.delivery is _WHOLE:
         await stream.send_all(head(answer, len(answer.body), keep_alive=keep_alive) + answer.body)
         return keep_alive
@@ -157,6 +160,35 @@ async def _oversize_chunked(stream: trio.abc.Stream, answer: Answer) -> bool:
     return True
 
 
+async def _stream(stream: trio.abc.Stream, answer: Answer, events: Iterable[bytes]) -> None:
+    await stream.send_all(head(answer, None))
+    for event in events:
+        await trio.sleep(answer.pause_seconds)
+        await _send_chunks(stream, [event])
+    await stream.send_all(b"0\r\n\r\n")
+
+
+async def _stream_cut(stream: trio.abc.Stream, answer: Answer) -> bool:
+    await _stream(stream, answer, _first_half(answer))
+    return True
+
+
+async def _stream_stalls(stream: trio.abc.Stream, answer: Answer) -> bool:
+    await stream.send_all(head(answer, None))
+    await _send_chunks(stream, _first_half(answer))
+    await _until_hung_up(stream)
+    return False
+
+
+async def _stream_error(stream: trio.abc.Stream, answer: Answer) -> bool:
+    await _stream(stream, answer, [*_first_half(answer), answer.error_event] if answer.events else [answer.body])
+    return True
+
+
+def _first_half(answer: Answer) -> Sequence[bytes]:
+    return answer.events[: len(answer.events) // 2] or [answer.body[: len(answer.body) // 2]]
+
+
 async def _garbage_headers(stream: trio.abc.Stream, answer: Answer) -> bool:
     await stream.send_all(_GARBAGE_HEADERS + answer.body)
     return False
@@ -180,6 +212,9 @@ _WAYS: dict[Delivery, Callable[[trio.abc.Stream, Answer], Awaitable[bool]]] = {
     Delivery.ENDLESS_LENGTH: _endless_length,
     Delivery.ENDLESS_DRIP: _endless_drip,
     Delivery.GARBAGE_HEADERS: _garbage_headers,
+    Delivery.STREAM_CUT: _stream_cut,
+    Delivery.STREAM_STALLS: _stream_stalls,
+    Delivery.STREAM_ERROR: _stream_error,
 }
 
 

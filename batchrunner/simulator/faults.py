@@ -28,6 +28,9 @@
 | truncated | half of the body that `content-length` promised, then an orderly end | yes |
 | long_length | all of the body, though `content-length` promised more, then nothing | yes |
 | short_length | all of the body, though `content-length` promised half: the rest stands in the next answer's place | yes |
+| stream_cut | half of a stream's events (of the body, where it is none) in chunks, then an end as if that were all | yes |
+| stream_stalls | the same, then nothing | yes |
+| stream_error | half of a stream's events, then an error's, `upstream_error`; of what is no stream all | yes |
 | **an answer without end** | | |
 | endless, endless_length | a body in chunks as fast as it is read; one that `content-length` calls a terabyte | yes |
 | endless_drip | a body in chunks of a byte every second | yes |
@@ -71,6 +74,9 @@ class Delivery(enum.Enum):
     ENDLESS_DRIP = enum.auto()
     ENDLESS_LENGTH = enum.auto()
     GARBAGE_HEADERS = enum.auto()
+    STREAM_CUT = enum.auto()
+    STREAM_STALLS = enum.auto()
+    STREAM_ERROR = enum.auto()
 
 
 #: ways in which all of an answer comes
@@ -168,6 +174,9 @@ _ALL = (
     _paid("reset_body", Delivery.RESET_BODY),
     _paid("truncated", Delivery.TRUNCATED),
     _paid("long_length", Delivery.LONG_LENGTH),
+    _paid("stream_cut", Delivery.STREAM_CUT),
+    _paid("stream_stalls", Delivery.STREAM_STALLS),
+    _paid("stream_error", Delivery.STREAM_ERROR),
     _paid("short_length", Delivery.SHORT_LENGTH),
     _paid("endless", Delivery.ENDLESS),
     _paid("endless_length", Delivery.ENDLESS_LENGTH),

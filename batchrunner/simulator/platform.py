@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, unquote
 import msgspec
 import trio
 
-from batchrunner.simulator import chats, hosted, replies
+from batchrunner.simulator import chats, hosted, replies, streams
 from batchrunner.simulator.accounts import Accounts, digest
 from batchrunner.simulator.answers import Answer, failure, refusal
 from batchrunner.simulator.asks import Ask, Dialect, Refusal, read
@@ -204,8 +204,10 @@ class Platform:
 
     async def _work(self, work: _Work, body: bytes) -> Answer:
         settings, fault = self.settings, work.fault
-        completion = replies.complete(work.ask, Draws(settings.seed, b"reply", body), settings)
-        seconds = self._latency_seconds(work.arrival) + settings.latency_per_token_seconds * completion.output_tokens
+        completion = replies.complete(work.ask, Draws(settings.seed, b"reply", _said(work.ask, body)), settings)
+        seconds = self._latency_seconds(work.arrival)
+        if not work.ask.stream:  # else its words take their time on the way
+            seconds += settings.latency_per_token_seconds * completion.output_tokens
         if seconds:
             await trio.sleep(seconds * fault.latency_factor)
         now_ns = self._time_ns()
@@ -232,7 +234,20 @@ class Platform:
 
     def _written(self, work: _Work, completion: replies.Completion, now_ns: int, delivery: Delivery) -> Answer:
         stamp = replies.Stamp(self.settings.seed, self._reply_id(work), work.request_id, now_ns // NS_PER_SECOND)
-        return Answer(200, replies.body(work.ask, completion, stamp), work.request_id, delivery=delivery)
+        if not work.ask.stream:
+            return Answer(200, replies.body(work.ask, completion, stamp), work.request_id, delivery=delivery)
+        events = streams.events(work.ask, completion, stamp)
+        seconds = self.settings.latency_per_token_seconds * completion.output_tokens * work.fault.latency_factor
+        return Answer(
+            200,
+            b"".join(events),
+            work.request_id,
+            content_type="text/event-stream",
+            delivery=delivery,
+            events=events,
+            pause_seconds=seconds / len(events),
+            error_event=streams.error_event(work.ask.dialect, 502, "upstream_error", "The provider failed.", work.request_id),
+        )
 
     def _reply_id(self, work: _Work) -> str:
         return f"{self.settings.seed:x}{work.arrival:012d}"
@@ -326,3 +341,11 @@ class Platform:
 def trio_now_ns() -> int:
     """Nanoseconds of trio's clock, whose zero is arbitrary in real time and the test's start in virtual time."""
     return round(trio.current_time() * NS_PER_SECOND)
+
+
+def _said(ask: Ask, body: bytes) -> bytes:
+    """A body without its wish to be streamed, which changes nothing of what is said. (Then as compact JSON is written.)"""
+    if not ask.stream:
+        return body
+    fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    return msgspec.json.encode({name: value for name, value in fields.items() if name not in ("stream", "stream_options")})

@@ -103,18 +103,23 @@ class Stamp(msgspec.Struct, frozen=True, gc=False):
 
 def body(ask: Ask, completion: Completion, stamp: Stamp) -> bytes:
     """An answer as JSON, in the shape of its dialect."""
+    return msgspec.json.encode(shape(ask, completion, stamp))
+
+
+def shape(ask: Ask, completion: Completion, stamp: Stamp) -> dict[str, Any]:
+    """An answer in the shape of its dialect."""
     written = _WRITTEN.get(ask.dialect)
     if written is not None:
-        shape = written(completion, stamp.reply_id, stamp.created_seconds)
+        found = written(completion, stamp.reply_id, stamp.created_seconds)
     elif ask.dialect is Dialect.EMBEDDINGS:
-        shape = vectors.embeddings(ask, stamp.seed)
+        found = vectors.embeddings(ask, stamp.seed)
     elif ask.dialect is Dialect.RERANKS:
-        shape = vectors.rerank(ask, stamp.seed, stamp.request_id)
+        found = vectors.rerank(ask, stamp.seed, stamp.request_id)
     else:
-        shape = hosted.reply(ask, stamp.seed, stamp.reply_id, stamp.created_seconds)
+        found = hosted.reply(ask, stamp.seed, stamp.reply_id, stamp.created_seconds)
     if completion.tool_usage:
-        shape["tool_usage"] = completion.tool_usage
-    return msgspec.json.encode(shape)
+        found["tool_usage"] = completion.tool_usage
+    return found
 
 
 def error(dialect: Dialect | None, status: int, code: str, message: str, request_id: str) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
@@ -17,13 +18,16 @@ from batchrunner.exchange import Failure, FailureKind, Reply
 from batchrunner.transport.drivers import Link, LinkBroken
 from batchrunner.transport.origin import Origin
 from batchrunner.transport.reply_budget import ReplyBudget, Share
-from batchrunner.transport.wire import MAX_BODY_BYTES, ReplyParser, WireError
+from batchrunner.transport.wire import MAX_BODY_BYTES, BodyTaker, ReplyParser, WireError
 
 #: a body up to this size is joined to its head: one system call and one packet train instead of two
 JOIN_BYTES = 128 << 10
 
 #: how long to look for an answer after writing failed; what the server said before it closed is there already
 LATE_ANSWER_SECONDS = 2.0
+
+#: a stream that has said all is given this long to end as HTTP wants it, so that its connection can be used again
+LINGER_SECONDS = 1.0
 
 #: held unused for longer than this, a connection is as likely to have been closed as one that was kept alive
 FRESH_SECONDS = 1.0
@@ -116,8 +120,11 @@ class Connection:
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
         *,
         max_body_bytes: int = MAX_BODY_BYTES,
+        stream: Callable[[], BodyTaker] | None = None,
     ) -> Reply:
         """Send a request and return the whole reply, whatever its status.
+
+        Where a success comes as a stream of events, what `stream` makes takes its body, and the reply has none.
 
         `head` comes from `wire.Head` or `wire.request_head`, with the body's length. The connection is spent afterwards:
         back in the pool where it may carry another exchange, closed where anything was unclean, also when cancelled.
@@ -126,7 +133,7 @@ class Connection:
         """
         if self._spent:
             raise RuntimeError("a connection carries one exchange: get another from the pool")
-        parser = ReplyParser(max_body_bytes=max_body_bytes)
+        parser = ReplyParser(max_body_bytes=max_body_bytes, stream=stream)
         clean = False
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
@@ -158,8 +165,9 @@ class Connection:
             except LinkBroken as cause:
                 broken = str(cause)
             except WireError as error:
-                raise self._error(error.kind, str(error), parser) from None
-        if parser.complete or (phases.writing and await self._read_late_answer(parser, phases)):
+                if not parser.answered:
+                    raise self._error(error.kind, str(error), parser) from None
+        if parser.answered or (phases.writing and await self._read_late_answer(parser, phases)):
             return not phases.writing
         if broken is None:
             raise self._error(phases.timeout, _WORDS[phases.timeout], parser)
@@ -204,10 +212,11 @@ class Connection:
                     return
                 if share is None:
                     share = Share()
-                if not budget.may_read(share, parser.body_bytes):
+                if not budget.may_read(share, parser.held_bytes):
                     phases.enter(FailureKind.ATTEMPT_TIMEOUT, math.inf)
                     await budget.wait(share)
-                phases.enter(FailureKind.BETWEEN_BYTES_TIMEOUT, phases.timeouts.between_bytes_seconds)
+                between_seconds = LINGER_SECONDS if parser.answered else phases.timeouts.between_bytes_seconds
+                phases.enter(FailureKind.BETWEEN_BYTES_TIMEOUT, between_seconds)
         finally:
             if share is not None:
                 budget.free(share)
@@ -216,7 +225,7 @@ class Connection:
         """Whether the server answered although it would not read the whole request: a 413 says more than a broken pipe."""
         with trio.move_on_after(LATE_ANSWER_SECONDS), contextlib.suppress(LinkBroken, WireError):
             await self._read(parser, phases)
-        return parser.complete
+        return parser.answered
 
     def _error(self, kind: FailureKind, message: str, parser: ReplyParser) -> TransportError:
         return TransportError(Failure(kind, f"{self._owner.origin}: {message}", sent=self._link.sent, status=parser.status))

@@ -6,7 +6,8 @@ httptools (llhttp) reads the framing; what is strict or bounded beyond it is dec
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import httptools
 
@@ -15,6 +16,10 @@ from batchrunner.exchange import FailureKind, Reply
 
 MAX_HEAD_BYTES = 64 << 10
 MAX_BODY_BYTES = 64 << 20
+
+#: a stream of events is read, and not kept, to this many bytes: an answer of 64 MiB in the smallest fragments
+MAX_STREAM_BYTES = 1 << 32
+EVENT_STREAM = "text/event-stream"
 
 #: what the framing of one chunk may take on top of its bytes; past this a reply is all overhead
 CHUNK_OVERHEAD_BYTES = 64
@@ -43,6 +48,24 @@ _TARGET = re.compile(r"/[!-~]*")
 _HOST = re.compile(r"[0-9A-Za-z._\-]+(:[0-9]+)?|\[[0-9A-Fa-f:.]+\](:[0-9]+)?")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _REASON = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
+
+
+class BodyTaker(Protocol):
+    """Reads the body of an answer that comes as a stream of events, in the place of memory for all of it."""
+
+    @property
+    def held_bytes(self) -> int:
+        """What it keeps in memory."""
+        ...
+
+    @property
+    def complete(self) -> bool:
+        """All that is wanted of the body has come."""
+        ...
+
+    def feed(self, piece: bytes) -> None:
+        """Take in the next bytes. Raises nothing."""
+        ...
 
 
 class WireError(Exception):
@@ -120,7 +143,8 @@ class ReplyParser:
     `feed()` until it says that the reply is whole, or `eof()` where the server closed; then take `reply`. Interim (1xx)
     responses are skipped. A parser that raised WireError, or is complete, takes nothing more.
 
-    `max_head_bytes` bounds status line, headers, interim responses and trailers together; `max_body_bytes` the body.
+    `max_head_bytes` bounds status line, headers, interim responses and trailers together; `max_body_bytes` the body, or what is
+    kept of it. `stream` makes what takes a success that comes as a stream of events, whose reply then has no body.
     """
 
     __slots__ = (
@@ -138,6 +162,8 @@ class ReplyParser:
         "_max_head_bytes",
         "_names",
         "_parser",
+        "_stream",
+        "_taker",
         "_values",
         "body_bytes",
         "complete",
@@ -146,7 +172,13 @@ class ReplyParser:
         "status",
     )
 
-    def __init__(self, *, max_body_bytes: int = MAX_BODY_BYTES, max_head_bytes: int = MAX_HEAD_BYTES) -> None:
+    def __init__(
+        self,
+        *,
+        max_body_bytes: int = MAX_BODY_BYTES,
+        max_head_bytes: int = MAX_HEAD_BYTES,
+        stream: Callable[[], BodyTaker] | None = None,
+    ) -> None:
         #: the final status code, as soon as its whole head has been read
         self.status: int | None = None
         #: the reply is whole
@@ -157,6 +189,8 @@ class ReplyParser:
         self.excess = False
         #: bytes of body read so far
         self.body_bytes = 0
+        self._stream = stream
+        self._taker: BodyTaker | None = None
         self._max_body_bytes = max_body_bytes
         self._max_head_bytes = max_head_bytes
         self._headers: tuple[tuple[str, str], ...] = ()
@@ -180,9 +214,19 @@ class ReplyParser:
         return self._fed_bytes > 0
 
     @property
+    def held_bytes(self) -> int:
+        """What of the body is kept in memory."""
+        return self.body_bytes if self._taker is None else self._taker.held_bytes
+
+    @property
+    def answered(self) -> bool:
+        """The reply is whole, or it is a stream that has said all that it had to say."""
+        return self.complete or (self._taker is not None and self._taker.complete)
+
+    @property
     def reply(self) -> Reply:
-        """The whole reply. Only once `complete`."""
-        if not self.complete or self.status is None:
+        """The whole reply. Only once `answered`."""
+        if not self.answered or self.status is None:
             raise RuntimeError("the reply is not complete")
         body = self._first if self._body is None else bytes(self._body)
         return Reply(self.status, self._headers, body)
@@ -274,6 +318,8 @@ class ReplyParser:
             self._head_done = True
             self._headers = self._decode_headers()
             self._read_framing(status)
+            if self._stream is not None and 200 <= status < 300 and self._is_event_stream():
+                self._taker = self._stream()
 
     def on_chunk_header(self) -> None:
         self._chunks += 1
@@ -282,7 +328,11 @@ class ReplyParser:
         if self._error is not None or self.complete:
             return
         self.body_bytes += len(data)
-        if self.body_bytes > self._max_body_bytes:
+        if self._taker is not None:
+            self._taker.feed(data)
+            if self._taker.held_bytes > self._max_body_bytes or self.body_bytes > MAX_STREAM_BYTES:
+                self._error = self._too_large_body()
+        elif self.body_bytes > self._max_body_bytes:
             self._error = self._too_large_body()
         elif self._body is not None:
             self._body += data
@@ -334,6 +384,9 @@ class ReplyParser:
         self._framed = self._chunked or length is not None
         if length is not None and status not in (204, 304) and int(length) > self._max_body_bytes:
             self._error = self._too_large_body()
+
+    def _is_event_stream(self) -> bool:
+        return any(name == "content-type" and value.lower().startswith(EVENT_STREAM) for name, value in self._headers)
 
     def _head_bytes(self) -> int:
         return sum(map(len, self._names)) + sum(map(len, self._values)) + 4 * len(self._names)

@@ -178,4 +178,6 @@ class Finals:
 
 
 def _tokens(usage: Usage | None) -> tuple[int | None, int | None, int | None]:
-    return (None, None, None) if usage is None else (usage.input_tokens, usage.cached_tokens, usage.output_tokens)
+    if usage is None or not usage.tokens_known:
+        return None, None, None
+    return usage.input_tokens, usage.cached_tokens, usage.output_tokens

@@ -182,3 +182,33 @@ ECHOES = [
     rb'{"\\\\' + _SPELT_OUT + rb'":"\\u0073k"}',
 ]
 ECHO_WORDS = [b'sk-empiriolabs-test-"a/b', rb"sk-empiriolabs-test-\"a/b", _SPELT_OUT, rb"\u0073", rb"\/", rb"\\", b"\\", b"k-"]
+
+
+STREAMS = [
+    (
+        b"\7"
+        b'data: {"id":"","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"role":"assistant","content":"M"}}]}\n\n'
+        b'data: {"choices":[{"index":0,"delta":{"content":"on","tool_calls":[{"index":0,"function":{"arguments":"{}"}}]}}]}\n\n'
+        b'data: {"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":4}}\n\ndata: [DONE]\n\n'
+    ),
+    (
+        b"\7"
+        b'event: message_start\ndata: {"type":"message_start","message":{"id":"m","content":[],"usage":{"input_tokens":9}}}\n\n'
+        b'event: x\ndata: {"type":"content_block_start","index":0,"content_block":{"type":"tool_use","input":{}}}\n\n'
+        b'event: x\ndata: {"type":"content_block_delta","index":0,"delta":{"type":"input_json_delta","partial_json":"{}"}}\n\n'
+        b'event: x\ndata: {"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":4}}\n\n'
+        b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+    ),
+    (
+        b"\7"
+        b'event: response.output_text.delta\ndata: {"type":"response.output_text.delta","delta":"Moon"}\n\n'
+        b'event: response.completed\ndata: {"type":"response.completed","response":{"id":"r","output":[]}}\n\n'
+    ),
+    b'\7event: error\r\ndata: {"type":"error","error":{"type":"overloaded_error","message":"No."}}\r\n\r\n',
+    b'\7{"error":{"code":"upstream_error"}}',
+]
+STREAM_WORDS = [
+    *(b"data: ", b"event: ", b"\n\n", b"\r", b"[DONE]", b"index", b"delta", b"content", b"choices", b"usage", b"error", b"type"),
+    *(b"message_start", b"content_block_delta", b"message_delta", b"response.completed", b"response", b"citations_delta"),
+    *(b'"\\ud83d"', b"null", b"[]", b"{}", b"1e999", b"-1", b"message", b"tool_calls", b"partial_json", b"\xff", b"logprobs"),
+]

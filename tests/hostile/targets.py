@@ -29,13 +29,14 @@ from batchrunner.pricing import PriceTable, json_number
 from batchrunner.results import failure_line, read_line, success_line
 from batchrunner.retry_after import LONGEST_WAIT_NS, retry_after_ns
 from batchrunner.secret import Blotter
+from batchrunner.streaming import STREAMED_URLS, stream_for
 from batchrunner.transport.wire import ReplyParser, WireError
 from batchrunner.wording import escape_terminal
 from tests.hostile import seeds, torn
 
 SHAPES: tuple[Dialect, ...] = (
     *{one.name: one for one in dialect.URLS.values()}.values(),
-    dialect.for_url("/v1/search"),
+    dialect.for_url("/v1/any/thing"),
 )
 #: no reader has a reason to come near it with what a test gives it
 CONTENT_BYTES = 8 << 20
@@ -175,6 +176,25 @@ def _read_wire(pieces: list[bytes]) -> Reply | FailureKind:
         parser.end()
 
 
+def stream(data: bytes) -> None:
+    """A streamed body is whole or not, and then an object or words that no shape takes for one; however the network cuts it."""
+    cut, data = (data[0], data[1:]) if data else (0, b"")
+    for url in STREAMED_URLS:
+        whole = _read_stream(url, data, len(data) + 1)
+        assert whole == _read_stream(url, data, 1 + cut % 64)
+        if whole is not None and (facts := dialect.for_url(url).read(whole)) is not None:
+            _assert_facts(facts)
+
+
+def _read_stream(url: str, data: bytes, step: int) -> bytes | None:
+    found = stream_for(url)
+    assert found is not None
+    for at in range(0, len(data), step):
+        found.feed(data[at : at + step])
+        assert found.held_bytes <= 1_000 + 100 * len(data)
+    return found.body() if found.end() else None
+
+
 def catalog(data: bytes) -> None:
     """A price table whose every cost is a sum of money or unknown, or one error in the server's name."""
     try:
@@ -254,6 +274,7 @@ TARGETS: dict[str, Target] = {
     "hints": Target(hints, seeds.HINTS, seeds.HINT_WORDS),
     "rate": Target(rate, seeds.RATES, seeds.RATE_WORDS),
     "wire": Target(wire, [b"\7" + data for data in seeds.RESPONSES], seeds.WIRE_WORDS),
+    "stream": Target(stream, seeds.STREAMS, seeds.STREAM_WORDS),
     "catalog": Target(catalog, seeds.CATALOGS, seeds.CATALOG_WORDS),
     "echo": Target(echo, seeds.ECHOES, seeds.ECHO_WORDS),
     "gunzip": Target(packed, seeds.GZIPS, seeds.GZIP_WORDS),

@@ -29,6 +29,9 @@ WITHOUT_END = {
     "oversize",
     "oversize_chunked",
     "garbage_headers",
+    "stream_cut",
+    "stream_stalls",
+    "stream_error",
 }
 
 

@@ -11,11 +11,11 @@ from batchrunner import dialect
 from batchrunner.dialect import Finish, ReplyFacts
 from batchrunner.job import Usage
 
-SEARCH, RERANKS = dialect.for_url("/v1/search"), dialect.for_url("/v1/reranks")
+OTHER, RERANKS = dialect.for_url("/v1/any/thing"), dialect.for_url("/v1/reranks")
 
 
 def read(reply: object) -> ReplyFacts:
-    facts = SEARCH.read(json.dumps(reply).encode())
+    facts = OTHER.read(json.dumps(reply).encode())
     assert facts is not None
     return facts
 
@@ -34,7 +34,7 @@ def read(reply: object) -> ReplyFacts:
 )
 def test_a_request_is_sized_by_the_usual_names(body: dict[str, Any], model: str, cap: int | None, choices: int) -> None:
     """Model, caps and choices, where they are what their names say."""
-    size = SEARCH.size(json.dumps(body).encode())
+    size = OTHER.size(json.dumps(body).encode())
     assert (size.model, size.output_cap_tokens, size.choices) == (model, cap, choices)
     assert size.opaque_output
 

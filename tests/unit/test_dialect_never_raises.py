@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from batchrunner import dialect
 from batchrunner.dialect import Dialect, Finish
 
-SHAPES = [*{one.name: one for one in dialect.URLS.values()}.values(), dialect.for_url("/v1/search")]
+SHAPES = [*{one.name: one for one in dialect.URLS.values()}.values(), dialect.for_url("/v1/any/thing")]
 
 #: the words that any of the shapes looks for
 WORDS = [
@@ -20,7 +20,7 @@ WORDS = [
     *("prompt_tokens_details", "completion_tokens_details", "cached_tokens", "reasoning_tokens"),
     *("cache_read_input_tokens", "cache_creation_input_tokens", "choices", "message", "content", "output", "type", "text"),
     *("finish_reason", "status", "stop_reason", "incomplete_details", "reason", "refusal", "tool_calls", "data", "embedding"),
-    *("source", "image", "document"),
+    *("source", "image", "document", "audio", "url", "b64_json", "seconds", "duration", "result", "results", "detail"),
 ]
 JSON = st.recursive(
     st.none()
@@ -45,7 +45,8 @@ BODIES = (
 
 def test_all_shapes_are_meant() -> None:
     """Each under its own name: a closed set, fit for a label."""
-    names = ["chat_completions", "responses", "messages", "embeddings", "completions", "reranks", "generic"]
+    names = ["chat_completions", "responses", "messages", "embeddings", "completions", "reranks"]
+    names += ["images", "speech", "search", "detect", "videos", "transcriptions", "generic"]
     assert [one.name for one in SHAPES] == names
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from batchrunner import dialect
-from batchrunner.dialect.size import input_tokens
+from batchrunner.dialect.size import input_size
 from batchrunner.job import RequestSize
 
 URLS = ("/v1/chat/completions", "/v1/responses", "/v1/messages")
@@ -57,9 +57,7 @@ def test_text_counts_by_its_bytes(url: str) -> None:
 def test_escaped_text_weighs_as_much_as_plain() -> None:
     """How a file spells its characters says nothing about tokens."""
     body = {"messages": [{"role": "user", "content": "日本語のテキスト" * 100}]}
-    plain, _ = input_tokens(json.dumps(body, ensure_ascii=False).encode())
-    escaped, _ = input_tokens(json.dumps(body).encode())
-    assert plain == escaped
+    assert input_size(json.dumps(body, ensure_ascii=False).encode()) == input_size(json.dumps(body).encode())
 
 
 PARTS: list[dict[str, Any]] = [
@@ -112,7 +110,7 @@ def test_an_opaque_part_without_strings_is_opaque() -> None:
     assert size(URLS[0], {"messages": [{"content": [{"type": "image", "id": 7}]}]}).opaque_parts
 
 
-@pytest.mark.parametrize("url", [*dialect.URLS, "/v1/search"])
+@pytest.mark.parametrize("url", [*dialect.URLS, "/v1/any/thing"])
 @pytest.mark.parametrize(
     "body",
     [

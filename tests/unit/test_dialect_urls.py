@@ -19,7 +19,7 @@ from batchrunner.job import Job
         ("/v1/completions", "completions"),
         ("/v1/reranks", "reranks"),
         ("/v1/rerank", "reranks"),
-        ("/v1/images/generations", "generic"),
+        ("/v1/images/generations", "images"),
         ("/v1/messages/count_tokens", "generic"),
         ("/v1/whatever/comes/next", "generic"),
     ],

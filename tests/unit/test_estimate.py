@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from decimal import Decimal
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -80,6 +82,22 @@ def test_the_first_small_answers_say_little() -> None:
     """Twenty tokens of a server's own template must not multiply a prompt of a hundred thousand."""
     estimator = taught(1, Usage(23, 1), size(3))
     assert 100_000 <= estimator.predict(size(100_000)).input_tokens <= 103_000
+
+
+def test_opaque_parts_go_by_rules_of_thumb_until_answers_have_told() -> None:
+    """The guess is an estimate alone: the first answer takes its place."""
+    pictures = msgspec.structs.replace(size(1000, opaque=True), opaque_tokens=765)
+    estimator = Estimator()
+    assert estimator.predict(pictures).input_tokens == 1765
+    estimator.learn(pictures, Usage(1100, 10))
+    assert estimator.predict(pictures).input_tokens == 1100
+
+
+def test_an_answer_that_says_nothing_of_tokens_teaches_nothing() -> None:
+    """Pictures were counted, tokens were not: a nought that nobody said is no figure."""
+    estimator = Estimator()
+    estimator.learn(size(), Usage(0, 0, units={"image": Decimal(2)}, tokens_known=False))
+    assert estimator == Estimator()
 
 
 def test_opaque_parts_are_learned_on_top_of_text() -> None:

@@ -172,12 +172,10 @@ def test_a_stream_switched_off_is_no_stream(stream: bool | None) -> None:
         (b'{"custom_id":"a","params":[]}', "invalid_body"),
         (line(params={}), "invalid_body"),
         (b'{"custom_id":"a","params":{"stream":1e999}}', "invalid_body"),
-        (line(body={"stream": True}), "streaming_not_supported"),
-        (line(body={"stream": 1}), "streaming_not_supported"),
-        (line(url="/v1/completions", body={"stream": True}), "streaming_not_supported"),
+        (line(url="/v1/embeddings", body={"stream": True}), "streaming_not_supported"),
         (line(url="/v1/audio/speech", body={"stream": True}), "streaming_not_supported"),
         (line(url="/v1/any/thing", body={"stream": True}), "streaming_not_supported"),
-        (b'{"custom_id":"a","params":{"\\u0073tream":true}}', "streaming_not_supported"),
+        (b'{"custom_id":"a","url":"/v1/search","body":{"\\u0073tream":true}}', "streaming_not_supported"),
         (line(batchrun={"max_attempts": 0}), "invalid_extras"),
         (line(batchrun={"timeout": 0}), "invalid_extras"),
         (line(batchrun={"priority": 1001}), "invalid_extras"),
@@ -190,6 +188,16 @@ def test_a_stream_switched_off_is_no_stream(stream: bool | None) -> None:
 def test_a_bad_line_is_named_by_its_code(raw: bytes, code: str) -> None:
     """Each way of being wrong has one code of the closed set."""
     assert code_of(raw) == code
+
+
+@pytest.mark.parametrize("url", ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"])
+@pytest.mark.parametrize("stream", [True, False, 1, None])
+def test_a_text_may_be_asked_for_as_a_stream(url: str, stream: object) -> None:
+    """It is put together again; the body goes out as it is written."""
+    raw = line(url=url, body={"stream": stream})
+    assert check(raw) == "a"
+    assert parse(raw).body in raw
+    assert check(b'{"custom_id":"a","params":{"stream":true}}') == "a"
 
 
 @pytest.mark.parametrize(

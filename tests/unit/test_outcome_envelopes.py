@@ -48,6 +48,23 @@ def test_each_type_of_anthropic_means_what_its_status_does(
         assert outcome.billing is (Billing.MAYBE if promised or status == 504 else Billing.NOT)
 
 
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [("server_error", Again), ("502", Again), ("429", Refused), ("401", SuspendKey), ("402", StopAccount), ("400", Failed)],
+)
+def test_a_code_behind_a_promise_may_be_a_status(code: str, expected: type[Outcome]) -> None:
+    """What fails in mid-stream has no status of its own any more: some servers say it in the place of a code."""
+    outcome = judge(200, json.dumps({"error": {"code": code, "message": "No."}}))
+    assert type(outcome) is expected
+    assert type(judge(200, json.dumps({"error": {"code": int(code), "message": "No."}}))) is expected if code.isdigit() else True
+
+
+@pytest.mark.parametrize("code", ["999", "200", "²²²", "5020", ""])
+def test_a_code_that_is_no_status_of_an_error_fails_the_job(code: str) -> None:
+    """Nothing is known of it."""
+    assert isinstance(judge(200, json.dumps({"error": {"code": code, "message": "No."}})), Failed)
+
+
 @pytest.mark.parametrize("status", [200, 500, 503, 529])
 def test_overloaded_error_is_tried_again_with_any_status(status: int) -> None:
     """The server's trouble and not the job's, whichever status it came with."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import h11
 import pytest
@@ -20,7 +21,7 @@ INTERIM = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\
 EMPTY = b"HTTP/1.1 204 No Content\r\nX-A: 1\r\n\r\n"
 
 
-def read(pieces: Iterable[bytes], *, closed: bool = False, **limits: int) -> tuple[Reply, ReplyParser]:
+def read(pieces: Iterable[bytes], *, closed: bool = False, **limits: Any) -> tuple[Reply, ReplyParser]:
     parser = ReplyParser(**limits)
     for piece in pieces:
         if parser.feed(piece):

@@ -1,0 +1,62 @@
+"""What a reply says of pictures and seconds, by the catalog's names of these units. Counted or said; never reckoned.
+
+Pictures are counted where they stand, in `data`. Seconds are read from a usage (`{"type": "duration", "seconds": 9}` is
+OpenAI's), else from the reply itself, else summed over its files where each says its own.
+"""
+
+from __future__ import annotations
+
+import math
+from decimal import Decimal, InvalidOperation
+from typing import Any, Final
+
+from batchrunner.dialect import facts
+
+IMAGE: Final = "image"
+VIDEO_SECOND: Final = "video-second"
+AUDIO_SECOND: Final = "audio-second"
+
+#: a larger figure is nonsense: no sound or film of two years is made
+MOST: Final = 100_000_000
+_SECONDS: Final = ("seconds", "duration_seconds", "duration")
+_OF_KIND: Final = {VIDEO_SECOND: ("video_seconds",), AUDIO_SECOND: ("audio_seconds",)}
+#: names that a file stands under, as an address or in base64
+_FILES: Final = ("url", "b64_json", "image_url", "video_url", "audio_url")
+
+
+def read(reply: dict[str, Any], unit: str) -> Decimal | None:
+    """How much of a unit a reply holds; None where it does not say."""
+    return _images(reply) if unit == IMAGE else _seconds(reply, _OF_KIND[unit] + _SECONDS)
+
+
+def files(reply: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """The items of `data` that hold a file; None where there is no such array."""
+    items = reply.get("data")
+    if not isinstance(items, list):
+        return None
+    return [item for item in facts.mappings(items) if any(facts.string(item.get(name)) for name in _FILES)]
+
+
+def _images(reply: dict[str, Any]) -> Decimal | None:
+    found = files(reply)
+    return None if found is None else Decimal(len(found))
+
+
+def _seconds(reply: dict[str, Any], names: tuple[str, ...]) -> Decimal | None:
+    for place in (facts.mapping(reply.get("usage")), reply):
+        said = next((place[name] for name in names if place.get(name) is not None), None)
+        if said is not None:
+            return _quantity(said)
+    each = [_seconds(item, names) for item in files(reply) or ()]
+    return sum((one for one in each if one is not None), Decimal(0)) if each and None not in each else None
+
+
+def _quantity(value: object) -> Decimal | None:
+    """A finite number of at least 0, as a number or in digits; exact as it is written."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)) or len(str(value)) > 40:
+        return None
+    try:
+        amount = Decimal(str(value))
+    except InvalidOperation:
+        return None
+    return amount if math.isfinite(amount) and 0 <= amount <= MOST else None
