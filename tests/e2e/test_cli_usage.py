@@ -131,6 +131,15 @@ def test_usage_goes_by_the_configured_account(used: tuple[Path, Platform], tmp_p
     assert exact(ended.stdout)["server"] == running.url
 
 
+def test_usage_by_x_api_key_and_a_base_url_with_its_v1(used: tuple[Path, Platform], tmp_path: Path) -> None:
+    """Row "Addresses and authentication": both are as good as what is usual."""
+    home, running = used
+    config = tmp_path / "accounts.toml"
+    config.write_text(f'[accounts.night]\nbase_url = "{running.url}/v1"\nauth = "x-api-key"\nkeys = ["env:NIGHT_KEY"]\n')
+    ended = batchrun(home, "usage", "--config", config, "--json", env={"NIGHT_KEY": running.env["BATCHRUN_API_KEY"]})
+    assert exact(ended.stdout)["total"]["events"] >= 41
+
+
 def test_usage_on_a_server_that_has_none(tmp_path: Path) -> None:
     """A page of HTML is no usage, and is not shown."""
     with server(200, b"<html>\x1b[31mhello</html>") as url:
