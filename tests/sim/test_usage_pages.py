@@ -278,3 +278,14 @@ async def test_a_server_that_knows_no_times_is_held_to_them(autojump_clock: Mock
     server.events.append({"id": "timeless"})
     found, _, _ = await fetched(server, Filters(from_="1700000010", to="2023-11-14T22:13:40Z"))
     assert found == [*(f"e{number}" for number in range(30, 40)), "timeless"]
+
+
+@pytest.mark.parametrize("before", ["id", "time"])
+async def test_what_is_asked_for_behind_a_time_is_never_passed(autojump_clock: MockClock, before: str) -> None:
+    """The pages go on from there, by id or by time, and nothing that is as late comes with them."""
+    times = [1_700_000_000 + number for number in range(300)]
+    server = Server(times, before=before, largest=100)
+    start = "e99" if before == "id" else "1700000200"
+    found, _, asked = await fetched(server, Filters(before=start))
+    assert found == ids(300)[100:]
+    assert all("before" in query for query in asked.queries)
