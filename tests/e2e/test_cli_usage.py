@@ -131,6 +131,33 @@ def test_usage_goes_by_the_configured_account(used: tuple[Path, Platform], tmp_p
     assert exact(ended.stdout)["server"] == running.url
 
 
+def test_usage_by_x_api_key_and_a_base_url_with_its_v1(used: tuple[Path, Platform], tmp_path: Path) -> None:
+    """Row "Addresses and authentication": both are as good as what is usual."""
+    home, running = used
+    config = tmp_path / "accounts.toml"
+    config.write_text(f'[accounts.night]\nbase_url = "{running.url}/v1"\nauth = "x-api-key"\nkeys = ["env:NIGHT_KEY"]\n')
+    ended = batchrun(home, "usage", "--config", config, "--json", env={"NIGHT_KEY": running.env["BATCHRUN_API_KEY"]})
+    assert exact(ended.stdout)["total"]["events"] >= 41
+
+
+@pytest.mark.parametrize(
+    ("balance", "shown"),
+    [
+        ('"0.00"', "$0 (calls fail until the account is topped up)"),
+        ("-0.5", "$-0.5 (calls fail until the account is topped up)"),
+        ("0.000001", "$0.000001"),
+        ("null", "not told"),
+    ],
+)
+def test_balance_that_is_empty(tmp_path: Path, balance: str, shown: str) -> None:
+    """Row "Usage and balance": credits are prepaid, and what that means is said where there are none."""
+    with server(200, b'{"balance":%b,"data":[]}' % balance.encode()) as url:
+        ended = batchrun(tmp_path, "usage", "--base-url", url)
+        document = batchrun(tmp_path, "usage", "--base-url", url, "--json")
+    assert ended.stdout == f"balance   {shown}\nevents    none\n"
+    assert exact(document.stdout)["balance"] == (None if balance == "null" else Decimal(balance.strip('"')))
+
+
 def test_usage_on_a_server_that_has_none(tmp_path: Path) -> None:
     """A page of HTML is no usage, and is not shown."""
     with server(200, b"<html>\x1b[31mhello</html>") as url:
