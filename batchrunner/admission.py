@@ -256,7 +256,7 @@ class Admission:
     def close(self) -> None:
         """Admit nothing more. What is in flight goes on."""
         self._closed = True
-        self.wake()
+        (self._crew or self).wake()  # the others may have waited for nothing else
 
     def resign(self) -> None:
         """Admit nothing more, and leave all jobs to the others of the crew: those too that come back later."""
@@ -372,9 +372,7 @@ class Admission:
             self._queue.surrender()
         self._in_flight -= 1
         await self._store.step(self._clock.monotonic_ns(), event)
-        self.wake()
-        if self._crew is not None:
-            self._crew.wake()
+        (self._crew or self).wake()
 
     async def _wait(self, changes: int, reason: Cause, until_ns: int | None) -> None:
         """Sleep until `until_ns`, or until something changes; not at all where it has, since there were so many `changes`."""

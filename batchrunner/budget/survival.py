@@ -67,7 +67,7 @@ def together(shared: Shared, name: str, mine: Shared, sends: Iterable[PastSend],
     state.tokens.pacer.empty_ns = max(state.tokens.pacer.empty_ns, own.tokens.pacer.empty_ns)
     _take_along(own, mine.holders[name].entries - shared.holders[name].entries, shared, name)
     if own.gate.epoch_ns > state.gate.epoch_ns:
-        state.gate = own.gate
+        state.gate = copy.copy(own.gate)
 
 
 def _take_along(state: State, entries: set[int], to: Shared, name: str) -> None:

@@ -10,6 +10,7 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,8 +125,16 @@ class Server:
         self._nursery = nursery
         self._open: dict[MemoryStream, trio.CancelScope] = {}
 
-    def driver(self) -> StreamDriver:
-        return StreamDriver(self._connect, is_alive=lambda stream: self.hides_closing or stream in self._open)
+    def driver(self, away: Callable[[], bool] = lambda: False) -> StreamDriver:
+        """`away`: nobody listens to whoever connects with it."""
+
+        async def connect() -> trio.abc.Stream:
+            if away():
+                await trio.lowlevel.checkpoint()
+                raise OSError(111, "Connection refused")
+            return await self._connect()
+
+        return StreamDriver(connect, is_alive=lambda stream: self.hides_closing or stream in self._open)
 
     def hang_up(self) -> None:
         """Close every connection from this side."""
@@ -164,11 +173,6 @@ class Server:
         await serve_stream(self.platform, server)
 
 
-async def _nobody_listens() -> trio.abc.Stream:
-    await trio.lowlevel.checkpoint()
-    raise OSError(111, "Connection refused")
-
-
 class Night:
     """A job file at `path`, a run directory on `disk`, a `server`. What a run leaves behind is read with the methods below."""
 
@@ -186,7 +190,7 @@ class Night:
         self.keys: tuple[str, ...] = (TEST_KEY,)
         #: keys by the name of their account, where a run goes under several
         self.accounts: dict[Any, tuple[str, ...]] = {}
-        #: accounts whose server never listens
+        #: accounts whose server takes no new connections
         self.away: frozenset[str] = frozenset()
         self.said: list[str] = []
         #: of the newest run
@@ -248,7 +252,7 @@ class Night:
             store = self.store_of(limits)
             await store.step(clock.monotonic_ns(), Open(_last_minute(recovered, name), jobs=jobs))
             heads = Heads(ORIGIN, [Secret(key) for key in keys])
-            its = Pool(ORIGIN, StreamDriver(_nobody_listens)) if name in self.away else pool
+            its = Pool(ORIGIN, self.server.driver(partial(self._is_away, name))) if self.accounts else pool
             accounts.append(AccountParts(name=name, server=str(ORIGIN), limits=limits, store=store, pool=its, heads=heads))
         parts = Parts(
             options=options,
@@ -268,6 +272,9 @@ class Night:
             say=self.said.append,
         )
         return Run(parts), pool
+
+    def _is_away(self, account: str | None) -> bool:
+        return account in self.away
 
     def recovered(self, recovered: Recovered, index: Index) -> None:
         """A run is about to go on from here."""
