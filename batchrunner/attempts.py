@@ -282,7 +282,7 @@ class Attempts:
         self._move(job, Happening.SUCCEED)
         self._forget(job)
         if facts.usage is not None:
-            self._parts.estimator.learn(size, facts.usage)
+            self._parts.estimator.learn(size, facts.usage, flight.seconds)
             self._advice.answered(size, self._parts.estimator.outputs_of(size))
 
     def _failed(self, flight: _Flight, verdict: outcome.Failed, reply: Reply | None) -> None:
