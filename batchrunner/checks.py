@@ -33,6 +33,7 @@ Code = Literal[
     "cap_above_model",
     "generous_cap",
     "above_tpm",
+    "tools_billed",
     "price_unknown",
 ]
 
@@ -76,6 +77,9 @@ def problems(job: Looked, catalog: Mapping[str, Model] | None, *, rpm: int, tpm:
     if not model.is_available:
         message = f"the catalog says of this model: {model.status}. Jobs may wait for it, and fail if it does not come back."
         yield Problem("warning", "model_unavailable", size.model, None, message)
+    if model.price.tools and "tools" in job.fields:
+        message = f"tools that are billed by the call ({', '.join(model.price.tools)}) are in no forecast but a sample's."
+        yield Problem("warning", "tools_billed", size.model, "tools", message)
     yield from _sizes(job, model)
     if model.parameters is not None:
         yield from _parameters(job, model)

@@ -145,6 +145,12 @@ class Survey:
         self._sum_up(kind, size, predicted, units_usd)
         self._draw(kind, Drawn(number, line.custom_id))
 
+    def learn(self, lengths: Estimator) -> None:
+        """Go by what is known by now."""
+        for kind in self.kinds.values():
+            kind.moments = lengths.moments_of(kind.size) or kind.moments
+            kind.seconds = lengths.seconds_of(kind.size) or kind.seconds
+
     def _note(self, problem: Problem, place: Place) -> None:
         key: tuple[str, str, str | None] = (problem.code, problem.model, problem.parameter)
         if key not in self.found and len(self.found) >= MOST_KINDS:

@@ -16,6 +16,7 @@ from batchrunner.cli.explain import explain
 from batchrunner.cli.help_text import InOrder
 from batchrunner.cli.models import models_command
 from batchrunner.cli.output import say
+from batchrunner.cli.plan import plan
 from batchrunner.cli.simulate import simulate
 from batchrunner.cli.status import status
 from batchrunner.cli.submit import submit
@@ -45,6 +46,7 @@ def batchrun(context: click.Context) -> None:
 
 
 batchrun.add_command(submit)
+batchrun.add_command(plan)
 batchrun.add_command(status)
 batchrun.add_command(models_command)
 batchrun.add_command(simulate)
