@@ -28,6 +28,10 @@ MOST_KINDS: Final = 2_000
 #: tokens of a prompt of which nothing is known, at the most, to those that its bytes are taken for
 WORST_INPUT: Final = 2
 
+#: names that the length of a film goes by
+_SECONDS: Final = ("seconds", "duration", "duration_seconds")
+_MOST_SECONDS: Final = 1_000_000
+
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
@@ -229,16 +233,16 @@ def _quantity(unit: str, job: Looked, model: Model | None) -> Decimal | None:
         return Decimal(job.size.choices)
     if unit != "video-second":
         return None
-    for name in ("seconds", "duration", "duration_seconds"):
-        parameter = None if model is None else model.parameter(name)
-        said = checks.value(job.fields[name]) if name in job.fields else None if parameter is None else parameter.default
-        if isinstance(said, (int, float, str, Decimal)) and not isinstance(said, bool):
-            try:
-                seconds = Decimal(str(said))
-            except ArithmeticError:
-                return None
-            return seconds * job.size.choices if seconds.is_finite() and 0 <= seconds < 1_000_000 else None
-    return None
+    said = [checks.value(job.fields[name]) for name in _SECONDS if name in job.fields]
+    listed = [parameter for name in _SECONDS if model is not None and (parameter := model.parameter(name)) is not None]
+    value = next(iter([*said, *(parameter.default for parameter in listed)]), None)
+    if isinstance(value, bool) or not isinstance(value, (int, float, str, Decimal)):
+        return None
+    try:
+        seconds = Decimal(str(value))
+    except ArithmeticError:
+        return None
+    return seconds * job.size.choices if seconds.is_finite() and 0 <= seconds < _MOST_SECONDS else None
 
 
 def _unpriced(size: RequestSize) -> Problem:
