@@ -52,11 +52,10 @@ class Advice:
         Said only where it matters: where jobs charged with their caps would use up the tokens before the requests.
         """
         cap = size.output_cap_tokens
-        if outputs is None or cap is None or outputs.count < KNOWN_AFTER or cap < GENEROUS * max(1, outputs.most):
+        if outputs is None or cap is None or not is_generous(size, outputs, rpm=self._rpm, tpm=self._tpm):
             return
-        matters = self._tpm and (not self._rpm or (size.input_tokens + cap) * self._rpm > self._tpm)
         of_class = (size.model, cap.bit_length())
-        if not matters or of_class in self._generous:
+        if of_class in self._generous:
             return
         self._generous.add(of_class)
         self._say(
@@ -66,3 +65,11 @@ class Advice:
 
     def statistics(self) -> Statistics:
         return Statistics(self._oversize, len(self._generous))
+
+
+def is_generous(size: RequestSize, outputs: Outputs, *, rpm: int, tpm: int) -> bool:
+    """Whether a cap is far above what answers have taken, where reserving for it would use up the tokens before the requests."""
+    cap = size.output_cap_tokens
+    if cap is None or outputs.count < KNOWN_AFTER or cap < GENEROUS * max(1, outputs.most):
+        return False
+    return tpm > 0 and (not rpm or (size.input_tokens + cap) * rpm > tpm)

@@ -59,7 +59,7 @@ class Endings:
         self.move(job, Happening.SUCCEED)
         self._forget(job)
         if facts.usage is not None:
-            self._parts.estimator.learn(size, facts.usage)
+            self._parts.estimator.learn(size, facts.usage, flight.seconds)
             self._advice.answered(size, self._parts.estimator.outputs_of(size))
 
     def failed(self, flight: Flight, verdict: outcome.Failed, reply: Reply | None) -> None:

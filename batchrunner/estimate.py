@@ -16,11 +16,14 @@ from typing import Annotated, Final, Literal, TypeVar
 import msgspec
 
 from batchrunner.job import RequestSize, Usage
+from batchrunner.moments import Moments
 
 #: answers after which older ones begin to fade
 WINDOW: Final = 500
 #: answers from which a class stands on its own mean
 ENOUGH: Final = 10
+#: and from which it is known how much those of a kind differ, if not well
+FEW: Final = 5
 #: what an answer may take where neither body nor experience says anything, tokens
 UNKNOWN_OUTPUT_TOKENS: Final = 1024
 #: entries of each table; the shared one for all the rest comes on top
@@ -28,6 +31,8 @@ MAX_KEYS: Final = 1000
 #: no request takes more than this today, tokens; one such figure would spoil a mean for hours
 MOST_TOKENS: Final = 10_000_000
 OTHER: Final = "(other)"
+#: no answer takes longer
+LONGEST_SECONDS: Final = 86_400.0
 
 _MAX_KEY_CHARACTERS: Final = 200
 #: tokens at a ratio of one that stand beside what was learned: first answers of a few tokens say little
@@ -146,6 +151,10 @@ class Estimator(msgspec.Struct):
     outputs: dict[str, Outputs] = {}
     #: by model
     errors: dict[str, Errors] = {}
+    #: how much requests of one kind differ: by model, class of cap and class of size
+    kinds: dict[str, dict[int, Moments]] = {}
+    #: from the request to its answer, milliseconds, by model and class of cap
+    latencies: dict[str, Mean] = {}
 
     def predict(self, size: RequestSize) -> Usage:
         """What a request will take. The output is never above the body's own cap."""
@@ -155,8 +164,8 @@ class Estimator(msgspec.Struct):
             tokens += size.opaque_tokens if parts is None else parts.tokens
         return Usage(tokens, self._output_tokens(size))
 
-    def learn(self, size: RequestSize, usage: Usage) -> None:
-        """Take in what a request was reported to have taken. A figure that no answer has is not learned from."""
+    def learn(self, size: RequestSize, usage: Usage, seconds: float | None = None) -> None:
+        """Take in what a request was reported to have taken, and how long. A figure that no answer has is not learned from."""
         if usage.total_tokens > MOST_TOKENS or not usage.tokens_known:
             return
         model, predicted = _model(size), self.predict(size)
@@ -168,10 +177,28 @@ class Estimator(msgspec.Struct):
         else:
             _entry(self.ratios, model, Ratio).add(size.input_tokens, usage.input_tokens)
         _entry(self.outputs, _output_class(size), Outputs).add(usage.output_tokens)
+        if size.input_tokens <= MOST_TOKENS:
+            _entry(self.kinds, _kind(size), dict).setdefault(size_class(size), Moments()).add(size.input_tokens, usage)
+        if seconds is not None and 0 <= seconds <= LONGEST_SECONDS:
+            _entry(self.latencies, _output_class(size), Mean).add(round(seconds * 1000))
 
     def outputs_of(self, size: RequestSize) -> Outputs | None:
         """What answers to requests like this one have taken; None where there were none, or they share an entry with others."""
         return self.outputs.get(_output_class(size))
+
+    def moments_of(self, size: RequestSize) -> Moments | None:
+        """What is known of requests like this one, else of those with about its cap that are longer or shorter."""
+        known = self.kinds.get(_kind(size), {})
+        own = known.get(size_class(size))
+        if own is not None and own.count >= ENOUGH:
+            return own
+        together = sum(known.values(), Moments())
+        return together if together.count >= FEW else None
+
+    def seconds_of(self, size: RequestSize) -> float | None:
+        """How long answers to requests like this one have taken, in the mean."""
+        mean = self.latencies.get(_output_class(size))
+        return None if mean is None else mean.tokens / 1000
 
     def statistics(self) -> Statistics:
         """Only reads, so that another thread may look too."""
@@ -205,6 +232,9 @@ class _Kept(msgspec.Struct, forbid_unknown_fields=True):
     ratios: dict[str, Ratio]
     parts: dict[str, Mean]
     outputs: dict[str, Outputs]
+    #: older programs did not keep these
+    kinds: dict[str, dict[int, Moments]] = {}
+    latencies: dict[str, Mean] = {}
 
 
 _KEPT: Final = msgspec.msgpack.Decoder(_Kept)
@@ -212,7 +242,7 @@ _KEPT: Final = msgspec.msgpack.Decoder(_Kept)
 
 def encode(lengths: Estimator) -> bytes:
     """What was learned, for `decode`."""
-    return msgspec.msgpack.encode(_Kept(1, lengths.ratios, lengths.parts, lengths.outputs))
+    return msgspec.msgpack.encode(_Kept(1, lengths.ratios, lengths.parts, lengths.outputs, lengths.kinds, lengths.latencies))
 
 
 def decode(data: bytes) -> Estimator | None:
@@ -221,7 +251,7 @@ def decode(data: bytes) -> Estimator | None:
         kept = _KEPT.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    return Estimator(kept.ratios, kept.parts, kept.outputs)
+    return Estimator(kept.ratios, kept.parts, kept.outputs, kinds=kept.kinds, latencies=kept.latencies)
 
 
 def _model(size: RequestSize) -> str:
@@ -232,6 +262,15 @@ def _output_class(size: RequestSize) -> str:
     """Jobs of one model whose caps have the same power of two are taken to write about as much."""
     cap = size.output_cap_tokens
     return f"{'-' if cap is None else cap.bit_length()} {_model(size)}"
+
+
+def size_class(size: RequestSize) -> int:
+    """Prompts of one class are of a size within a factor of four."""
+    return (size.input_tokens.bit_length() + 1) // 2
+
+
+def _kind(size: RequestSize) -> str:
+    return f"{'+' if size.opaque_parts else ''}{_output_class(size)}"
 
 
 _Entry = TypeVar("_Entry")

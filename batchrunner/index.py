@@ -93,10 +93,13 @@ class Index:
 
     def place(self, line: int) -> str:
         """A line of the whole input for people: `FILE line N`, N counted in that file."""
+        file, number = self.where(line)
+        return f"line {number}" if file is None else f"{file} line {number}"
+
+    def where(self, line: int) -> tuple[str | None, int]:
+        """The file that holds a line of the whole input, and its number there; None where no file was begun."""
         number = bisect.bisect_left(self._lines_before, line) - 1
-        if number < 0:
-            return f"line {line}"
-        return f"{self._files[number]} line {line - self._lines_before[number]}"
+        return (None, line) if number < 0 else (self._files[number], line - self._lines_before[number])
 
     def add(
         self, custom_id: str, fingerprint: int, offset: int, length: int, line: int, extras: Extras | None = None
@@ -178,8 +181,16 @@ def custom_id_of(raw: bytes) -> str | None:
         return None
 
 
-def add_lines(index: Index, lines: Iterable[tuple[int, int, Line]], on_bad_line: Callable[[BadLine], None]) -> None:
-    """Take the jobs among `lines` in, each line with its number and offset; the others, and repeated ids, go to the callback."""
+def add_lines(
+    index: Index,
+    lines: Iterable[tuple[int, int, Line]],
+    on_bad_line: Callable[[BadLine], None],
+    on_job: Callable[[int, bytes], None] | None = None,
+) -> None:
+    """Take the jobs among `lines` in, each line with its number and offset; the others, and repeated ids, go to the callback.
+
+    `on_job` is called with the number of each job that is taken in, and its line.
+    """
 
     def refuse(line: int, code: BadLineCode, why: str) -> None:
         on_bad_line(BadLine(line, code, f"{index.place(line)} is no job: {why}"))
@@ -199,3 +210,5 @@ def add_lines(index: Index, lines: Iterable[tuple[int, int, Line]], on_bad_line:
         if type(added) is Duplicate:
             first = index.place(index.lines[added.first])
             refuse(line, BadLineCode.DUPLICATE_CUSTOM_ID, f"custom_id {head.custom_id!r} is that of {first}; rename one.")
+        elif on_job is not None:
+            on_job(len(index) - 1, raw)

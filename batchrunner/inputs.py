@@ -8,6 +8,7 @@ import itertools
 import os
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from typing import IO, TYPE_CHECKING, Final, Protocol
 
 import msgspec
@@ -164,11 +165,17 @@ def regions(inputs: Inputs) -> Iterator[io.RawIOBase]:
 
 
 def index_inputs(
-    inputs: Inputs, on_bad_line: Callable[[BadLine], None], *, priority: int = 0, accounts: Collection[str] = ()
+    inputs: Inputs,
+    on_bad_line: Callable[[BadLine], None],
+    *,
+    priority: int = 0,
+    accounts: Collection[str] = (),
+    on_job: Callable[[Index, int, bytes], None] | None = None,
 ) -> Index:
     """Read all of the input once: the index of its jobs; lines that are no job, and repeated ids, go to the callback.
 
-    `priority`: of jobs that name none; `accounts`: see `Index`. Raises: DiskError.
+    `priority`: of jobs that name none; `accounts`: see `Index`; `on_job`: is given the number and the line of each job.
+    Raises: DiskError.
     """
 
     def id_of(number: int) -> str | None:
@@ -177,7 +184,8 @@ def index_inputs(
     index = Index(id_of, priority=priority, accounts=accounts)
     # How deep a line may nest depends on the stack that is left. What is taken in here must be readable wherever a job is
     # sent from, so that the index is made with less of a stack than anyone has later.
-    _deeper(_SPARE_FRAMES, lambda: _fill(index, inputs, on_bad_line))
+    look = None if on_job is None else partial(on_job, index)
+    _deeper(_SPARE_FRAMES, lambda: _fill(index, inputs, on_bad_line, look))
     return index
 
 
@@ -188,10 +196,12 @@ def _deeper(frames: int, work: Callable[[], None]) -> None:
         work()
 
 
-def _fill(index: Index, inputs: Inputs, on_bad_line: Callable[[BadLine], None]) -> None:
+def _fill(
+    index: Index, inputs: Inputs, on_bad_line: Callable[[BadLine], None], on_job: Callable[[int, bytes], None] | None
+) -> None:
     lines = 0
     for file, start in zip(inputs.files, inputs.starts, strict=True):
         index.begin_file(file.name, lines)
         reader = LineReader(io.BufferedReader(_Region(file), _BUFFER_BYTES), offset=start, lines_before=lines)
-        add_lines(index, reader, on_bad_line)
+        add_lines(index, reader, on_bad_line, on_job)
         lines = reader.lines

@@ -17,6 +17,7 @@ from batchrunner.cli.explain import explain
 from batchrunner.cli.help_text import InOrder
 from batchrunner.cli.models import models_command
 from batchrunner.cli.output import say
+from batchrunner.cli.plan import plan
 from batchrunner.cli.simulate import simulate
 from batchrunner.cli.status import status
 from batchrunner.cli.submit import submit
@@ -47,6 +48,7 @@ def batchrun(context: click.Context) -> None:
 
 
 batchrun.add_command(submit)
+batchrun.add_command(plan)
 batchrun.add_command(status)
 batchrun.add_command(usage_command)
 batchrun.add_command(chats)

@@ -19,6 +19,7 @@ from batchrunner.account import Account, names_to_bind_to
 from batchrunner.budget import Limits, Open, PastSend
 from batchrunner.cli import catalog
 from batchrunner.cli.output import say
+from batchrunner.cli.part import Part
 from batchrunner.cli.sharing import OpenedAccount, own_account, shared_account
 from batchrunner.cli.signals import Signals
 from batchrunner.cli.watching import last_scrape, watch
@@ -61,8 +62,9 @@ def carry_out(
     strict: bool,
     local_prices: PriceTable | None,
     state_dir: str | None,
+    part: Part | None = None,
 ) -> Status:
-    """Bring a run to where it stands and go on to its end; its last status.
+    """Bring a run to where it stands and go on to its end, or to that of a part of it; its last status.
 
     Raises: UsageError, ChangedLines, JournalDamaged, InvalidInput before anything is sent; DiskError any time.
     """
@@ -93,8 +95,10 @@ def carry_out(
     bad_lines.close()
     for warning in recovered.warnings:
         say(f"warning: {warning}")
+    if part is not None:
+        part.set_others_aside(index)
     opened = own_account if options.simulate else partial(shared_account, clock=clock, state_dir=state_dir)
-    live = partial(_live, accounts=accounts, heads=heads, opened=opened, progress_mode=progress_mode)
+    live = partial(_live, accounts=accounts, heads=heads, opened=opened, progress_mode=progress_mode, part=part)
     return trio.run(live, options, clock, directory, inputs, index, recovered, prices, signals, metrics)
 
 
@@ -133,6 +137,7 @@ async def _live(
     heads: Sequence[Heads],
     opened: OpenedAccount,
     progress_mode: Mode,
+    part: Part | None,
 ) -> Status:
     """Put the parts together and let them run, with everything that looks on."""
     assert directory.manifest is not None
@@ -179,6 +184,8 @@ async def _live(
             if metrics is not None and status.stopped_by != "signal":
                 await last_scrape(metrics.scrapes, clock, progress.say)
             nursery.cancel_scope.cancel()
+        if part is not None:
+            part.lengths = run.parts.estimator
     return status
 
 

@@ -20,6 +20,7 @@ from batchrunner.cli.accounts import Names, accounts_of, joined, simulated_accou
 from batchrunner.cli.core_dumps import forbid_core_dumps
 from batchrunner.cli.help_text import Sectioned
 from batchrunner.cli.output import exit_code, print_json, print_text, say, summary
+from batchrunner.cli.part import Part
 from batchrunner.cli.price_file import read_prices
 from batchrunner.cli.settings import CONFIG_OPTION, PREFIX
 from batchrunner.cli.signals import Signals, terminable
@@ -234,7 +235,7 @@ def submit(context: click.Context, /, **given: Any) -> None:
     forbid_core_dumps()
     began_ns = (clock := SystemClock()).monotonic_ns()
     signals = Signals()
-    status = _submit(context, clock, signals)
+    status = run_jobs(context, clock, signals)
     wall_seconds = (clock.monotonic_ns() - began_ns) / NS_PER_SECOND
     if given["json"]:
         print_json(summary(status, wall_seconds))
@@ -245,12 +246,12 @@ def submit(context: click.Context, /, **given: Any) -> None:
     context.exit(exit_code(status, terminated=signals.terminated))
 
 
-def _submit(context: click.Context, clock: Clock, signals: Signals) -> Status:
-    """Prepare a run and carry it out; its last status. What can be refused is refused before anything is sent."""
+def run_jobs(context: click.Context, clock: Clock, signals: Signals, part: Part | None = None) -> Status:
+    """Prepare a run and carry it or a part of it out; its last status. What can be refused is refused before anything is sent."""
     given = context.params
     with contextlib.ExitStack() as held:
         accounts = (simulated_account(context),) if given["simulate"] else accounts_of(context, os.environ)
-        options = _options(given, accounts)
+        options = options_of(given, accounts)
         metrics_address = None if given["metrics"] is None else parse_address(given["metrics"])
         local_prices = None if given["prices"] is None else read_prices(given["prices"])
         sources = held.enter_context(opened(options.inputs))
@@ -279,6 +280,7 @@ def _submit(context: click.Context, clock: Clock, signals: Signals) -> Status:
             strict=given["strict"],
             local_prices=local_prices,
             state_dir=given["state_dir"],
+            part=part,
         )
 
 
@@ -303,7 +305,8 @@ def _metrics(clock: Clock, host: str, port: int) -> Iterator[Metrics]:
         yield metrics
 
 
-def _options(given: dict[str, Any], accounts: Sequence[Account]) -> Options:
+def options_of(given: dict[str, Any], accounts: Sequence[Account]) -> Options:
+    """What a run is asked to do."""
     jobs: tuple[str, ...] = given["jobs"]
     return Options(
         inputs=jobs,

@@ -102,7 +102,11 @@ def entry(model: Model) -> dict[str, Any]:
         "max_output_tokens": model.max_output_tokens,
         "input_modalities": list(model.input_modalities),
         "output_modalities": list(model.output_modalities),
-        "supported_parameters": [*([cap, *_WRITING] if model.max_output_tokens else []), *model.parameters],
+        "supported_parameters": [
+            *([cap, *_WRITING] if model.max_output_tokens else []),
+            *([{"name": "tools", "type": "array"}] if model.tools else []),
+            *model.parameters,
+        ],
         "capabilities": {"reasoning": model.reasoning, "tools": bool(model.tools)},
         "features": features,
         "served_from": "loopback",

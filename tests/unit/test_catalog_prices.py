@@ -61,6 +61,7 @@ def test_pictures_and_tokens_are_both_billed() -> None:
         ({"image": "0.04", "audio-second": "0.1"}, None, units(image="3")),
         ({"image": "0.04", "image_output": "0.08"}, None, units(image="3")),
         ({"image": "ask us"}, None, units(image="3")),
+        ({"image": "0.04", "prompt": ["0.1"]}, None, units(image="3")),
         ({"image": "0.04", "currency": "EUR"}, None, units(image="3")),
         (None, [{"unit": "image", "price": "0.04", "currency": "EUR"}], units(image="3")),
         (None, [{"unit": "image", "price": "0.04"}, {"unit": "image", "price": "0.08"}], units(image="3")),

@@ -131,7 +131,7 @@ def test_the_number_of_models_is_bounded() -> None:
 def test_a_long_model_name_is_not_kept_whole() -> None:
     """A hostile file cannot fill memory with names."""
     estimator = taught(1, Usage(1, 1), size(model="x" * 1_000_000))
-    assert len(msgspec.json.encode(estimator)) < 1000
+    assert len(msgspec.json.encode(estimator)) < 2000
 
 
 SIZES = st.builds(

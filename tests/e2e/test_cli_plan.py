@@ -1,0 +1,205 @@
+"""`batchrun plan`: what a run would meet with and take, before it is paid for."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.cli_support import Ended, batchrun, job, platform, server
+from tests.e2e.harness import read_lines
+
+
+def jobs_file(home: Path, count: int = 60) -> None:
+    """Jobs of two models and sizes."""
+    lines = [
+        job(
+            f"job-{number}",
+            "word " * (5 + number % 40),
+            model=("simulated-small", "simulated-reasoner")[number % 3 == 0],
+            max_tokens=300,
+        )
+        for number in range(count)
+    ]
+    (home / "jobs.jsonl").write_bytes(b"".join(lines))
+
+
+def plan(home: Path, url: str, *arguments: object, env: Mapping[str, str] = {}) -> Ended:
+    return batchrun(home, "plan", *arguments, "--base-url", url, env=env)
+
+
+def codes(ended: Ended) -> dict[str, int]:
+    return {problem["code"]: problem["jobs"] for problem in ended.summary["problems"]}
+
+
+def test_a_file_without_fault(tmp_path: Path) -> None:
+    """0; nothing is sent, nothing is left behind, no key is needed; the interval is honest about what it does not know."""
+    jobs_file(tmp_path)
+    with platform(tmp_path) as running:
+        ended = plan(tmp_path, running.url, "jobs.jsonl", "--json")
+        told = plan(tmp_path, running.url, "jobs.jsonl", "--rpm", "10")
+        assert running.statistics()["requests"] == 0
+    assert (ended.code, ended.stderr, told.code) == (0, "", 0)
+    document = ended.summary
+    assert (document["jobs"], document["invalid"], document["problems"], document["balance"]) == (60, 0, [], None)
+    assert [row["model"] for row in document["models"]] == ["simulated-reasoner", "simulated-small"]
+    cost = document["total"]["cost_usd"]
+    assert cost["low"] == 0
+    assert cost["high"] > cost["expected"] > 0
+    assert (document["total"]["basis"], document["binding"]) == ("guess", "requests")
+    assert "about 5:56, limited by requests (--rpm), the answers' own time not counted" in told.stdout
+    assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith(".")) == ["jobs.jsonl", "ledger.jsonl"]
+
+
+def test_lines_and_jobs_that_cannot_work(tmp_path: Path) -> None:
+    """Each with its file and line; 65 where a line is no job, else 1 where a job is certain to fail."""
+    lines = [
+        job("a", model="nobody's"),
+        job("b", temperature=3),
+        job("b"),
+        b"{\n",
+        job("c", model="simulated-offline"),
+        job("d", "word " * 30_000, model="simulated-custom"),
+        job("e", frequency_penalty=1),
+    ]
+    (tmp_path / "jobs.jsonl").write_bytes(b"".join(lines))
+    (tmp_path / "wrong.jsonl").write_bytes(lines[0] + lines[1])
+    with platform(tmp_path) as running:
+        bad = plan(tmp_path, running.url, "jobs.jsonl", "--json")
+        wrong = plan(tmp_path, running.url, "wrong.jsonl")
+        told = plan(tmp_path, running.url, "jobs.jsonl")
+    assert (bad.code, wrong.code) == (65, 1)
+    assert [(line["code"], line["file"], line["line"]) for line in bad.summary["invalid_lines"]] == [
+        ("duplicate_custom_id", "jobs.jsonl", 3),
+        ("invalid_json", "jobs.jsonl", 4),
+    ]
+    assert codes(bad) == {
+        "unknown_model": 1,
+        "context_exceeded": 1,
+        "model_unavailable": 1,
+        "parameter_value": 1,
+        "price_unknown": 1,
+        "unknown_parameter": 1,
+    }
+    (unknown,) = [problem for problem in bad.summary["problems"] if problem["level"] == "error"]
+    assert unknown["places"] == [{"file": "jobs.jsonl", "line": 1, "custom_id": "a"}]
+    assert (bad.summary["jobs"], bad.summary["failing"]) == (5, 1)
+    assert "error    nobody's: the catalog has no such model" in wrong.stdout
+    assert "1 job, at wrong.jsonl 1" in wrong.stdout
+    assert "unknown" in told.stdout
+
+
+def test_a_sample_is_kept_and_not_paid_for_twice(tmp_path: Path) -> None:
+    """It is run where submit would run it; the same again sends nothing; submit sends the rest; the bill is as forecast."""
+    jobs_file(tmp_path, 120)
+    with platform(tmp_path) as running:
+        env = running.env
+        arguments = ("jobs.jsonl", *running.options[2:], "--progress", "none", "--sample", "40", "--json")
+        first = plan(tmp_path, running.url, *arguments, env=env)
+        assert first.code == 0, first.stderr
+        assert running.statistics()["requests"] == 40
+        again = plan(tmp_path, running.url, *arguments, env=env)
+        assert running.statistics()["requests"] == 40
+        ended = running.submit(tmp_path, "jobs.jsonl", "--json")
+        assert running.statistics()["requests"] == 120
+    document = first.summary
+    assert document["sample"] == {"run_dir": "jobs.run", "jobs": 40, "measured": 40, "spent_usd": document["sample"]["spent_usd"]}
+    assert document["total"]["basis"] == "sample"
+    assert again.summary["total"] == document["total"]
+    assert (ended.code, ended.summary["request_counts"]["completed"]) == (0, 120)
+    billed = json.loads(ended.stdout, parse_float=Decimal)["cost"]["amount"]
+    cost = document["total"]["cost_usd"]
+    assert cost["low"] * 0.8 <= billed <= cost["high"] * 1.2  # one in ten lies outside
+    assert cost["high"] - cost["low"] < cost["expected"]
+    assert document["balance"] == {"amount": 10_000.0, "verdict": "enough"}
+    assert len({line["custom_id"] for line in read_lines(tmp_path / "jobs.run" / "results.jsonl")}) == 120
+
+
+def test_what_a_run_has_learned_is_gone_by(tmp_path: Path) -> None:
+    """Of the same account on this machine: a profile, and the time that answers take."""
+    jobs_file(tmp_path, 60)
+    with platform(tmp_path) as running:
+        assert running.submit(tmp_path, "jobs.jsonl", "--progress", "none").code == 0
+        ended = plan(tmp_path, running.url, "jobs.jsonl", "--json", env=running.env)
+    assert ended.summary["total"]["basis"] == "profile"
+    assert ended.summary["latency_seconds"] is not None
+    billed = sum(line["cost"]["amount"] for line in read_lines(tmp_path / "jobs.run" / "costs.jsonl"))
+    assert ended.summary["total"]["cost_usd"]["expected"] == pytest.approx(float(billed), rel=0.2)
+
+
+def test_a_balance_that_will_not_do(tmp_path: Path) -> None:
+    """It is held against what is forecast."""
+    jobs_file(tmp_path, 50)
+    with platform(tmp_path, "--balance", "0.000001") as running:
+        ended = plan(tmp_path, running.url, "jobs.jsonl", "--json", env=running.env)
+        told = plan(tmp_path, running.url, "jobs.jsonl", env=running.env)
+    assert ended.summary["balance"]["verdict"] == "perhaps"
+    assert "perhaps not enough" in told.stdout
+
+
+def test_packed_files_and_standard_input(tmp_path: Path) -> None:
+    """Read as submit reads them, and nothing is kept; a sample cannot be run of what is gone afterwards."""
+    (tmp_path / "jobs.jsonl.gz").write_bytes(gzip.compress(job("a") + job("b")))
+    (tmp_path / "more").write_bytes(job("c"))
+    with platform(tmp_path) as running, (tmp_path / "more").open("rb") as more:
+        ended = batchrun(tmp_path, "plan", "jobs.jsonl.gz", "-", "-o", "x.run", "--json", "--base-url", running.url, stdin=more)
+        refused = plan(tmp_path, running.url, "-", "-o", "x.run", "--sample", "1", env=running.env)
+    assert (ended.code, ended.summary["jobs"]) == (0, 3)
+    assert refused.code == 2
+    assert "--sample: standard input cannot be read again" in refused.stderr
+    assert not (tmp_path / "x.run").exists()
+
+
+def test_without_a_catalog_lines_are_checked_all_the_same(tmp_path: Path) -> None:
+    """Costs are unknown, and said to be; with prices of one's own they are not."""
+    (tmp_path / "jobs.jsonl").write_bytes(job("a") + job("a"))
+    (tmp_path / "prices.json").write_text(json.dumps({"simulated-small": {"prompt": "0.001", "completion": "0.01"}}))
+    with server(404, b"{}") as url:
+        ended = plan(tmp_path, url, "jobs.jsonl", "--json")
+        priced = plan(tmp_path, url, "jobs.jsonl", "--json", "--prices", "prices.json")
+    assert (ended.code, ended.summary["prices_of"], codes(ended)) == (65, None, {"price_unknown": 1})
+    assert ended.summary["total"]["cost_usd"] == {"low": 0.0, "expected": None, "high": None}
+    assert "no catalog is known" in ended.stderr
+    assert priced.summary["total"]["cost_usd"]["high"] > 0
+
+
+def test_offline_it_goes_by_what_is_kept(tmp_path: Path) -> None:
+    """The catalog as it was last fetched, with its date; no balance; nobody is asked."""
+    (tmp_path / "jobs.jsonl").write_bytes(job("a", model="nobody's"))
+    with platform(tmp_path) as running:
+        url = running.url
+        batchrun(tmp_path, "models", "--base-url", url)
+    ended = plan(tmp_path, url, "jobs.jsonl", "--offline", "--json", env={"BATCHRUN_API_KEY": "sk-empiriolabs-test-plan"})
+    assert (ended.code, codes(ended), ended.summary["balance"]) == (1, {"unknown_model": 1}, None)
+    assert "The catalog is that of" in ended.stderr
+
+
+def test_the_embedded_platform_can_be_planned_for(tmp_path: Path) -> None:
+    """As submit --simulate: no key, no network."""
+    (tmp_path / "jobs.jsonl").write_bytes(job("a") + job("b"))
+    ended = batchrun(tmp_path, "plan", "jobs.jsonl", "--simulate", "--json", "--sample", "2", "--progress", "none")
+    assert ended.code == 0, ended.stderr
+    assert ended.summary["sample"]["measured"] == 2
+    assert (tmp_path / "jobs.simulated.run").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "Missing argument"),
+        (("gone.jsonl",), "no such file"),
+        (("jobs.jsonl", "--rpm", "x"), "--rpm"),
+        (("--sample", "0"), "--sample"),
+    ],
+)
+def test_what_makes_no_sense(tmp_path: Path, arguments: tuple[Any, ...], words: str) -> None:
+    """2, as submit would have it."""
+    (tmp_path / "jobs.jsonl").write_bytes(job("a"))
+    ended = batchrun(tmp_path, "plan", *arguments)
+    assert ended.code == 2
+    assert words in ended.stderr

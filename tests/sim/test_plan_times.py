@@ -1,0 +1,48 @@
+"""How long a file is forecast to take, against whole runs of it in virtual time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from batchrunner.duration import Binding, Limits, Work, duration
+from tests.sim.nights import MakeNight, assert_whole, jobs
+
+#: jobs, limits, the platform, and what binds
+SHAPES: list[tuple[int, dict[str, int], dict[str, Any], Binding]] = [
+    (400, {"rpm": 50, "tpm": 0}, {}, "requests"),
+    (2_000, {"rpm": 600, "tpm": 0}, {"latency_median_seconds": 3.0}, "requests"),
+    (120, {"rpm": 50, "tpm": 0}, {}, "requests"),
+    (300, {"rpm": 600, "tpm": 4_000}, {}, "tokens"),
+    (300, {"rpm": 0, "tpm": 3_000}, {"output_median_tokens": 40}, "tokens"),
+    (300, {"rpm": 0, "tpm": 0, "max_in_flight": 5}, {"latency_median_seconds": 10.0}, "in_flight"),
+    (300, {"rpm": 600, "tpm": 0, "max_in_flight": 3}, {"latency_median_seconds": 5.0, "latency_sigma": 0.8}, "in_flight"),
+]
+
+
+@pytest.mark.parametrize(("count", "limits", "settings", "binding"), SHAPES)
+async def test_a_run_takes_as_long_as_was_forecast(
+    count: int,
+    limits: dict[str, int],
+    settings: dict[str, Any],
+    binding: Binding,
+    make_night: MakeNight,
+    autojump_clock: MockClock,
+) -> None:
+    """Within a tenth, whatever binds it; and it is what was said to bind."""
+    platform = {"rpm": limits["rpm"], "tpm": limits["tpm"]} | settings
+    night = make_night(jobs(count), **platform)
+    began = trio.current_time()
+    wishes: dict[str, Any] = dict(limits)
+    status = await night.run(**wishes)
+    taken = trio.current_time() - began
+    assert_whole(night, status)
+    tokens = sum(entry.tokens.total for entry in night.platform.billed)
+    latency = sum(event.seconds for event in night.events if event.succeeded) / count
+    work = Work(count, tokens, latency)
+    found = duration(work, Limits(limits["rpm"], limits["tpm"], limits.get("max_in_flight", 10_000)))
+    assert found.binding == binding
+    assert found.seconds == pytest.approx(taken, rel=0.1)

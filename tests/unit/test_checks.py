@@ -1,0 +1,116 @@
+"""What is said of a job before it is sent: by the catalog, by limits, by what answers to its like have taken."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+import pytest
+
+from batchrunner import dialect
+from batchrunner.catalog import Model, Parameter, models
+from batchrunner.checks import Looked, problems
+from batchrunner.estimate import Outputs
+from batchrunner.job import Usage
+
+MODEL = Model(
+    id="m",
+    name="M",
+    context_tokens=1_000,
+    max_output_tokens=500,
+    parameters=(
+        Parameter("max_tokens", "integer"),
+        Parameter("temperature", "number", min=Decimal(0), max=Decimal(2)),
+        Parameter("effort", options=("low", "high")),
+    ),
+)
+
+SMALL = Usage(10, 10)
+
+
+def found(
+    body: dict[str, Any],
+    *,
+    model: Model | None = MODEL,
+    catalog: bool = True,
+    predicted: Usage = SMALL,
+    outputs: Outputs | None = None,
+    rpm: int = 50,
+    tpm: int = 100_000,
+) -> list[tuple[str, str, str | None]]:
+    """Level, code and parameter of each problem."""
+    raw = msgspec.json.encode({"model": "m", "messages": []} | body)
+    size = dialect.for_url("/v1/chat/completions").size(raw)
+    job = Looked(size, msgspec.json.decode(raw, type=dict[str, msgspec.Raw]), predicted, outputs)
+    offered = None if not catalog else {} if model is None else {model.id: model}
+    return [(one.level, one.code, one.parameter) for one in problems(job, offered, rpm=rpm, tpm=tpm)]
+
+
+def changed(**fields: Any) -> Model:
+    return msgspec.structs.replace(MODEL, **fields)
+
+
+def test_a_job_that_nothing_speaks_against() -> None:
+    """Nor do parts of the shape, or another spelling of the cap."""
+    assert found({"temperature": 1, "effort": "low", "max_completion_tokens": 100, "metadata": {}, "user": "u"}) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"model": "other"}, ("error", "unknown_model", "model")),
+        ({"model": ""}, ("warning", "no_model", "model")),
+        ({"temprature": 1}, ("warning", "unknown_parameter", "temprature")),
+        ({"temperature": 2.5}, ("warning", "parameter_value", "temperature")),
+        ({"temperature": -1}, ("warning", "parameter_value", "temperature")),
+        ({"effort": "none"}, ("warning", "parameter_value", "effort")),
+        ({"max_tokens": 501}, ("warning", "cap_above_model", None)),
+    ],
+)
+def test_what_the_catalog_speaks_against(body: dict[str, Any], expected: tuple[str, str, str | None]) -> None:
+    """Only a model that is not there is certain to fail: catalogs lag behind in all else."""
+    assert found(body) == [expected]
+
+
+def test_the_cap_is_for_each_choice() -> None:
+    """A request for several may write as much in each."""
+    assert found({"max_tokens": 500, "n": 2}) == [("warning", "unknown_parameter", "n")]
+
+
+def test_the_models_status_context_and_tools() -> None:
+    """Each by itself, in words of the catalog."""
+    assert found({}, model=changed(status="offline")) == [("warning", "model_unavailable", None)]
+    assert found({}, predicted=Usage(1_001, 1)) == [("warning", "context_exceeded", None)]
+    (tools,) = models([{"id": "m", "pricing_rows": [{"unit": "tool-call", "name": "search", "price": "1"}]}])
+    assert found({"tools": []}, model=tools) == [("warning", "tools_billed", "tools")]
+
+
+def test_where_the_catalog_lists_no_parameters_none_is_unknown() -> None:
+    """It is not to say that there are none."""
+    assert found({"anything": 1}, model=changed(parameters=None)) == []
+
+
+def test_without_a_catalog_only_limits_speak() -> None:
+    """Nobody knows what the server has."""
+    assert found({"model": "other"}, catalog=False) == []
+    assert found({"model": "other"}, catalog=False, predicted=Usage(100_001, 0)) == [("warning", "above_tpm", None)]
+    assert found({}, predicted=Usage(500, 600), tpm=0) == []
+
+
+@pytest.mark.parametrize(
+    ("most", "count", "tpm", "expected"),
+    [(40, 50, 10_000, True), (51, 50, 10_000, False), (40, 49, 10_000, False), (40, 50, 1_000_000, False), (40, 50, 0, False)],
+)
+def test_a_cap_far_above_use_costs_speed(most: int, count: int, tpm: int, expected: bool) -> None:
+    """Where enough answers are known, and tokens would be used up before requests."""
+    outputs = Outputs(value=10 << 16, count=count, most=most)
+    codes = [code for _, code, _ in found({"max_tokens": 500}, outputs=outputs, tpm=tpm)]
+    assert codes == (["generous_cap"] if expected else [])
+
+
+def test_a_value_that_no_decoder_reads_is_not_judged() -> None:
+    """A number beyond all bounds is the server's to refuse."""
+    fields = {"temperature": msgspec.Raw(b"1e999")}
+    size = dialect.for_url("/v1/chat/completions").size(b'{"model":"m"}')
+    assert list(problems(Looked(size, fields, SMALL, None), {"m": MODEL}, rpm=0, tpm=0)) == []
