@@ -118,12 +118,11 @@ class Admission:
         self._rng = rng
         self._refused = RefusedJobs()
         self._ahead = LookAhead(queue, look, expect, tpm=tpm)
-        self._in_flight = 0
-        self._admitted = 0
+        self._in_flight = self._admitted = 0
         #: slots come later than they are asked for: then there is no sense in loading a job first
         self._paced = True
-        self._closed = False
-        self._resigned = False
+        self._closed = self._resigned = False
+        self._replanned = False  # slots that were reserved before are void
         self._changed = trio.Event()
         self._waits = Waits()
         self._job_waits = JobWaits()
@@ -163,6 +162,8 @@ class Admission:
             # What changes from here on, while the store is asked too, ends the next wait.
             changed = self._changed
             now_ns = self._clock.monotonic_ns()
+            if self._replanned:
+                slot, self._replanned = None, False
             if slot is None and self._paced:
                 decision = await self._store.step(now_ns, budget.Reserve())
                 assert isinstance(decision, budget.Slot)
@@ -260,6 +261,14 @@ class Admission:
         self.close()
         self._queue.surrender()
 
+    def adopt(self, limits: budget.Limits) -> None:
+        """Go by other limits, of which the store knows already: whoever waits looks anew."""
+        self._tpm = limits.tpm
+        self._queue.adopt(limits)
+        self._ahead.adopt(limits.tpm)
+        self._replanned = True
+        self.wake()
+
     def retime(self, name: str | None, due_ns: int | None) -> None:
         """When one of the jobs held under this name may go."""
         self._queue.retime(name, due_ns)
@@ -340,13 +349,12 @@ class Admission:
 
     def statistics(self) -> Statistics:
         waits, queue = self._waits, self._queue.statistics()
-        waited_ns = waits.at(self._clock.monotonic_ns())
         return Statistics(
             in_flight=self._in_flight,
             backing_off=queue.backing_off,
             held=queue.held,
             waits_for=waits.cause,
-            waited_seconds={cause: ns / NS_PER_SECOND for cause, ns in waited_ns.items()},
+            waited_seconds={cause: ns / NS_PER_SECOND for cause, ns in waits.at(self._clock.monotonic_ns()).items()},
             admitted=self._admitted,
         )
 

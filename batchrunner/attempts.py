@@ -56,6 +56,8 @@ class Common(msgspec.Struct):
 
     #: jobs that failed, counted as soon as written, as the spend cap counts; earlier processes' and bad lines included
     failures: int
+    #: people have the run send nothing for now
+    paused: bool = False
     #: jobs whose connection was found closed when they were sent
     stale: set[int] = msgspec.field(default_factory=set)
     same_error: outcome.SameError = msgspec.field(default_factory=outcome.SameError)
@@ -78,12 +80,16 @@ class Attempts:
     def advice_statistics(self) -> AdviceStatistics:
         return self._advice.statistics()
 
+    def adopt(self, limits: budget.Limits) -> None:
+        """Go by other limits from now on."""
+        self._advice.adopt(limits.rpm, limits.tpm)
+
     def statistics(self) -> ResilienceStatistics:
         return self._resilience.statistics()
 
     def due(self, now_ns: int) -> Due:
-        """When anything may be sent at all: not while the server is away, or every key that is left is suspended."""
-        return self._resilience.due(now_ns)
+        """When anything may be sent at all: not while paused, the server is away, or every key that is left is suspended."""
+        return Due(None, "paused") if self._common.paused else self._resilience.due(now_ns)
 
     def hopeless(self, name: str | None, now_ns: int) -> bool:
         """Whether held jobs need not wait any longer, nothing else being left to do."""

@@ -8,6 +8,7 @@ import trio
 
 from batchrunner.admission import Admission, Crew
 from batchrunner.attempts import Attempts, Common
+from batchrunner.budget import Change, Limits
 from batchrunner.clock import NS_PER_SECOND
 from batchrunner.errors import BatchrunError
 from batchrunner.fair import FairQueue
@@ -45,6 +46,8 @@ class Dispatcher:
         most_held: int,
     ) -> None:
         self.account = account
+        #: what holds now: limits change in mid-run
+        self.limits = account.limits
         #: waits for the server to be there
         self.connecting = False
         self._parts = parts
@@ -89,6 +92,13 @@ class Dispatcher:
                 flight = self.attempts.begin(ticket, connection)
                 flights.start_soon(self.attempts.carry_out, flight, self.admission)
                 await trio.lowlevel.checkpoint()  # nothing above need have waited
+
+    async def adopt(self, limits: Limits) -> None:
+        """Go by other limits from now on: the next request is sent under these."""
+        self.limits = limits
+        await self.account.store.step(self._parts.clock.monotonic_ns(), Change(limits))
+        self.attempts.adopt(limits)
+        self.admission.adopt(limits)
 
     def drain(self) -> None:
         """Admit nothing more; what is in flight goes on to its end."""

@@ -261,6 +261,7 @@ def live_figures(status: Status) -> Group:
     share = status.done / status.total if status.total else 1.0
     eta = "" if status.eta_seconds is None else f"  ETA {duration(status.eta_seconds)}"
     state = "" if status.state == "running" else f"  {status.state}"
+    state += "  paused" if status.paused else ""
     head.add_row(
         Text(escape_terminal(os.path.basename(status.run_dir)), style="bold"),
         ProgressBar(total=max(status.total, 1), completed=status.done),

@@ -21,7 +21,9 @@ import trio
 from batchrunner.admission import Crew
 from batchrunner.advice import Statistics as AdviceStatistics
 from batchrunner.attempts import Common
+from batchrunner.budget import Limits
 from batchrunner.clock import NS_PER_SECOND
+from batchrunner.control import AccountLimits, Live
 from batchrunner.costs import timestamp
 from batchrunner.dispatcher import Dispatcher
 from batchrunner.errors import BatchrunError, DiskError
@@ -55,6 +57,7 @@ class Run:
         self._clock = parts.clock
         self._began_ns = parts.clock.monotonic_ns()
         self._retries = RetryBudget()
+        self._common = Common(parts.tally.failed)
         self._dispatchers = self._one_for_each_account(parts)
         self._total = parts.total
         self._done_before = parts.tally.completed + parts.tally.failed
@@ -72,7 +75,7 @@ class Run:
 
     def _one_for_each_account(self, parts: Parts) -> list[Dispatcher]:
         accounts = parts.accounts
-        lanes, common = Lanes(parts.index), Common(parts.tally.failed)
+        lanes, common = Lanes(parts.index), self._common
         crew = Crew() if len(accounts) > 1 else None
         names = {account.name for account in accounts if account.name is not None}
         return [
@@ -136,12 +139,33 @@ class Run:
         self.drain("signal")
         self._flights.cancel()
 
+    def live(self) -> Live:
+        """What of this run may be changed while it is at work, as it stands."""
+        accounts = tuple(AccountLimits(one.account.name, one.limits.rpm, one.limits.tpm) for one in self._dispatchers)
+        return Live(accounts, self._parts.spending.max_cost_usd, paused=self._common.paused)
+
+    async def adopt(self, live: Live) -> None:
+        """Go on with other limits, another spend cap, paused or not: what is sent next goes by them."""
+        self._common.paused = live.paused
+        self._parts.spending.adopt(live.max_cost_usd)
+        for dispatcher, given in zip(self._dispatchers, live.accounts, strict=True):
+            limits = Limits(given.rpm, given.tpm, auto=dispatcher.limits.auto)
+            if limits != dispatcher.limits:
+                await dispatcher.adopt(limits)
+            dispatcher.admission.wake()
+
+    @property
+    def stopping(self) -> bool:
+        """Nothing more is sent."""
+        return self._stopped_by is not None or self._over
+
     def status(self) -> Status:
         """The run as it stands: jobs and money as they are on disk."""
         now_ns = self._clock.monotonic_ns()
         # A copy, taken first: for another thread too, what has ended meanwhile is counted nowhere rather than twice.
         parts, tally = self._parts, msgspec.structs.replace(self._parts.tally)
         admissions = [dispatcher.admission.statistics() for dispatcher in self._dispatchers]
+        limits = [dispatcher.limits for dispatcher in self._dispatchers]
         used = [account.store.statistics(now_ns) for account in parts.accounts]
         resilience = [dispatcher.attempts.statistics() for dispatcher in self._dispatchers]
         models_offline = list(dict.fromkeys(model for one in resilience for model in one.health.models_offline))
@@ -152,6 +176,7 @@ class Run:
             run_dir=parts.options.run_dir,
             run_id=parts.run_id,
             state=self._state(done),
+            paused=self._common.paused and not self._over,
             stopped_by=self._stopped_by if done < self._total or self._broken else None,
             simulated=parts.options.simulate,
             pid=os.getpid(),
@@ -172,10 +197,11 @@ class Run:
             billed_usd=tally.billed_usd,
             maybe_billed_usd=tally.maybe_billed_usd,
             unpriced_attempts=tally.unpriced_attempts,
-            rpm_limit=sum_of_limits(account.limits.rpm for account in parts.accounts),
-            tpm_limit=sum_of_limits(account.limits.tpm for account in parts.accounts),
-            rpm_effective=less_than((account.limits.rpm for account in parts.accounts), (one.rpm_effective for one in used)),
-            tpm_effective=less_than((account.limits.tpm for account in parts.accounts), (one.tpm_effective for one in used)),
+            max_cost_usd=parts.spending.max_cost_usd,
+            rpm_limit=sum_of_limits(one.rpm for one in limits),
+            tpm_limit=sum_of_limits(one.tpm for one in limits),
+            rpm_effective=less_than((one.rpm for one in limits), (one.rpm_effective for one in used)),
+            tpm_effective=less_than((one.tpm for one in limits), (one.tpm_effective for one in used)),
             requests_last_minute=sum(one.requests for one in used),
             tokens_last_minute=sum(one.tokens for one in used),
             binding=self._binding(),

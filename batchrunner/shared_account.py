@@ -62,6 +62,9 @@ class SharedAccount:
 
     def apply(self, events: Sequence[budget.Event], back: Shared | None = None, *, lease: bool = False) -> Batch:
         """Apply events. An account that was lent is given `back` first. `lease`: have it lent, if that may be."""
+        for event in events:
+            if isinstance(event, budget.Change):
+                self._limits = self._told_limits = event.limits
         apart = self._apart
         now_ns = self._clock.monotonic_ns()
         try:
@@ -199,7 +202,7 @@ class SharedAccount:
         now_ns = self._clock.monotonic_ns()
         last = back or self._last
         shared = survival.apart(last, self._name, self._limits, now_ns)
-        self._apart = _Apart(shared, now_ns + RETRY_NS)
+        self._apart = _Apart(shared, now_ns + RETRY_NS, holders=len(last.holders) if last is not None else 1)
         part = "its limits, without a fast start" if last is None else f"its share of the limits, {_shown(shared.state.limits)}"
         self._say(f"warning: {why} Until then this run keeps to {part}, and knows nothing of other runs on the account.")
         return self._apart
@@ -208,8 +211,9 @@ class SharedAccount:
 class _Apart:
     """The account while its file cannot be used, and what the others have to be told of afterwards."""
 
-    def __init__(self, shared: Shared, retry_ns: int) -> None:
+    def __init__(self, shared: Shared, retry_ns: int, *, holders: int) -> None:
         self.shared = shared
+        self._holders = max(1, holders)
         self.retry_ns = retry_ns
         self._sends: list[budget.PastSend] = []
         #: ends of requests that the others know of
@@ -218,6 +222,8 @@ class _Apart:
     def step(self, name: str, now_ns: int, event: budget.Event) -> budget.Decision:
         if isinstance(event, budget.Open):
             event = budget.Open(None, event.jobs)
+        if isinstance(event, budget.Change):
+            event = budget.Change(survival.part_of(event.limits, self._holders))
         if isinstance(event, (budget.Settle, budget.Refuse, budget.Lost)) and event.entry < survival.FIRST_APART:
             self._owed.append(event)
         decision = holders.step(self.shared, name, now_ns, event)

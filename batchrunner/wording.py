@@ -16,6 +16,7 @@ BINDING_TEXT: dict[Binding, str] = {
     "keys": "waiting to try a refused key again",
     "models": "waiting for offline models",
     "retries": "waiting to try jobs again",
+    "paused": "paused, until `batchrun ctl RUN_DIR resume`",
     "work": "no more work to start",
     "none": "",
 }

@@ -12,6 +12,7 @@ import click
 
 from batchrunner import __version__
 from batchrunner.cli.config_show import config
+from batchrunner.cli.ctl import ctl
 from batchrunner.cli.explain import explain
 from batchrunner.cli.help_text import InOrder
 from batchrunner.cli.output import say
@@ -45,6 +46,7 @@ def batchrun(context: click.Context) -> None:
 
 batchrun.add_command(submit)
 batchrun.add_command(status)
+batchrun.add_command(ctl)
 batchrun.add_command(simulate)
 batchrun.add_command(config)
 batchrun.add_command(verify_command)

@@ -14,9 +14,10 @@ from typing import NamedTuple
 import msgspec
 import trio
 
-from batchrunner import __version__, dialect, lengths
+from batchrunner import __version__, control_socket, dialect, lengths
 from batchrunner.account import Account, names_to_bind_to
 from batchrunner.budget import Limits, Open, PastSend
+from batchrunner.cli.controls import Controls
 from batchrunner.cli.output import say
 from batchrunner.cli.sharing import OpenedAccount, own_account, shared_account
 from batchrunner.cli.signals import Signals
@@ -175,6 +176,8 @@ async def _live(
         async with trio.open_nursery() as nursery:
             await nursery.start(signals.watch, run, progress, options.drain_seconds)
             await nursery.start(progress.run)
+            controls = Controls(run, progress, signals)
+            await nursery.start(control_socket.serve, directory.path, controls.respond, progress.say)
             nursery.start_soon(lengths.keep, run.parts.estimator, [account.store for account in parts])
             status = await run.run()
             if metrics is not None and status.stopped_by != "signal":

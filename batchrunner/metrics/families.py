@@ -97,6 +97,12 @@ RUN: Final[Table[Status]] = (
         lambda run: {cause: float(cause == run.binding) for cause in get_args(Binding)},
         "cause",
     ),
+    _gauge("paused", "1 while people have the run send nothing, 0 otherwise.", lambda run: run.paused),
+    _gauge(
+        "run_cost_cap_dollars",
+        "The spend cap that holds now; absent where there is none.",
+        lambda run: None if run.max_cost_usd is None else float(run.max_cost_usd),
+    ),
     _gauge("eta_seconds", "To the run's end at the mean speed so far; absent where there is none.", lambda run: run.eta_seconds),
 )
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from batchrunner.cli.output import exit_code, summary
-from batchrunner.cli.status import _now
+from batchrunner.cli.status import now_text
 from batchrunner.job import Usage
 from batchrunner.status import Status
 
@@ -88,6 +88,6 @@ def test_exit_codes(make_status: MakeStatus, fields: dict[str, Any], terminated:
 def test_status_says_what_a_live_run_waits_for(make_status: MakeStatus, fields: dict[str, Any], words: str) -> None:
     """The last line of `batchrun status`, while somebody is at work on the run."""
     found = make_status(in_flight=2, **fields)
-    assert words in _now(found, alive=True)
-    assert "No process is at work" in _now(found, alive=False)
-    assert _now(make_status(state="completed", **fields), alive=False) == ""
+    assert words in now_text(found, alive=True)
+    assert "No process is at work" in now_text(found, alive=False)
+    assert now_text(make_status(state="completed", **fields), alive=False) == ""
