@@ -52,9 +52,14 @@ class Heads:
             headers.append(("idempotency-key", idempotency_key))
         return request_head("POST", self._origin.target(job.url), self._origin.authority, headers, len(job.body))
 
-    def get(self, path: str) -> bytes:
-        """The head of a question to the control plane; `path` begins with `/v1/`."""
-        headers = [*_COMMON, *self._own[0]]
+    @property
+    def key_count(self) -> int:
+        """How many keys there are to ask with; a server that wants none is asked without one, and that is one."""
+        return len(self._own)
+
+    def get(self, path: str, key: int = 0) -> bytes:
+        """The head of a question to the control plane, with the key of that number; `path` begins with `/v1/`."""
+        headers = [*_COMMON, *self._own[key]]
         return request_head("GET", self._origin.target(path), self._origin.authority, headers, None)
 
     def without_keys(self, reply: Reply) -> Reply:

@@ -7,7 +7,7 @@ the wrong type counts as absent, and nothing that stands in a body or a reply ra
 from __future__ import annotations
 
 from batchrunner.dialect.facts import Dialect, Finish, ReplyFacts
-from batchrunner.dialect.json_text import is_json, without_bom
+from batchrunner.dialect.json_text import is_json, read_exact_json, without_bom
 from batchrunner.dialect.urls import ASYNCHRONOUS_URLS, MAX_URL_BYTES, URLS, for_url, is_read_only, is_sound, of
 
 __all__ = [
@@ -22,5 +22,6 @@ __all__ = [
     "is_read_only",
     "is_sound",
     "of",
+    "read_exact_json",
     "without_bom",
 ]

@@ -40,6 +40,7 @@ class Accounts:
                 settings.balance_usd if named.balance_usd is None else named.balance_usd,
                 Limits.of(settings, named),
                 counters.account(named.name),
+                discount=settings.discount if named.discount is None else named.discount,
             )
             for named in self._named
         )
@@ -141,7 +142,9 @@ def check(accounts: tuple[AccountSettings, ...]) -> None:
         if any(keys[key] > 1 for key in account.keys):
             raise ValueError(f"{where}: one of its keys is named twice, here or in another account.")
         _not_negative(where, rpm=account.rpm, tpm=account.tpm)
-        _finite(where, balance_usd=account.balance_usd)
+        _finite(where, balance_usd=account.balance_usd, discount=account.discount)
+        if account.discount is not None and not 0 <= account.discount <= 1:
+            raise ValueError(f"{where}: discount must lie between 0 and 1.")
         for change in account.changes:
             _check_change(where, change, len(account.keys))
         for foreign in account.foreign:

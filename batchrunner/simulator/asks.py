@@ -96,6 +96,8 @@ class Ask(msgspec.Struct, frozen=True, gc=False):
     #: of a vector
     dimensions: int
     in_base64: bool
+    #: those offered that the platform runs itself, and bills
+    tools: tuple[str, ...]
     #: for joining the ledger with jobs: `metadata.tag`, else `metadata.custom_id`, else `user` or `metadata.user_id`
     tag: str | None
     custom_id: str | None
@@ -180,6 +182,7 @@ def read(dialect: Dialect, body: bytes, catalog: Catalog) -> Ask:
         parts=parts,
         dimensions=_between("dimensions", asked.dimensions, DIMENSIONS, MAX_DIMENSIONS),
         in_base64=asked.encoding_format == "base64",
+        tools=_tools(asked.tools, model) if asked.tools else (),
         tag=tag,
         custom_id=custom_id,
     )
@@ -275,6 +278,12 @@ def _between(field: str, value: int | None, default: int, most: int) -> int:
     if not 1 <= value <= most:
         raise _invalid(field, f"must be from 1 to {most}")
     return value
+
+
+def _tools(offered: list[Any], model: Model) -> tuple[str, ...]:
+    """By type, as the providers write their own (a function of the client's has the type `function`)."""
+    named = [tool.get("type") for tool in offered if isinstance(tool, dict)]
+    return tuple(tool for tool in model.tools if tool in named)
 
 
 def _tags(asked: _Body) -> tuple[str | None, str | None]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
 import msgspec
+
+_NO_TOOLS: Mapping[str, int] = {}
 
 
 class Price(msgspec.Struct, frozen=True):
@@ -39,13 +42,20 @@ class Model(msgspec.Struct, frozen=True):
     category: str = "text"
     input_modalities: tuple[str, ...] = ("text",)
     output_modalities: tuple[str, ...] = ("text",)
+    #: USD a call, by tool that the platform runs
+    tools: dict[str, Decimal] = {}
 
-    def cost(self, input_tokens: int, cached_tokens: int, output_tokens: int) -> Decimal:
-        """USD, exact, in the tier that `input_tokens` (cached included) falls into."""
-        if len(self.prices) == 1:
-            return self.prices[0].cost(input_tokens, cached_tokens, output_tokens)
-        tier = next(price for price in reversed(self.prices) if input_tokens >= price.min_context)
-        return tier.cost(input_tokens, cached_tokens, output_tokens)
+    def cost(
+        self, input_tokens: int, cached_tokens: int, output_tokens: int, tool_usage: Mapping[str, int] = _NO_TOOLS
+    ) -> Decimal:
+        """USD, exact, in the tier that `input_tokens` (cached included) falls into, and for calls by tool."""
+        tier = self.prices[0]
+        if len(self.prices) > 1:
+            tier = next(price for price in reversed(self.prices) if input_tokens >= price.min_context)
+        cost = tier.cost(input_tokens, cached_tokens, output_tokens)
+        for tool, calls in tool_usage.items():
+            cost += self.tools[tool] * calls
+        return cost
 
 
 MODELS = (
@@ -66,6 +76,7 @@ MODELS = (
             Price(Decimal("0.0000025"), Decimal("0.000015"), Decimal("0.00000025"), min_context=200_000),
         ),
         input_modalities=("text", "image"),
+        tools={"web_search": Decimal("0.01"), "code_interpreter": Decimal("0.03")},
     ),
     Model(
         id="simulated-reasoner",
@@ -122,6 +133,7 @@ def entry(model: Model) -> dict[str, Any]:
     tiers = [_pricing(price, tiered=len(model.prices) > 1) for price in model.prices]
     features = ["reasoning"] if model.reasoning else []
     cap = {"name": "max_tokens", "type": "integer", "min": 1, "max": model.max_output_tokens}
+    rows = [{"unit": "tool-call", "name": tool, "price": format(price, "f")} for tool, price in model.tools.items()]
     return {
         "id": model.id,
         "object": "model",
@@ -138,7 +150,7 @@ def entry(model: Model) -> dict[str, Any]:
         "served_from": "loopback",
         "status": "available",
         "pricing": tiers if len(tiers) > 1 else tiers[0],
-    }
+    } | ({"pricing_rows": rows} if rows else {})
 
 
 def _pricing(price: Price, *, tiered: bool) -> dict[str, Any]:

@@ -18,17 +18,29 @@ def reply(ask: Ask, seed: int, reply_id: str, created_seconds: int) -> dict[str,
         "id": f"gen_{reply_id}",
         "created": created_seconds,
         "model": ask.model.id,
-        **_found(ask, seed, f"{HOST}/{reply_id}"),
+        **_found(ask, seed, reply_id),
         "usage": {"input_tokens": ask.input_tokens, "output_tokens": 0, "total_tokens": ask.input_tokens},
     }
 
 
-def _found(ask: Ask, seed: int, address: str) -> dict[str, Any]:
+def output_urls(ask: Ask, reply_id: str) -> tuple[str, ...]:
+    """Where the media stand that a request has made: pictures, speech."""
     match ask.dialect:
         case Dialect.IMAGES:
-            return {"data": [{"url": f"{address}-{index}.png"} for index in range(ask.choices)]}
+            return tuple(f"{HOST}/{reply_id}-{index}.png" for index in range(ask.choices))
         case Dialect.SPEECH:
-            return {"url": f"{address}.mp3"}
+            return (f"{HOST}/{reply_id}.mp3",)
+        case _:
+            return ()
+
+
+def _found(ask: Ask, seed: int, reply_id: str) -> dict[str, Any]:
+    address = f"{HOST}/{reply_id}"
+    match ask.dialect:
+        case Dialect.IMAGES:
+            return {"data": [{"url": url} for url in output_urls(ask, reply_id)]}
+        case Dialect.SPEECH:
+            return {"url": output_urls(ask, reply_id)[0]}
         case Dialect.SEARCH:
             pages = [{"title": f"Result {index + 1}", "url": f"{address}-{index}.html"} for index in range(RESULTS)]
             return {"results": pages}

@@ -22,6 +22,9 @@ class Tokens(msgspec.Struct, frozen=True):
     total: int
 
 
+NO_TOKENS = Tokens(0, 0, 0, 0)
+
+
 class Cost(msgspec.Struct, frozen=True):
     #: exact, and written as a JSON number without exponent
     amount: msgspec.Raw
@@ -50,6 +53,11 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     idempotency_key: str | None = None
     #: the answer of an earlier request was sent again: nothing was done, the cost is 0, and the tokens are those it tells of
     replay: bool = False
+    #: the usage event that tells of it
+    event: str | None = None
+    #: who asked for it, where that was not a client of this server: `stranger` or `playground`. Of theirs, what failed and
+    #: cost nothing stands here too.
+    owner: str | None = None
 
 
 class Ledger(Protocol):

@@ -11,6 +11,7 @@ from typing import TypeVar
 from batchrunner.simulator.account_options import account_settings, add_account_options
 from batchrunner.simulator.accounts import accounts_of, check
 from batchrunner.simulator.catalog import MODELS
+from batchrunner.simulator.chats import CAP
 from batchrunner.simulator.faults import KINDS, check_rates, kind_named
 from batchrunner.simulator.settings import TEST_KEY, Charging, LogAt, RateHeaders, RetryAfter, Rule, Settings, WindowShape
 
@@ -30,11 +31,36 @@ def parser() -> argparse.ArgumentParser:
     of.add_argument("--key", action="append", dest="keys", metavar="KEY", help=f"an accepted test key (default {TEST_KEY})")
     of.add_argument("--seed", type=int, default=_DEFAULTS.seed, metavar="N", help="the same seed, the same answers and faults")
     of.add_argument("--balance", type=_amount, default=_DEFAULTS.balance_usd, metavar="USD", help="credits (default %(default)s)")
+    of.add_argument(
+        "--discount", type=_exact_share, default=_DEFAULTS.discount, metavar="SHARE", help="off all list prices (default none)"
+    )
+    of.add_argument(
+        "--chats",
+        type=_count,
+        default=_DEFAULTS.chats,
+        metavar="N",
+        help=f"saved conversations (default %(default)s, at most {CAP})",
+    )
     of.add_argument("--ledger", metavar="FILE", help="append a JSON line for each request that was billed")
     of.add_argument("--exit-with-stdin", action="store_true", help="end when stdin does; then SIGINT is ignored")
 
     _add_limit_options(of)
     add_account_options(of)
+    of.add_argument(
+        "--strangers",
+        type=_positive,
+        default=_DEFAULTS.strangers,
+        metavar="RATE",
+        help="requests of others on the same account, drawn from its own, for each of these; in the ledger their "
+        "lines have an owner (default none)",
+    )
+    of.add_argument(
+        "--playground-share",
+        type=_share,
+        default=_DEFAULTS.playground_share,
+        metavar="SHARE",
+        help="of these, those that come from the playground (default none)",
+    )
 
     times = of.add_argument_group("answers (lognormal: a median, and how far it scatters)")
     times.add_argument(
@@ -154,6 +180,10 @@ def settings_of(options: argparse.Namespace) -> Settings:
         seed=options.seed,
         keys=tuple(options.keys or _DEFAULTS.keys),
         balance_usd=options.balance,
+        discount=options.discount,
+        chats=options.chats,
+        strangers=options.strangers,
+        playground_share=options.playground_share,
         rpm=options.rpm,
         tpm=options.tpm,
         window=options.window,
@@ -231,6 +261,13 @@ def _amount(text: str) -> Decimal:
         raise argparse.ArgumentTypeError(f"{text!r} is no amount") from error
     if not amount.is_finite():
         raise argparse.ArgumentTypeError(f"{text!r} is no amount")
+    return amount
+
+
+def _exact_share(text: str) -> Decimal:
+    amount = _amount(text)
+    if not 0 <= amount <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must lie between 0 and 1")
     return amount
 
 

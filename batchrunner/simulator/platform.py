@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, unquote
 import msgspec
 import trio
 
-from batchrunner.simulator import replies
+from batchrunner.simulator import chats, hosted, replies
 from batchrunner.simulator.accounts import Accounts, digest
 from batchrunner.simulator.answers import Answer, failure, refusal
 from batchrunner.simulator.asks import Ask, Dialect, Refusal, read
@@ -18,20 +18,20 @@ from batchrunner.simulator.counters import Counters
 from batchrunner.simulator.draws import Draws
 from batchrunner.simulator.faults import WHOLE, Bill, Content, Delivery, Fault
 from batchrunner.simulator.idempotency import Key, Replays
-from batchrunner.simulator.ledger import Cost, Entry, Ledger, MemoryLedger, Tokens, exact_number
+from batchrunner.simulator.ledger import NO_TOKENS, Cost, Entry, Ledger, MemoryLedger, Tokens, exact_number
 from batchrunner.simulator.limits import Accepted, Refused
 from batchrunner.simulator.plan import LATENCY, Plan, SeededPlan, draws_of, is_billed
 from batchrunner.simulator.rate_headers import rate_headers, retry_after
 from batchrunner.simulator.settings import RateHeaders, Settings
+from batchrunner.simulator.strangers import Strangers
 from batchrunner.simulator.usage import NS_PER_SECOND, Account
 
 _DIALECTS = {dialect.value: dialect for dialect in Dialect}
-_READ_ONLY = {"/v1/models", "/v1/account/usage", "/simulator/statistics"}
+_READ_ONLY = {"/v1/models", "/v1/account/usage", "/simulator/statistics", chats.PATH}
 # To name a member of an enum costs something, and each request comes this way.
 _WHOLE, _COMPLETION = Delivery.WHOLE, Content.COMPLETION
 #: from this status on an answer is an error
 FIRST_ERROR_STATUS = 400
-_NOTHING = Tokens(0, 0, 0, 0)
 
 
 class _Asked(msgspec.Struct, frozen=True, gc=False):
@@ -87,6 +87,7 @@ class Platform:
         #: the first one, which is often the only one
         self.account = self.accounts.all[0]
         self._stored: Replays[_Stored] = Replays()
+        self._strangers = Strangers(settings, self.counters, self.ledger)
         self._plan: Plan = SeededPlan(settings) if plan is None else plan
         self._now_ns = now_ns or trio_now_ns
         self._replies = 0
@@ -111,7 +112,7 @@ class Platform:
         return answer
 
     def _read_only(self, method: str, path: str, query: str, headers: Mapping[str, str]) -> bytes:
-        if path not in _READ_ONLY and not path.startswith("/v1/models/"):
+        if path not in _READ_ONLY and not path.startswith(("/v1/models/", f"{chats.PATH}/")):
             raise Refusal(404, "not_found", f"There is no {path[:100]} here.")
         if method != "GET":
             raise Refusal(405, "method_not_allowed", "Use GET.")
@@ -121,6 +122,10 @@ class Platform:
         if path == "/v1/account/usage":
             _, account = self._authenticate(headers)
             return account.usage_body(dict(parse_qsl(query)))
+        if path.startswith(chats.PATH):
+            _, account = self._authenticate(headers)
+            settings = self.settings
+            return chats.answer(path, dict(parse_qsl(query)), seed=settings.seed, account=account.name, count=settings.chats)
         if path == "/v1/models":
             return self.catalog.list_body()
         model = self.catalog.get(unquote(path.removeprefix("/v1/models/")))
@@ -132,6 +137,7 @@ class Platform:
         arrival = self.counters.arrive()
         now_ns = self._now_ns()
         self.accounts.arrive(now_ns, arrival + 1)
+        self._strangers.advance(now_ns)
         if self.settings.jitter_seconds[1] > 0:
             await self._travel(arrival)
             now_ns = self._time_ns()
@@ -151,6 +157,7 @@ class Platform:
         if isinstance(admitted, Refused):
             return self._reject(asked, admitted, now_ns)
         self.counters.start(now_ns, account.counts)
+        self._strangers.see(now_ns, arrival, account, asked.ask)
         if repeat is not None:
             self._stored.begin(now_ns, repeat, fingerprint)
         work = _Work(arrival, request_id, asked.ask, account, key, asked.idempotency_key, fault, admitted, repeat)
@@ -224,26 +231,36 @@ class Platform:
         return self._written(work, completion, now_ns, work.fault.delivery)
 
     def _written(self, work: _Work, completion: replies.Completion, now_ns: int, delivery: Delivery) -> Answer:
-        reply_id = f"{self.settings.seed:x}{work.arrival:012d}"
-        stamp = replies.Stamp(self.settings.seed, reply_id, work.request_id, now_ns // NS_PER_SECOND)
+        stamp = replies.Stamp(self.settings.seed, self._reply_id(work), work.request_id, now_ns // NS_PER_SECOND)
         return Answer(200, replies.body(work.ask, completion, stamp), work.request_id, delivery=delivery)
+
+    def _reply_id(self, work: _Work) -> str:
+        return f"{self.settings.seed:x}{work.arrival:012d}"
 
     def _keep(self, work: _Work, repeat: Key, completion: replies.Completion, now_ns: int, *, billed: bool) -> None:
         """Keep what the platform has made of a request: what a proxy or the network did to it on the way is not its affair."""
         if billed:
-            self._stored.keep(repeat, _Stored(self._written(work, completion, now_ns, _WHOLE), _tokens(completion)))
+            self._stored.keep(repeat, _Stored(self._written(work, completion, now_ns, _WHOLE), completion.tokens))
         elif work.fault.content is Content.ERROR and work.fault.bill is Bill.NEVER:
-            self._stored.keep(repeat, _Stored(self._answer(work, completion, now_ns), _NOTHING))
+            self._stored.keep(repeat, _Stored(self._answer(work, completion, now_ns), NO_TOKENS))
 
     def _bill(self, work: _Work, completion: replies.Completion, body: bytes, now_ns: int) -> None:
         """Charge windows, account and ledger for what was done: all of it before the answer's first byte."""
-        account, model, tokens = work.account, work.ask.model, _tokens(completion)
+        account, model, tokens = work.account, work.ask.model, completion.tokens
         account.limits.spend(now_ns, work.accepted, tokens.total, succeeded=work.fault.status < FIRST_ERROR_STATUS)
         self.counters.spend(now_ns, account.counts, tokens.total)
-        cost_usd = model.cost(tokens.input, tokens.cached, tokens.output)
-        account.counts.bill(work.ask.custom_id or work.ask.tag or body, cost_usd)
-        account.record(now_ns, model.id, str(work.ask.dialect), tokens, cost_usd, 200)
-        self._record(work, now_ns, tokens, cost_usd, work.fault.status, work.fault.kind)
+        event = account.record(
+            now_ns,
+            model.id,
+            str(work.ask.dialect),
+            tokens,
+            model.cost(tokens.input, tokens.cached, tokens.output, completion.tool_usage),
+            200,
+            tool_usage=completion.tool_usage,
+            output_urls=hosted.output_urls(work.ask, self._reply_id(work)),
+        )
+        account.counts.bill(work.ask.custom_id or work.ask.tag or body, event.cost_usd)
+        self._record(work, now_ns, tokens, event.cost_usd, work.fault.status, work.fault.kind, event=event.id)
 
     def _let_off(self, work: _Work, now_ns: int) -> None:
         """Charge nothing for a request; one that was answered with an error is noted among the account's events."""
@@ -251,10 +268,19 @@ class Platform:
         account.limits.spend(now_ns, work.accepted, 0, succeeded=fault.status < FIRST_ERROR_STATUS)
         if fault.content in (Content.ERROR, Content.HTML):
             path, code = str(work.ask.dialect), fault.code or "upstream_error"
-            account.record(now_ns, work.ask.model.id, path, _NOTHING, Decimal(0), fault.status, code)
+            account.record(now_ns, work.ask.model.id, path, NO_TOKENS, Decimal(0), fault.status, code)
 
     def _record(
-        self, asked: _Asked, now_ns: int, tokens: Tokens, cost_usd: Decimal, status: int, fault: str, *, replay: bool = False
+        self,
+        asked: _Asked,
+        now_ns: int,
+        tokens: Tokens,
+        cost_usd: Decimal,
+        status: int,
+        fault: str,
+        *,
+        replay: bool = False,
+        event: str | None = None,
     ) -> None:
         self.counters.entries += 1
         self.ledger.append(
@@ -273,6 +299,7 @@ class Platform:
                 custom_id=asked.ask.custom_id,
                 idempotency_key=asked.idempotency_key,
                 replay=replay,
+                event=event,
             )
         )
 
@@ -280,6 +307,7 @@ class Platform:
         """The time, with all accounts where they stand by then."""
         now_ns = self._now_ns()
         self.accounts.advance(now_ns)
+        self._strangers.advance(now_ns)
         return now_ns
 
     def _authenticate(self, headers: Mapping[str, str]) -> tuple[bytes, Account]:
@@ -298,7 +326,3 @@ class Platform:
 def trio_now_ns() -> int:
     """Nanoseconds of trio's clock, whose zero is arbitrary in real time and the test's start in virtual time."""
     return round(trio.current_time() * NS_PER_SECOND)
-
-
-def _tokens(completion: replies.Completion) -> Tokens:
-    return Tokens(completion.input_tokens, completion.output_tokens, completion.cached_tokens, completion.total_tokens)

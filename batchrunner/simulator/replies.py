@@ -11,10 +11,13 @@ import msgspec
 from batchrunner.simulator import hosted, vectors
 from batchrunner.simulator.asks import BYTES_PER_TOKEN, WRITERS, Ask, Dialect
 from batchrunner.simulator.draws import Draws
+from batchrunner.simulator.ledger import Tokens
 from batchrunner.simulator.settings import Settings
 
 # What the numbers that are drawn for a reply are used for; see `draws`.
-_LENGTH, _CACHED, _CACHED_PART, _REASONING_PART, _TEXT = range(5)
+_LENGTH, _CACHED, _CACHED_PART, _REASONING_PART, _TEXT, _TOOL = range(6)
+#: of a tool in one answer, none included
+_TOOL_CALLS = 4
 
 _WORDS = (
     "a an and answer are as at batch because both by can each even few for from given has have however if in is it just "
@@ -46,10 +49,16 @@ class Completion(msgspec.Struct, frozen=True, gc=False):
     reasoning_tokens: int
     #: stopped by the cap
     capped: bool
+    #: calls by tool that the platform ran
+    tool_usage: dict[str, int] = {}
 
     @property
     def total_tokens(self) -> int:
         return self.input_tokens + self.output_tokens
+
+    @property
+    def tokens(self) -> Tokens:
+        return Tokens(self.input_tokens, self.output_tokens, self.cached_tokens, self.total_tokens)
 
 
 def complete(ask: Ask, draws: Draws, settings: Settings) -> Completion:
@@ -71,7 +80,14 @@ def complete(ask: Ask, draws: Draws, settings: Settings) -> Completion:
         output_tokens=length * ask.choices,
         reasoning_tokens=reasoning * ask.choices,
         capped=wanted > length,
+        tool_usage=_tool_usage(ask, draws) if ask.tools else {},
     )
+
+
+def _tool_usage(ask: Ask, draws: Draws) -> dict[str, int]:
+    """How often each tool fired; those that did not are not named."""
+    fired = {tool: int(draws.uniform(_TOOL + place % 2) * _TOOL_CALLS) for place, tool in enumerate(ask.tools)}
+    return {tool: calls for tool, calls in fired.items() if calls}
 
 
 class Stamp(msgspec.Struct, frozen=True, gc=False):
@@ -96,6 +112,8 @@ def body(ask: Ask, completion: Completion, stamp: Stamp) -> bytes:
         shape = vectors.rerank(ask, stamp.seed, stamp.request_id)
     else:
         shape = hosted.reply(ask, stamp.seed, stamp.reply_id, stamp.created_seconds)
+    if completion.tool_usage:
+        shape["tool_usage"] = completion.tool_usage
     return msgspec.json.encode(shape)
 
 
@@ -218,6 +236,11 @@ _WRITTEN: dict[Dialect, Callable[[Completion, str, int], dict[str, Any]]] = {
     Dialect.RESPONSES: _response,
     Dialect.MESSAGES: _message,
 }
+
+
+def some_text(draws: Draws, slot: int, most_tokens: int) -> str:
+    """Words as a person or a model may have written them, at least a few."""
+    return _text(int(draws.uniform(slot) * len(_CORPUS)), 5 + int(draws.uniform(slot + 2) * (most_tokens - 5))).strip()
 
 
 def _text(start: int, tokens: int) -> str:

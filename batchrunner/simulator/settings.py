@@ -97,6 +97,7 @@ class AccountSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     name: str
     keys: tuple[str, ...]
     balance_usd: Decimal | None = None
+    discount: Decimal | None = None
     rpm: int | None = None
     tpm: int | None = None
     changes: tuple[Change, ...] = ()
@@ -128,6 +129,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     foreign: tuple[Foreign, ...] = ()
     #: these are also every account's that names none of its own
     balance_usd: Decimal = Decimal(10_000)
+    #: share of each list price that the account need not pay
+    discount: Decimal = Decimal(0)
 
     #: requests and tokens a minute; 0 means no limit
     rpm: int = 0
@@ -146,6 +149,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     jitter_seconds: tuple[float, float] = (0.0, 0.0)
     #: whether a request that bears the Idempotency-Key of an earlier one gets the answer of that
     idempotency: bool = False
+
+    #: requests of others on the same account, for each of its own that is let in; and the share of them from the playground
+    strangers: float = 0.0
+    playground_share: float = 0.0
+    #: saved playground conversations of each account
+    chats: int = 12
 
     #: how long a request takes: lognormal, and on top of it so much for each output token
     latency_median_seconds: float = 0.5

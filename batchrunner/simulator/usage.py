@@ -32,10 +32,20 @@ class UsageEvent(msgspec.Struct, frozen=True, gc=False):
     model: str
     endpoint: str
     tokens: Tokens
+    #: before the account's discount, and after it
+    list_usd: Decimal
     cost_usd: Decimal
     status_code: int
     #: the code of the error that it ended with
     error: str | None = None
+    #: `api` or `playground`
+    source: str = "api"
+    tool_usage: dict[str, int] = {}
+    output_urls: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        return f"{_ID_PREFIX}{self.number:012d}"
 
     @property
     def status(self) -> str:
@@ -44,10 +54,10 @@ class UsageEvent(msgspec.Struct, frozen=True, gc=False):
     def shown(self) -> dict[str, Any]:
         """The event in the platform's shape."""
         return {
-            "id": f"{_ID_PREFIX}{self.number:012d}",
+            "id": self.id,
             "object": "usage_event",
             "created_at": datetime.fromtimestamp(self.at_ns / NS_PER_SECOND, UTC).isoformat(timespec="milliseconds"),
-            "source": "api",
+            "source": self.source,
             "model": self.model,
             "endpoint": self.endpoint,
             "tokens": self.tokens,
@@ -55,16 +65,30 @@ class UsageEvent(msgspec.Struct, frozen=True, gc=False):
             "status": self.status,
             "status_code": self.status_code,
             "error": {"code": self.error} if self.error else None,
-            "output_urls": [],
-            "metadata": {"list_cost": exact_number(self.cost_usd)},
+            "output_urls": self.output_urls,
+            "metadata": self._details(),
         }
+
+    def _details(self) -> dict[str, Any]:
+        """Tools only where one fired, costs only where there is a discount."""
+        details: dict[str, Any] = {"tool_usage": self.tool_usage} if self.tool_usage else {}
+        if self.cost_usd != self.list_usd:
+            details |= {
+                "list_cost": exact_number(self.list_usd),
+                "billed_cost": exact_number(self.cost_usd),
+                "discount_amount": exact_number(self.list_usd - self.cost_usd),
+            }
+        return details
 
 
 class Account:
     """What one customer has left, and what was done for it."""
 
-    def __init__(self, name: str, balance_usd: Decimal, limits: Limits, counts: AccountCounts) -> None:
+    def __init__(
+        self, name: str, balance_usd: Decimal, limits: Limits, counts: AccountCounts, *, discount: Decimal = Decimal(0)
+    ) -> None:
         self.name = name
+        self._payable = 1 - discount
         self.balance_usd = balance_usd
         self.limits = limits
         self.counts = counts
@@ -78,20 +102,40 @@ class Account:
         model: str,
         endpoint: str,
         tokens: Tokens,
-        cost_usd: Decimal,
+        list_usd: Decimal,
         status_code: int,
         error: str | None = None,
-    ) -> None:
-        """Charge the account and note the event."""
+        *,
+        source: str = "api",
+        tool_usage: dict[str, int] | None = None,
+        output_urls: tuple[str, ...] = (),
+    ) -> UsageEvent:
+        """Charge the account what is left of a list price after its discount, and note the event."""
+        cost_usd = list_usd * self._payable
         self.balance_usd -= cost_usd
-        self._events.append(UsageEvent(self._count, at_ns, model, endpoint, tokens, cost_usd, status_code, error))
+        event = UsageEvent(
+            self._count,
+            at_ns,
+            model,
+            endpoint,
+            tokens,
+            list_usd,
+            cost_usd,
+            status_code,
+            error,
+            source,
+            tool_usage or {},
+            output_urls,
+        )
+        self._events.append(event)
         self._count += 1
         if len(self._events) >= 2 * KEPT_EVENTS:
             del self._events[:-KEPT_EVENTS]
+        return event
 
     def usage_body(self, query: dict[str, str]) -> bytes:
         """The balance and one page of events that pass the query's filters. Raises: Refusal on a filter that is none."""
-        limit = _limit(query)
+        limit = page_limit(query)
         shown: list[dict[str, Any]] = []
         has_more = False
         for event in self._matching(query):
@@ -121,11 +165,12 @@ class Account:
                 continue
             if query.get("model", event.model) != event.model or query.get("status", event.status) != event.status:
                 continue
-            if query.get("source", "api") == "api":
+            if query.get("source", event.source) == event.source:
                 yield event
 
 
-def _limit(query: dict[str, str]) -> int:
+def page_limit(query: dict[str, str]) -> int:
+    """How much a page is to hold at most. Raises: Refusal."""
     text = query.get("limit", str(DEFAULT_LIMIT))
     if not _is_number(text) or not 1 <= int(text) <= MAX_LIMIT:
         raise Refusal(400, "invalid_request", f"limit: must be from 1 to {MAX_LIMIT}.")

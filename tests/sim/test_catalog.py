@@ -8,7 +8,8 @@ from trio.testing import MockClock, memory_stream_pair
 
 from batchrunner.errors import AccountError
 from batchrunner.heads import Heads
-from batchrunner.platform.catalog import PAUSES_SECONDS, fetch_prices
+from batchrunner.platform.catalog import fetch_prices
+from batchrunner.platform.control import PAUSES_SECONDS
 from batchrunner.pricing import PriceTable
 from batchrunner.secret import Secret
 from batchrunner.transport import Origin, Pool, StreamDriver

@@ -182,3 +182,14 @@ def test_a_word_that_is_no_real_key_is_left_in_answers(key: str) -> None:
     """Servers that want no key are given one of these: what was paid for comes as it was written."""
     reply = Reply(200, (), b'{"text":"EMPTY the test of lm-studio, \\u0045MPTY"}')
     assert heads(key, FIRST).without_keys(reply) is reply
+
+
+def test_a_question_goes_out_with_the_key_that_is_named() -> None:
+    """Each key has its turn; a server that wants none counts as one that is asked with nothing."""
+    made = heads(FIRST, SECOND)
+    assert [read(made.get("/v1/models", key))[1]["authorization"] for key in range(made.key_count)] == [
+        f"Bearer {FIRST}",
+        f"Bearer {SECOND}",
+    ]
+    assert heads().key_count == 1
+    assert "authorization" not in read(heads().get("/v1/models"))[1]
