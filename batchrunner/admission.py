@@ -17,6 +17,7 @@ import trio
 from batchrunner import budget
 from batchrunner.account_store import AccountStore
 from batchrunner.clock import NS_PER_SECOND, Clock
+from batchrunner.crew import Crew
 from batchrunner.errors import BatchrunError
 from batchrunner.fair import FairQueue
 from batchrunner.job import RequestSize, Usage
@@ -55,28 +56,6 @@ class _Next(enum.Enum):
 
     JOB = enum.auto()
     SLOT = enum.auto()
-
-
-class Crew:
-    """Admissions of several accounts that draw from the same lanes: none is done before all are."""
-
-    def __init__(self) -> None:
-        self._members: list[Admission] = []
-        #: Between the look at the queue and the removal of a job nobody else may take it.
-        self.turnstile = trio.Lock()
-
-    def join(self, member: Admission) -> None:
-        self._members.append(member)
-
-    @property
-    def idle(self) -> bool:
-        """Nothing is in flight anywhere, and nobody could send anything."""
-        return all(member.idle for member in self._members)
-
-    def wake(self) -> None:
-        """Something has changed that others may wait for."""
-        for member in self._members:
-            member.wake()
 
 
 class Admission:
@@ -260,6 +239,12 @@ class Admission:
         self._resigned = True
         self.close()
         self._queue.surrender()
+
+    def surrender(self) -> None:
+        """Leave what has come back to the others of the crew, if there are any."""
+        if self._crew is not None:
+            self._queue.surrender()
+            self._crew.wake()
 
     def adopt(self, limits: budget.Limits) -> None:
         """Go by other limits, of which the store knows already: whoever waits looks anew."""

@@ -17,6 +17,7 @@ from batchrunner.advice import Advice
 from batchrunner.advice import Statistics as AdviceStatistics
 from batchrunner.clock import NS_PER_SECOND
 from batchrunner.costs import Charge
+from batchrunner.credit import Credit
 from batchrunner.errors import DiskError
 from batchrunner.events import AttemptResult, Billing, Event
 from batchrunner.exchange import Failure, FailureKind, Reply
@@ -84,11 +85,15 @@ class Attempts:
         """Go by other limits from now on."""
         self._advice.adopt(limits.rpm, limits.tpm)
 
+    @property
+    def credit(self) -> Credit:
+        return self._resilience.credit
+
     def statistics(self) -> ResilienceStatistics:
         return self._resilience.statistics()
 
     def due(self, now_ns: int) -> Due:
-        """When anything may be sent at all: not while paused, the server is away, or every key that is left is suspended."""
+        """When anything may be sent at all: not while paused, nor while `Resilience` waits for something."""
         return Due(None, "paused") if self._common.paused else self._resilience.due(now_ns)
 
     def hopeless(self, name: str | None, now_ns: int) -> bool:
@@ -260,12 +265,10 @@ class Attempts:
                 if not await admission.refused(flight.ticket, retry_after_ns, hints=hints):
                     self._never_fits(flight)
             case outcome.StopAccount(message):
-                self._send_back(flight, reply, message)
-                await admission.lost(flight.ticket, then=Backoff(0))
+                await self._send_back(flight, reply, message, admission)
                 self._stop("credits", message)
             case outcome.SuspendKey(message):
-                self._send_back(flight, reply, message)
-                await admission.lost(flight.ticket, then=Backoff(0))
+                await self._send_back(flight, reply, message, admission)
                 if not some_key_is_left:
                     self._stop("keys", message)
 
@@ -318,11 +321,12 @@ class Attempts:
         history.in_vain += verdict.in_vain
         self._move(flight.job, Happening.AGAIN)
 
-    def _send_back(self, flight: _Flight, reply: Reply | None, message: str) -> None:
+    async def _send_back(self, flight: _Flight, reply: Reply | None, message: str, admission: Admission) -> None:
         """The account was refused, not the job: it costs the job nothing."""
         event = self._event(flight, AttemptResult.ACCOUNT, None, reply, message=message)
         self._parts.journal.again(flight.job, flight.attempt, why="account_refused", spent=False, event=event)
         self._move(flight.job, Happening.AGAIN)
+        await admission.lost(flight.ticket, then=Backoff(0))
 
     def _never_fits(self, flight: _Flight) -> None:
         message = (

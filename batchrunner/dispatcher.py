@@ -6,10 +6,12 @@ from collections.abc import Callable, Collection
 
 import trio
 
-from batchrunner.admission import Admission, Crew
+from batchrunner.admission import Admission
 from batchrunner.attempts import Attempts, Common
+from batchrunner.balances import BalanceWatch
 from batchrunner.budget import Change, Limits
 from batchrunner.clock import NS_PER_SECOND
+from batchrunner.crew import Crew
 from batchrunner.errors import BatchrunError
 from batchrunner.fair import FairQueue
 from batchrunner.lanes import Lanes
@@ -67,6 +69,9 @@ class Dispatcher:
             tpm=account.limits.tpm,
             rng=parts.rng,
             crew=crew,
+        )
+        self.balance = BalanceWatch(
+            account.balance, self.attempts.credit, parts.clock, lambda: parts.tally.billed_usd, self.admission.wake
         )
         self._reached = False
         self._stopping = trio.Event()

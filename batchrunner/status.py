@@ -12,7 +12,7 @@ from batchrunner.job import Usage
 
 #: What holds the run's speed down at the moment.
 Binding = Literal[
-    "requests", "tokens", "in_flight", "rate_limited", "server", "keys", "models", "retries", "paused", "work", "none"
+    "requests", "tokens", "in_flight", "rate_limited", "server", "keys", "credits", "models", "retries", "paused", "work", "none"
 ]
 RunState = Literal["running", "draining", "completed", "stopped"]
 #: Why a run stopped before its end, in the contract's words; `input`: the job file changed under it.
@@ -59,6 +59,13 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     unpriced_attempts: int
     #: the spend cap that holds now, which may have been changed since the start; None: there is none
     max_cost_usd: Decimal | None = None
+    #: what the accounts have left together, as their servers said at that time; None where one does not say, and at what time
+    balance_usd: Decimal | None = None
+    balance_at: str | None = None
+    #: what the jobs that are left will cost, by what others have; None as long as that says little
+    forecast_usd: Decimal | None = None
+    #: accounts that wait to be topped up
+    without_credits: int = 0
     #: of all accounts together
     rpm_limit: int
     tpm_limit: int

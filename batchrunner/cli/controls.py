@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 
 from batchrunner.cli.signals import Signals
-from batchrunner.control import Answer, Command, Drain, Refused, apply, changes, decode, encode_answer
+from batchrunner.live import Answer, Command, Drain, Refused, apply, changes, decode, encode_answer
 from batchrunner.progress import Progress
 from batchrunner.runner import Run
 

@@ -7,19 +7,19 @@ from pathlib import Path
 import click
 import msgspec
 
-from batchrunner import control
+from batchrunner import live
 from batchrunner.cli.output import print_json, print_text
 from batchrunner.cli.status import now_text
-from batchrunner.control_socket import Unreachable, ask
 from batchrunner.errors import NotRunning, UsageError
 from batchrunner.journal import is_locked
+from batchrunner.live_socket import Unreachable, ask
 from batchrunner.run_directory import read_manifest
 from batchrunner.wording import summary_text
 
 
 @click.command(short_help="Change the limits of a live run, pause it or end it.")
 @click.argument("run_dir", type=click.Path(path_type=Path))
-@click.argument("action", type=click.Choice(control.ACTIONS))
+@click.argument("action", type=click.Choice(live.ACTIONS))
 @click.argument("settings", nargs=-1)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def ctl(run_dir: Path, action: str, settings: tuple[str, ...], as_json: bool) -> None:  # noqa: FBT001 - click's calling convention
@@ -46,8 +46,8 @@ def ctl(run_dir: Path, action: str, settings: tuple[str, ...], as_json: bool) ->
       69  no process is at work on the run, or it does not answer
     """  # noqa: D301 - click reads the backspace: the table stays a table
     try:
-        command = control.parse(action, settings)
-    except control.Refused as refusal:
+        command = live.parse(action, settings)
+    except live.Refused as refusal:
         raise UsageError(f"{action}: {refusal}") from None
     answer = _asked(run_dir, command)
     if as_json:
@@ -58,11 +58,11 @@ def ctl(run_dir: Path, action: str, settings: tuple[str, ...], as_json: bool) ->
     print_text(lines if action != "show" or status is None else summary_text(status) + now_text(status, alive=True))
 
 
-def _asked(run_dir: Path, command: control.Command) -> control.Answer:
+def _asked(run_dir: Path, command: live.Command) -> live.Answer:
     """What the run answers. Raises: InvalidInput, NotRunning, UsageError."""
     read_manifest(run_dir)  # says what is wrong with it
     try:
-        answer = control.decode_answer(ask(run_dir, control.encode(command)))
+        answer = live.decode_answer(ask(run_dir, live.encode(command)))
     except (Unreachable, OSError) as cause:
         if not is_locked(run_dir):
             raise NotRunning(

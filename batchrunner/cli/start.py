@@ -14,7 +14,7 @@ from typing import NamedTuple
 import msgspec
 import trio
 
-from batchrunner import __version__, control_socket, dialect, lengths
+from batchrunner import __version__, dialect, lengths, live_socket
 from batchrunner.account import Account, names_to_bind_to
 from batchrunner.budget import Limits, Open, PastSend
 from batchrunner.cli.controls import Controls
@@ -34,7 +34,9 @@ from batchrunner.journal import Facts, Journal, Recovered, Tariff, recover
 from batchrunner.lifecycle import State
 from batchrunner.metrics import Metrics
 from batchrunner.parts import AccountParts, Parts
+from batchrunner.platform.balance import fetch_balance
 from batchrunner.platform.catalog import fetch_prices
+from batchrunner.platform.control import ControlPlane
 from batchrunner.pricing import PriceTable
 from batchrunner.progress import Mode, Progress
 from batchrunner.run_directory import RunDirectory
@@ -177,7 +179,7 @@ async def _live(
             await nursery.start(signals.watch, run, progress, options.drain_seconds)
             await nursery.start(progress.run)
             controls = Controls(run, progress, signals)
-            await nursery.start(control_socket.serve, directory.path, controls.respond, progress.say)
+            await nursery.start(live_socket.serve, directory.path, controls.respond, progress.say)
             nursery.start_soon(lengths.keep, run.parts.estimator, [account.store for account in parts])
             status = await run.run()
             if metrics is not None and status.stopped_by != "signal":
@@ -214,6 +216,7 @@ async def _account_parts(
         store=store,
         pool=pool,
         heads=heads,
+        balance=partial(fetch_balance, ControlPlane(pool, heads, lambda _text: None)) if account.keys else None,
         unreached_since_ns=prices.unreached_since_ns,
     )
 

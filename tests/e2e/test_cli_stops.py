@@ -130,6 +130,17 @@ def test_credits_that_run_out_end_with_69(tmp_path: Path, healthy: Platform) -> 
     assert finals(tmp_path / "jobs.run") == Counter(IDS)
 
 
+def test_credits_that_run_out_are_waited_for_when_asked_to(tmp_path: Path) -> None:
+    """--wait-for-credits: the account is topped up by the time that its balance is asked for; one command, every job, once."""
+    jobs = write_jobs(tmp_path, IDS)
+    with platform(tmp_path, "--balance", "0.0001", "--change", "@8=top-up:9", "--latency", "0.05") as poor:
+        ended = poor.submit(tmp_path, jobs, "--json", "--max-in-flight", "4", "--max-attempts", "1", "--wait-for-credits")
+    assert ended.code == 0, ended.stderr
+    assert finals(tmp_path / "jobs.run") == Counter(IDS)
+    assert 8.9 < ended.summary["balance"] < 9
+    assert ended.summary["forecast"] == 0
+
+
 # -------------------------------------------------------------------------------------------------------------- the disk
 
 

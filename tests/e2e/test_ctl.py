@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from batchrunner.control_socket import CLIENTS, directories, place, socket_name
+from batchrunner.live_socket import CLIENTS, directories, place, socket_name
 from tests.e2e.cli_support import Ended, batchrun, ending, finals, line_with, platform, started, until, write_jobs
 
 IDS = [f"job-{number}" for number in range(30)]

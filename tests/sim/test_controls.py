@@ -12,8 +12,8 @@ from trio.testing import MockClock
 from batchrunner.cli import ctl as command_line
 from batchrunner.cli.controls import Controls
 from batchrunner.cli.signals import Signals
-from batchrunner.control import Drain, Pause, Resume, Set, Show, decode_answer, encode
 from batchrunner.errors import NotRunning
+from batchrunner.live import Drain, Pause, Resume, Set, Show, decode_answer, encode
 from batchrunner.progress import Progress
 from batchrunner.runner import Run
 from tests.sim.nights import MakeNight, assert_whole, jobs

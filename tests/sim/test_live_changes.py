@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from batchrunner.control import AccountLimits, apply, parse
+from batchrunner.live import AccountLimits, apply, parse
 from batchrunner.runner import Run
 from batchrunner.simulator.settings import AccountSettings, Change, Charging
 from tests.sim.nights import MakeNight, Meanwhile, Night, assert_bill, assert_once, assert_whole, jobs

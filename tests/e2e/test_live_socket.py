@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from batchrunner import control_socket
-from batchrunner.control_socket import CLIENTS, LONGEST_PATH, Unreachable, ask, directories, peer_uid, place, serve, socket_name
+from batchrunner import live_socket
+from batchrunner.live_socket import CLIENTS, LONGEST_PATH, Unreachable, ask, directories, peer_uid, place, serve, socket_name
 from tests.e2e.harness import PATIENCE_SECONDS
 
 
@@ -53,10 +53,10 @@ async def test_another_users_process_is_not_heard(runtime: Path, tmp_path: Path,
     """Nor answered: it is hung up on."""
     async with trio.open_nursery() as nursery:
         await nursery.start(serve, tmp_path, echo, print)
-        monkeypatch.setattr(control_socket, "peer_uid", lambda _: os.geteuid() + 1)
+        monkeypatch.setattr(live_socket, "peer_uid", lambda _: os.geteuid() + 1)
         with pytest.raises(Unreachable):
             await asked(tmp_path)
-        monkeypatch.setattr(control_socket, "peer_uid", lambda _: None)
+        monkeypatch.setattr(live_socket, "peer_uid", lambda _: None)
         assert await asked(tmp_path) == b"heard line\n"
         nursery.cancel_scope.cancel()
 
@@ -145,17 +145,17 @@ def test_a_link_or_another_users_directory_is_not_used(runtime: Path, tmp_path: 
     """Where nothing is left it says why."""
     (runtime / "batchrun").symlink_to(tmp_path)
     assert place(tmp_path).parent == runtime / f"batchrun-{os.geteuid()}"
-    monkeypatch.setattr(control_socket, "directories", lambda: iter((runtime / "batchrun",)))
+    monkeypatch.setattr(live_socket, "directories", lambda: iter((runtime / "batchrun",)))
     with pytest.raises(Unreachable, match="belongs to another user, or is no directory"):
         place(tmp_path)
-    monkeypatch.setattr(control_socket, "directories", lambda: iter((runtime / "nowhere" / "batchrun",)))
+    monkeypatch.setattr(live_socket, "directories", lambda: iter((runtime / "nowhere" / "batchrun",)))
     with pytest.raises(Unreachable, match="no such file"):
         place(tmp_path)
 
 
 def test_below_another_users_directory_nothing_is_made(runtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who owns the parent can put another in the place of what is made there."""
-    monkeypatch.setattr(control_socket, "directories", lambda: iter((runtime / "batchrun",)))
+    monkeypatch.setattr(live_socket, "directories", lambda: iter((runtime / "batchrun",)))
     os.chown(runtime, 12345, -1) if os.geteuid() == 0 else monkeypatch.setattr(os, "geteuid", lambda: 12345)
     with pytest.raises(Unreachable, match="its parent belongs to another user"):
         place(tmp_path)
@@ -176,7 +176,7 @@ def test_without_a_runtime_directory_there_is_a_temporary_one(monkeypatch: pytes
 # ------------------------------------------------------------------------------------------------------------- who is asked
 
 
-@pytest.mark.parametrize("said", [b"", b"half an answer", b"x" * (control_socket.ANSWER_BYTES + 2)])
+@pytest.mark.parametrize("said", [b"", b"half an answer", b"x" * (live_socket.ANSWER_BYTES + 2)])
 async def test_an_answer_that_is_none(runtime: Path, tmp_path: Path, said: bytes) -> None:
     """Whoever listens there is no run that can be spoken to."""
 

@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from batchrunner.control_socket import CLIENT_SECONDS, REQUEST_BYTES, converse
+from batchrunner.live_socket import CLIENT_SECONDS, REQUEST_BYTES, converse
 from tests.sim.streams import MemoryStream, stream_pair
 
 

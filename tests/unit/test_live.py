@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrunner.control import (
+from batchrunner.live import (
     MOST,
     AccountLimits,
     Command,
