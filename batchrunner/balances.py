@@ -23,17 +23,25 @@ Ask = Callable[[], Awaitable[Decimal | None]]
 
 
 class BalanceWatch:
-    """Keeps `credit` told, and calls `changed` each time. `ask` None: nobody can be asked.
+    """Keeps `credit` told, and calls `changed` each time. `ask` None: nobody can be asked. `waits`: credits are waited for.
 
     A server that has no balance to tell is asked once. Nothing that it does is more than a balance that is not known.
     """
 
     def __init__(
-        self, ask: Ask | None, credit: Credit, clock: Clock, billed_usd: Callable[[], Decimal], changed: Callable[[], None]
+        self,
+        ask: Ask | None,
+        credit: Credit,
+        clock: Clock,
+        *,
+        waits: bool,
+        billed_usd: Callable[[], Decimal],
+        changed: Callable[[], None],
     ) -> None:
         self._ask = ask
         self._credit = credit
         self._clock = clock
+        self._waits = waits
         self._billed_usd = billed_usd
         self._changed = changed
         #: when it last told, by the wall clock, and what the run had been billed when it was asked
@@ -44,7 +52,8 @@ class BalanceWatch:
     async def run(self) -> None:
         """Ask until cancelled, or until it is clear that there is no answer."""
         while await self._look():
-            with trio.move_on_after(ASK_SECONDS if self._credit.waits else RARER * ASK_SECONDS):
+            often = self._waits and self._credit.waits
+            with trio.move_on_after(ASK_SECONDS if often else RARER * ASK_SECONDS):
                 await self._wanted.wait()
             self._wanted = trio.Event()
 

@@ -71,7 +71,12 @@ class Dispatcher:
             crew=crew,
         )
         self.balance = BalanceWatch(
-            account.balance, self.attempts.credit, parts.clock, lambda: parts.tally.billed_usd, self.admission.wake
+            account.balance,
+            self.attempts.credit,
+            parts.clock,
+            waits=parts.options.wait_for_credits,
+            billed_usd=lambda: parts.tally.billed_usd,
+            changed=self.admission.wake,
         )
         self._reached = False
         self._stopping = trio.Event()

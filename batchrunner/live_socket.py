@@ -33,6 +33,8 @@ CLIENT_SECONDS: Final = 5.0
 CLIENTS: Final = 8
 #: while no connection can be taken
 PAUSE_SECONDS: Final = 0.1
+#: how often the socket is looked for where it should stand
+LOOK_SECONDS: Final = 20.0
 #: behind the name of a socket that does not listen yet
 ASIDE: Final = ".new"
 
@@ -111,32 +113,58 @@ async def serve(
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Answer whoever comes until cancelled. Where no socket can be made, `say` is told why, and the run goes on without."""
-    try:
-        path = place(run_dir)
-        listening = _listen(path)
-    except (OSError, Unreachable) as cause:
-        say(f"warning: `batchrun ctl` cannot reach this run: {cause}.")
-        task_status.started()
-        return
+    is_first = True
+    while True:
+        try:
+            path = place(run_dir)
+            listening = _listen(path)
+        except (OSError, Unreachable) as cause:
+            say(f"warning: `batchrun ctl` cannot reach this run: {cause}.")
+            path = None
+        if is_first:
+            task_status.started()
+        if path is None:
+            return
+        is_first = False
+        await _serve_at(path, listening, respond)
+
+
+async def _serve_at(path: Path, listening: trio.socket.SocketType, respond: Respond) -> None:
+    """Answer whoever comes, for as long as the socket stands there: whoever logs out takes the runtime directory along."""
     mine = os.lstat(path)
     try:
         async with trio.open_nursery() as nursery:
-            task_status.started()
-            while True:
-                try:
-                    connected, _ = await listening.accept()
-                except OSError:  # too many files are open, or whoever came has gone
-                    await trio.sleep(PAUSE_SECONDS)
-                    continue
-                if len(nursery.child_tasks) < CLIENTS and peer_uid(connected) in (None, os.geteuid()):
-                    nursery.start_soon(converse, trio.SocketStream(connected), respond)
-                else:
-                    connected.close()
+            nursery.start_soon(_accept, listening, respond)
+            while _stands(path, mine):  # noqa: ASYNC110 - nobody tells when it goes
+                await trio.sleep(LOOK_SECONDS)
+            nursery.cancel_scope.cancel()
     finally:
         listening.close()
-        with contextlib.suppress(OSError):
-            if os.path.samestat(os.lstat(path), mine):
+        if _stands(path, mine):
+            with contextlib.suppress(OSError):
                 os.unlink(path)
+
+
+def _stands(path: Path, mine: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(os.lstat(path), mine)
+    except OSError:
+        return False
+
+
+async def _accept(listening: trio.socket.SocketType, respond: Respond) -> None:
+    """Hear those who come, a few at a time, and hang up on those who are too many or another user's."""
+    async with trio.open_nursery() as nursery:
+        while True:
+            try:
+                connected, _ = await listening.accept()
+            except OSError:  # too many files are open, or whoever came has gone
+                await trio.sleep(PAUSE_SECONDS)
+                continue
+            if len(nursery.child_tasks) < CLIENTS and peer_uid(connected) in (None, os.geteuid()):
+                nursery.start_soon(converse, trio.SocketStream(connected), respond)
+            else:
+                connected.close()
 
 
 def _listen(path: Path) -> trio.socket.SocketType:

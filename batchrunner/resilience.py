@@ -174,7 +174,7 @@ class Resilience:
             case StopAccount(message):
                 if self.credit.refused(now_ns, ticket.entry) and self._parts.options.wait_for_credits:
                     self._parts.say(f"no credits are left; waiting until the account is topped up: {message}")
-            case Done() | Failed(permanent=True):
+            case Done():  # what is refused for itself may be so before anybody looks at credits
                 if self.credit.accepted(ticket.sent_ns):
                     self._parts.say("the account has credits again")
             case _:

@@ -64,7 +64,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     balance_at: str | None = None
     #: what the jobs that are left will cost, by what others have; None as long as that says little
     forecast_usd: Decimal | None = None
-    #: accounts that wait to be topped up
+    #: accounts that were refused for want of any, and not accepted since
     without_credits: int = 0
     #: of all accounts together
     rpm_limit: int

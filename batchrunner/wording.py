@@ -79,8 +79,8 @@ def credits_text(status: Status) -> str:
     """What is left to pay with, and what will be asked for; empty where neither is known."""
     left = "" if status.balance_usd is None else f"{usd(status.balance_usd)} left at {status.balance_at}"
     to_come = f"about {usd(status.forecast_usd)} for the open jobs" if status.forecast_usd else ""
-    waits = f"{counted(status.without_credits, 'account')} waiting to be topped up" if status.without_credits else ""
-    return ", ".join(part for part in (left, to_come, waits) if part)
+    without = f"{counted(status.without_credits, 'account')} without credits" if status.without_credits else ""
+    return ", ".join(part for part in (left, to_come, without) if part)
 
 
 def in_effect(effective: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import stat
 import tempfile
@@ -70,6 +71,25 @@ async def test_what_took_a_sockets_place_is_left_alone(runtime: Path, tmp_path: 
         path.write_text("somebody else's")
         nursery.cancel_scope.cancel()
     assert path.read_text() == "somebody else's"
+
+
+async def test_a_runtime_directory_that_goes_away_is_no_end(
+    runtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever logs out may take it along: the run takes another place, and is found there."""
+    monkeypatch.setattr(live_socket, "LOOK_SECONDS", 0.02)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(serve, tmp_path, echo, print)
+        shutil.rmtree(runtime / "batchrun")
+        monkeypatch.setenv("XDG_RUNTIME_DIR", os.fspath(runtime / "gone"))
+        elsewhere = place(tmp_path)
+        assert elsewhere.parent == runtime / f"batchrun-{os.geteuid()}"
+        with trio.fail_after(PATIENCE_SECONDS):
+            while not elsewhere.is_socket():  # noqa: ASYNC110 - made by another task, that tells nobody
+                await trio.sleep(0.01)
+        assert await asked(tmp_path) == b"heard line\n"
+        nursery.cancel_scope.cancel()
+    assert not elsewhere.exists()
 
 
 async def test_too_many_at_once_are_turned_away(runtime: Path, tmp_path: Path) -> None:

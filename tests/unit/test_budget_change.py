@@ -143,6 +143,20 @@ def test_no_minute_holds_more_than_the_limit_of_its_last_send(phases: list[tuple
             now_ns = at_ns
 
 
+@given(st.lists(st.tuples(st.integers(1, 20), st.integers(1, 20), st.integers(0, 60)), min_size=1, max_size=8))
+def test_no_minute_holds_more_tokens_than_the_limit_of_its_last_send(phases: list[tuple[int, int, int]]) -> None:
+    """The same of tokens, each request a twentieth of the largest limit; one that is more than a minute's goes alone."""
+    state = opened(0, 1_000)
+    now_ns, times = 0, []
+    for thousands, count, pause in phases:
+        now_ns += pause * NS
+        change(state, now_ns, 0, thousands * 1_000)
+        for at_ns in sends_from(state, now_ns, count, 1_000):
+            times.append(at_ns)
+            assert sum(earlier > at_ns - SAFE_WINDOW_NS for earlier in times) <= thousands
+            now_ns = at_ns
+
+
 # ------------------------------------------------------------------------------------------------------ several processes
 
 

@@ -34,7 +34,7 @@ def drawn(status: Status) -> str:
         ({"balance_usd": Decimal("12.30"), "balance_at": AT}, f"$12.3 left at {AT}"),
         (
             {"balance_usd": Decimal(0), "balance_at": AT, "forecast_usd": Decimal(4), "without_credits": 1},
-            f"$0 left at {AT}, about $4 for the open jobs, 1 account waiting to be topped up",
+            f"$0 left at {AT}, about $4 for the open jobs, 1 account without credits",
         ),
         ({"forecast_usd": Decimal(0)}, ""),
         ({"forecast_usd": Decimal("0.000001")}, "about $0.000001 for the open jobs"),
