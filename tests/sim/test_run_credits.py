@@ -21,6 +21,8 @@ from batchrunner.simulator.answers import Answer
 from batchrunner.simulator.settings import AccountSettings, Change, Settings
 from batchrunner.status import Status
 from tests.sim.nights import MakeNight, Night, WatchedPlatform, after, assert_bill, assert_once, assert_whole, jobs
+from tests.sim.scripts import WORDS, Spelling, in_every_spelling, openai_error
+from tests.sim.scripts import night as scripted
 from tests.sim.test_run_stops import JOB_CEILING_USD
 from tests.sim.test_several_accounts import KEYS, accounts_of
 
@@ -285,3 +287,56 @@ async def test_a_run_that_is_killed_while_it_waits_loses_nothing(
     assert_whole(night, status)
     assert not night.maybe_billed()
     assert night.disk.files[JOURNAL]
+
+
+@in_every_spelling
+async def test_every_spelling_of_no_credits_can_be_waited_out(
+    autojump_clock: MockClock, tmp_path: Path, nursery: trio.Nursery, spelling: Spelling
+) -> None:
+    """Without any for a quarter of an hour: probes by the clock, no job fails, spends an attempt or is charged for it."""
+    refusal = spelling.error(402, "insufficient_credits")
+    began = trio.current_time()
+
+    def answer(_: object) -> Answer | None:
+        return refusal if 0.5 < trio.current_time() - began < 800 else None
+
+    begun = scripted(tmp_path, nursery, spelling.jobs(40), answer)
+    status = await begun.run(max_in_flight=2, max_attempts=1, rpm=60, wait_for_credits=True)
+    assert_whole(begun, status)
+    assert (status.completed, exit_code(status, terminated=False)) == (40, 0)
+    assert trio.current_time() - began == pytest.approx(60 + 120 + 240 + 480 + 40, abs=45)
+    assert begun.asked().total() <= 40 + 2 + 4
+    assert not begun.maybe_billed()
+
+
+@pytest.mark.parametrize("status_code", [400, 429, 503])
+async def test_a_probe_that_ends_in_another_way_says_nothing_of_credits(
+    autojump_clock: MockClock, tmp_path: Path, nursery: trio.Nursery, status_code: int
+) -> None:
+    """Another goes behind it, still one at a time, until one is answered; people hear of no news before."""
+    refusal, other = openai_error(402, "insufficient_credits"), openai_error(status_code, "something_else")
+    began = trio.current_time()
+    probes = iter([other, other, refusal])
+    in_flight: list[int] = []
+    runs: list[Run] = []
+
+    def answer(_: object) -> Answer | None:
+        seconds = trio.current_time() - began
+        if seconds < 30:
+            return refusal if seconds > 0.2 else None
+        in_flight.append(runs[0].status().in_flight)
+        return next(probes, None)
+
+    async def watch(run: Run) -> None:
+        await trio.lowlevel.checkpoint()
+        runs.append(run)
+
+    begun = scripted(tmp_path, nursery, jobs(20), answer)
+    status = await begun.run(watch, max_in_flight=3, rpm=60, wait_for_credits=True)
+    assert_whole(begun, status)
+    assert in_flight[:4] == [1, 1, 1, 1]
+    assert status.failed == (2 if status_code == 400 else 0)
+    assert [said for said in begun.said if "credits" in said] == [
+        "no credits are left; waiting until the account is topped up: " + WORDS,
+        "the account has credits again",
+    ]
