@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from tests.e2e.cli_support import (
     platform,
     server,
     started,
+    until,
     write_jobs,
 )
 from tests.e2e.disks import mounted_disk, needs_mount
@@ -139,6 +141,22 @@ def test_credits_that_run_out_are_waited_for_when_asked_to(tmp_path: Path) -> No
     assert finals(tmp_path / "jobs.run") == Counter(IDS)
     assert 8.9 < ended.summary["balance"] < 9
     assert ended.summary["forecast"] == 0
+
+
+def test_a_run_that_waits_for_credits_says_so_and_can_be_interrupted(tmp_path: Path, healthy: Platform) -> None:
+    """`status` shows why nothing goes on; SIGINT ends it at once, and with credits the same command goes on."""
+    jobs, run_dir = write_jobs(tmp_path, IDS), tmp_path / "jobs.run"
+    with platform(tmp_path, "--balance", "0") as poor:
+        arguments = ("submit", jobs, *poor.options, "--json", "--wait-for-credits", "--progress", "none")
+        with started(tmp_path, *arguments, env=poor.env) as process:
+            line_with(process, "waiting until the account is topped up")
+            until(lambda: "waiting for credits: top up" in batchrun(tmp_path, "status", run_dir).stdout, "a status that says why")
+            process.send_signal(signal.SIGINT)
+            ended = ending(process)
+    assert ended.code == 130
+    assert ended.summary["request_counts"]["failed"] == 0
+    assert healthy.submit(tmp_path, jobs).code == 0
+    assert finals(tmp_path / "jobs.run") == Counter(IDS)
 
 
 # -------------------------------------------------------------------------------------------------------------- the disk

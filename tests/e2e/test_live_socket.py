@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import stat
+import struct
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -185,6 +186,40 @@ def test_who_is_at_the_other_end_is_known() -> None:
     mine, theirs = socket.socketpair(socket.AF_UNIX)
     with mine, theirs:
         assert peer_uid(mine) == os.geteuid()
+
+
+def test_who_is_at_the_other_end_is_known_by_what_the_system_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """macOS and BSD say it in another way; where none does, or nobody is there any more, it is not known."""
+    mine, theirs = socket.socketpair(socket.AF_UNIX)
+    with mine, theirs:
+        monkeypatch.delattr(socket, "SO_PEERCRED", raising=False)
+        monkeypatch.setattr(socket, "LOCAL_PEERCRED", 1, raising=False)
+        assert peer_uid(Bsd(struct.pack("IIh", 0, 501, 1) + bytes(60))) == 501  # type: ignore[arg-type]
+        assert peer_uid(Bsd(b"")) is None  # type: ignore[arg-type]
+        monkeypatch.delattr(socket, "LOCAL_PEERCRED")
+        assert peer_uid(mine) is None
+
+
+class Bsd:
+    """A socket of another system."""
+
+    def __init__(self, credentials: bytes) -> None:
+        self._credentials = credentials
+
+    def getsockopt(self, level: int, option: int, length: int) -> bytes:
+        assert (level, option) == (0, 1)
+        return self._credentials[:length]
+
+
+def test_where_no_socket_can_be_bound_nothing_is_left_open(
+    runtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run is told why, and goes on."""
+    said: list[str] = []
+    place(tmp_path).mkdir()
+    trio.run(serve, tmp_path, echo, said.append)
+    assert len(said) == 1
+    assert "`batchrun ctl` cannot reach this run" in said[0]
 
 
 def test_without_a_runtime_directory_there_is_a_temporary_one(monkeypatch: pytest.MonkeyPatch) -> None:
