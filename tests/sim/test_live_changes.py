@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from decimal import Decimal
 from typing import Any
 
@@ -202,3 +203,49 @@ async def test_the_figures_left_behind_have_what_holds(autojump_clock: MockClock
     await night.run(change, rpm=60)
     ((found),) = left
     assert (found["paused"], found["rpm_limit"], found["tpm_limit"], found["max_cost_usd"]) == (True, 33, 44_000, "55")
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_any_changes_in_any_order(autojump_clock: MockClock, make_night: MakeNight, seed: int) -> None:
+    """Limits, caps and pauses at random, credits that run out and are topped up: each job ends once, each bill is listed, and no
+    minute ever holds more than the limit of its last send. Nothing is sent during a pause.
+    """
+    rng = random.Random(seed)
+    changes = tuple(Change(at_seconds=rng.uniform(0, 900), top_up_usd=rng.randint(1, 9) * JOB_CEILING_USD) for _ in range(9))
+    night = make_night(
+        jobs(400), balance_usd=JOB_CEILING_USD * 150, changes=(*changes, Change(at_seconds=901, top_up_usd=Decimal(9)))
+    )
+    night.asks_for_balance = rng.random() < 0.5
+    began, limits, pauses = trio.current_time(), [(0.0, 60)], []
+
+    async def change(run: Run) -> None:
+        for _ in range(12):
+            await trio.sleep(rng.uniform(0, 90))
+            match rng.choice(["rpm", "rpm", "tpm", "cap", "pause"]):
+                case "rpm":
+                    rpm = rng.choice([1, 7, 50, 200, 0])
+                    await told(run, "set", f"rpm={rpm}")
+                    limits.append((trio.current_time(), rpm or 10**9))
+                case "tpm":
+                    await told(run, "set", f"tpm={rng.choice([0, 5_000, 100_000])}")
+                case "cap":
+                    await told(run, "set", f"max-cost={rng.choice(['none', '1000'])}")
+                case "pause":
+                    await told(run, "pause")
+                    since = trio.current_time()
+                    await trio.sleep(rng.uniform(0, 90))
+                    pauses.append((since, trio.current_time()))
+                    await told(run, "resume")
+        await told(run, "set", "rpm=600", "tpm=0")
+        limits.append((trio.current_time(), 600))
+
+    status = await night.run(change, rpm=60, wait_for_credits=True, max_attempts=1)
+    assert_whole(night, status)
+    assert status.completed == 400
+    times = [asked.at_seconds for asked in night.platform.asked]
+    for time in times:
+        # What is told at the very moment of a send may be heard before it or behind it.
+        before = next(rpm for at, rpm in reversed(limits) if at < time or at == began)
+        in_force = max([before, *(rpm for at, rpm in limits if at == time)])
+        assert sum(time - 60 < other <= time for other in times) <= in_force
+    assert not [time for time in times for since, until in pauses if since + 0.1 < time < until]
