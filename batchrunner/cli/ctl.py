@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -10,7 +11,7 @@ import msgspec
 from batchrunner import live
 from batchrunner.cli.output import print_json, print_text
 from batchrunner.cli.status import now_text
-from batchrunner.errors import NotRunning, UsageError
+from batchrunner.errors import InvalidInput, NotRunning, UsageError
 from batchrunner.journal import is_locked
 from batchrunner.live_socket import Unreachable, ask
 from batchrunner.run_directory import read_manifest
@@ -61,6 +62,8 @@ def ctl(run_dir: Path, action: str, settings: tuple[str, ...], as_json: bool) ->
 def _asked(run_dir: Path, command: live.Command) -> live.Answer:
     """What the run answers. Raises: InvalidInput, NotRunning, UsageError."""
     read_manifest(run_dir)  # says what is wrong with it
+    if os.stat(run_dir).st_uid != os.geteuid():
+        raise InvalidInput(f"{run_dir}: belongs to another user. Only its owner can speak to its run.")
     try:
         answer = live.decode_answer(ask(run_dir, live.encode(command)))
     except (Unreachable, OSError) as cause:

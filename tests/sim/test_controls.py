@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+from pathlib import Path
 
 import pytest
 import trio
@@ -12,7 +14,7 @@ from trio.testing import MockClock
 from batchrunner.cli import ctl as command_line
 from batchrunner.cli.controls import Controls
 from batchrunner.cli.signals import Signals
-from batchrunner.errors import NotRunning
+from batchrunner.errors import InvalidInput, NotRunning
 from batchrunner.live import Drain, Pause, Resume, Set, Show, decode_answer, encode
 from batchrunner.progress import Progress
 from batchrunner.runner import Run
@@ -94,7 +96,17 @@ async def test_a_defect_ends_no_run(autojump_clock: MockClock, make_night: MakeN
     assert_whole(night, await night.run(speak))
 
 
-def test_an_answer_that_cannot_be_read(autojump_clock: MockClock, tmp_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_of_another_user_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """65, though its directory can be read; nobody is asked."""
+    monkeypatch.setattr(command_line, "read_manifest", lambda _: None)
+    monkeypatch.setattr(command_line, "ask", lambda *_: 1 // 0)
+    monkeypatch.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid + 1)
+    ended = CliRunner().invoke(command_line.ctl, [str(tmp_path), "pause"])
+    assert isinstance(ended.exception, InvalidInput)
+    assert "belongs to another user" in str(ended.exception)
+
+
+def test_an_answer_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another version's perhaps: 69, and what to do."""
     monkeypatch.setattr(command_line, "read_manifest", lambda _: None)
     monkeypatch.setattr(command_line, "ask", lambda *_: b'{"accounts":"\xff"}\n')
