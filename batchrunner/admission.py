@@ -17,6 +17,7 @@ import trio
 from batchrunner import budget
 from batchrunner.account_store import AccountStore
 from batchrunner.clock import NS_PER_SECOND, Clock
+from batchrunner.crew import Crew
 from batchrunner.errors import BatchrunError
 from batchrunner.fair import FairQueue
 from batchrunner.job import RequestSize, Usage
@@ -55,28 +56,6 @@ class _Next(enum.Enum):
 
     JOB = enum.auto()
     SLOT = enum.auto()
-
-
-class Crew:
-    """Admissions of several accounts that draw from the same lanes: none is done before all are."""
-
-    def __init__(self) -> None:
-        self._members: list[Admission] = []
-        #: Between the look at the queue and the removal of a job nobody else may take it.
-        self.turnstile = trio.Lock()
-
-    def join(self, member: Admission) -> None:
-        self._members.append(member)
-
-    @property
-    def idle(self) -> bool:
-        """Nothing is in flight anywhere, and nobody could send anything."""
-        return all(member.idle for member in self._members)
-
-    def wake(self) -> None:
-        """Something has changed that others may wait for."""
-        for member in self._members:
-            member.wake()
 
 
 class Admission:
@@ -118,12 +97,11 @@ class Admission:
         self._rng = rng
         self._refused = RefusedJobs()
         self._ahead = LookAhead(queue, look, expect, tpm=tpm)
-        self._in_flight = 0
-        self._admitted = 0
+        self._in_flight = self._admitted = 0
         #: slots come later than they are asked for: then there is no sense in loading a job first
         self._paced = True
-        self._closed = False
-        self._resigned = False
+        self._closed = self._resigned = False
+        self._replanned = False  # slots that were reserved before are void
         #: how often something has changed that one may wait for
         self._changes = 0
         #: where somebody waits for that
@@ -165,6 +143,8 @@ class Admission:
         while await self.ready():
             # What changes from here on, while the store is asked too, ends the next wait.
             changes = self._changes
+            if self._replanned:
+                slot, self._replanned = None, False
             if slot is None and self._paced:
                 now_ns = self._clock.monotonic_ns()
                 decision = await self._store.step(now_ns, budget.Reserve())
@@ -263,6 +243,20 @@ class Admission:
         self._resigned = True
         self.close()
         self._queue.surrender()
+
+    def surrender(self) -> None:
+        """Leave what has come back to the others of the crew, if there are any."""
+        if self._crew is not None:
+            self._queue.surrender()
+            self._crew.wake()
+
+    def adopt(self, limits: budget.Limits) -> None:
+        """Go by other limits, of which the store knows already: whoever waits looks anew."""
+        self._tpm = limits.tpm
+        self._queue.adopt(limits)
+        self._ahead.adopt(limits.tpm)
+        self._replanned = True
+        self.wake()
 
     def retime(self, name: str | None, due_ns: int | None) -> None:
         """When one of the jobs held under this name may go."""

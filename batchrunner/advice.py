@@ -35,6 +35,11 @@ class Advice:
         self._oversize = 0
         self._generous: set[tuple[str, int]] = set()
 
+    def adopt(self, rpm: int, tpm: int) -> None:
+        """Other limits hold from now on."""
+        self._rpm = rpm
+        self._tpm = tpm
+
     def sent(self, job: Job, tokens: int) -> None:
         """A job goes out for the first time that is expected to take so many tokens."""
         if not 0 < self._tpm < tokens:

@@ -15,6 +15,7 @@ from batchrunner.admission import Admission
 from batchrunner.advice import Advice
 from batchrunner.advice import Statistics as AdviceStatistics
 from batchrunner.clock import NS_PER_SECOND
+from batchrunner.credit import Credit
 from batchrunner.endings import Endings
 from batchrunner.exchange import Failure, FailureKind, Reply
 from batchrunner.flight import Common, Flight
@@ -49,12 +50,20 @@ class Attempts:
     def advice_statistics(self) -> AdviceStatistics:
         return self._advice.statistics()
 
+    def adopt(self, limits: budget.Limits) -> None:
+        """Go by other limits from now on."""
+        self._advice.adopt(limits.rpm, limits.tpm)
+
+    @property
+    def credit(self) -> Credit:
+        return self._resilience.credit
+
     def statistics(self) -> ResilienceStatistics:
         return self._resilience.statistics()
 
     def due(self, now_ns: int) -> Due:
-        """When anything may be sent at all: not while the server is away, or every key that is left is suspended."""
-        return self._resilience.due(now_ns)
+        """When anything may be sent at all: not while paused, nor while `Resilience` waits for something."""
+        return Due(None, "paused") if self._common.paused else self._resilience.due(now_ns)
 
     def hopeless(self, name: str | None, now_ns: int) -> bool:
         """Whether held jobs need not wait any longer, nothing else being left to do."""

@@ -88,6 +88,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
     max_cost_usd: Decimal | None = None
     max_failures: MaxFailures | None = None
+    #: an account without any is paused and probed, where it would end the run
+    wait_for_credits: bool = False
     drain_seconds: float = DEFAULT_DRAIN_SECONDS
     #: an Idempotency-Key goes with each attempt
     idempotency_keys: bool = True

@@ -6,9 +6,12 @@ from collections.abc import Callable, Collection
 
 import trio
 
-from batchrunner.admission import Admission, Crew
+from batchrunner.admission import Admission
 from batchrunner.attempts import Attempts
+from batchrunner.balances import BalanceWatch
+from batchrunner.budget import Change, Limits
 from batchrunner.clock import NS_PER_SECOND
+from batchrunner.crew import Crew
 from batchrunner.errors import BatchrunError
 from batchrunner.fair import FairQueue
 from batchrunner.flight import Common
@@ -46,6 +49,8 @@ class Dispatcher:
         most_held: int,
     ) -> None:
         self.account = account
+        #: what holds now: limits change in mid-run
+        self.limits = account.limits
         #: waits for the server to be there
         self.connecting = False
         self._parts = parts
@@ -67,6 +72,14 @@ class Dispatcher:
             tpm=account.limits.tpm,
             rng=parts.rng,
             crew=crew,
+        )
+        self.balance = BalanceWatch(
+            account.balance,
+            self.attempts.credit,
+            parts.clock,
+            waits=parts.options.wait_for_credits,
+            billed_usd=lambda: parts.tally.billed_usd,
+            changed=self.admission.wake,
         )
         self._reached = False
         self._unreached_since_ns = account.unreached_since_ns
@@ -95,6 +108,13 @@ class Dispatcher:
                 flight = self.attempts.begin(ticket, connection)
                 flights.start_soon(self.attempts.carry_out, flight, self.admission)
                 await trio.lowlevel.checkpoint()  # nothing above need have waited
+
+    async def adopt(self, limits: Limits) -> None:
+        """Go by other limits from now on: the next request is sent under these."""
+        self.limits = limits
+        await self.account.store.step(self._parts.clock.monotonic_ns(), Change(limits))
+        self.attempts.adopt(limits)
+        self.admission.adopt(limits)
 
     def drain(self) -> None:
         """Admit nothing more; what is in flight goes on to its end."""

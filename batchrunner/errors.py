@@ -9,6 +9,7 @@ A job's own failure is never an exception: it is a line in `errors.jsonl`. These
     │   └── JournalDamaged         bytes that were once synced are gone or altered
     ├── AccountError          69   the account or its server lets nothing through
     │   └── UnreachableError       no connection to the server can be opened
+    ├── NotRunning            69   no process is at work on the run that was to be spoken to
     ├── DiskError             74   a write or a sync failed; the first one is final
     └── RunDirectoryInUse     75   another process holds the lock
 
@@ -73,6 +74,12 @@ class AccountError(BatchrunError):
 
 class UnreachableError(AccountError):
     """No connection to the server can be opened."""
+
+
+class NotRunning(BatchrunError):
+    """No process is at work on the run that was to be spoken to, or it does not answer."""
+
+    exit_code = 69
 
 
 class DiskError(BatchrunError):

@@ -96,9 +96,9 @@ class FairQueue:
         self.on_return: Callable[[], None] = lambda: None
         self._head: int | None = None
         self._lane_of = lane_of
-        #: without any limit a request is a request
-        self._request_ns = max(1, _MINUTE_NS // limits.rpm if limits.rpm else 0)
-        self._tpm = limits.tpm
+        #: of the account's time; without any limit a request is a request
+        self._request_ns = self._tpm = 0
+        self.adopt(limits)
         #: virtual time: where the lane that is least far stands
         self._virtual = 0
         self._retries = retries or RetryBudget()
@@ -110,6 +110,11 @@ class FairQueue:
         #: by name; None for what waits for the server itself
         self._held: dict[str | None, _Aside] = {}
         self._held_count = 0
+
+    def adopt(self, limits: Limits) -> None:
+        """Shares are of other limits from now on."""
+        self._request_ns = max(1, _MINUTE_NS // limits.rpm if limits.rpm else 0)
+        self._tpm = limits.tpm
 
     def peek(self, now_ns: int) -> int | None:
         """The job whose turn it is, or None where nothing can be sent now."""

@@ -36,6 +36,8 @@ class Common(msgspec.Struct):
 
     #: jobs that failed, counted as soon as written, as the spend cap counts; earlier processes' and bad lines included
     failures: int
+    #: people have the run send nothing for now
+    paused: bool = False
     #: jobs whose connection was found closed when they were sent
     stale: set[int] = msgspec.field(default_factory=set)
     same_error: outcome.SameError = msgspec.field(default_factory=outcome.SameError)

@@ -71,6 +71,10 @@ class LookAhead:
         #: admissions for which there is still reason to look ahead
         self._reasons = 0
 
+    def adopt(self, tpm: int) -> None:
+        """Jobs are large or small beside another limit from now on."""
+        self._tpm = tpm
+
     def offered(self, number: int, offer: budget.Offer, slot: int, *, alone: bool) -> Offered:
         """The job whose turn it is, and what could go instead of it."""
         if offer.reserved_tokens * LARGE_DIVISOR > self._tpm > 0:

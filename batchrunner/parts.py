@@ -8,6 +8,7 @@ from collections.abc import Callable
 import msgspec
 
 from batchrunner.account_store import AccountStore
+from batchrunner.balances import Ask
 from batchrunner.budget import Limits
 from batchrunner.clock import Clock
 from batchrunner.config import Options
@@ -33,6 +34,8 @@ class AccountParts(msgspec.Struct, frozen=True, kw_only=True):
     store: AccountStore
     pool: Pool
     heads: Heads
+    #: asks what is left to pay with; None: nobody can be asked
+    balance: Ask | None = None
     #: the server has not been reached since then; None where it was, or nobody has tried
     unreached_since_ns: int | None = None
 

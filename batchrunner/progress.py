@@ -25,7 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from batchrunner.status import Status
-from batchrunner.wording import BINDING_TEXT, counted, duration, escape_terminal, in_effect, money_text, offline_text
+from batchrunner.wording import BINDING_TEXT, counted, duration, escape_terminal, in_effect, money_text, offline_text, usd
 
 Mode = Literal["auto", "tty", "json", "none"]
 MODES: tuple[str, ...] = get_args(Mode)
@@ -261,6 +261,7 @@ def live_figures(status: Status) -> Group:
     share = status.done / status.total if status.total else 1.0
     eta = "" if status.eta_seconds is None else f"  ETA {duration(status.eta_seconds)}"
     state = "" if status.state == "running" else f"  {status.state}"
+    state += "  paused" if status.paused else ""
     head.add_row(
         Text(escape_terminal(os.path.basename(status.run_dir)), style="bold"),
         ProgressBar(total=max(status.total, 1), completed=status.done),
@@ -275,11 +276,13 @@ def live_figures(status: Status) -> Group:
     ]
     price = [
         money_text(status),
+        *([f"{usd(status.balance_usd)} left"] if status.balance_usd is not None else []),
         f"{status.usage.input_tokens:,} in, {status.usage.output_tokens:,} out tokens",
         f"{status.failed:,} failed",
         f"{status.rate_limited:,} x 429",
     ]
     trouble = [
+        *([f"{counted(status.without_credits, 'account')} without credits"] if status.without_credits else []),
         *([f"{status.held:,} held back"] if status.held else []),
         *([f"offline: {offline_text(status)}"] if status.models_offline else []),
         *([f"{counted(status.keys_suspended, 'key')} suspended"] if status.keys_suspended else []),

@@ -1,6 +1,6 @@
-"""What goes wrong on the way, and what it means for everybody else: circuits, refunds, keys.
+"""What goes wrong on the way, and what it means for everybody else: circuits, refunds, keys, credits.
 
-`health` and `keyring` decide; here their decisions reach the queue, the journal and people.
+`health`, `keyring` and `credit` decide; here their decisions reach the queue, the journal and people.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from typing import Final
 
 import msgspec
 
-from batchrunner import health, keyring, outcome
+from batchrunner import credit, health, keyring, outcome
 from batchrunner.admission import Admission
 from batchrunner.breaker import NS, TRIPS_AFTER, Refunds
+from batchrunner.credit import Credit
 from batchrunner.health import OFFLINE_NS, Health, Request
 from batchrunner.keyring import KeyRing, Use
-from batchrunner.outcome import Again, Blame, Done, Failed, Outcome, SuspendKey, Tries
+from batchrunner.outcome import Again, Blame, Done, Failed, Outcome, StopAccount, SuspendKey, Tries
 from batchrunner.parts import Parts
 from batchrunner.tickets import Backoff, Due, Held, Ticket
 
@@ -29,29 +30,34 @@ class Statistics(msgspec.Struct, frozen=True):
 
     health: health.Statistics
     keys: keyring.Statistics
+    credits: credit.Statistics
     #: attempts of this process that an outage took, and that do not count toward their jobs' --max-attempts
     refunded: int
 
 
 class Resilience:
-    """The circuits and keys of one account."""
+    """The circuits, keys and credits of one account."""
 
     def __init__(self, parts: Parts, keys: KeyRing) -> None:
         self._parts = parts
         self._health = Health()
         self._keys = keys
+        self.credit = Credit()
         self._refunded = 0
 
     def statistics(self) -> Statistics:
-        return Statistics(self._health.statistics(), self._keys.statistics(), self._refunded)
+        return Statistics(self._health.statistics(), self._keys.statistics(), self.credit.statistics(), self._refunded)
 
     # What may be sent -----------------------------------------------------------------------------------------------
 
     def due(self, now_ns: int) -> Due:
-        """When anything may be sent at all: not while the server is away, or every key that is left is suspended."""
+        """When anything may be sent at all: not while the server, credits or a key are waited for."""
         server_ns = self._health.server_due_ns(now_ns)
         if server_ns != now_ns:
             return Due(server_ns, "server")
+        credit_ns = self.credit.due_ns(now_ns)
+        if credit_ns != now_ns:
+            return Due(credit_ns, "credits")
         return Due(self._keys.due_ns(now_ns), "keys")
 
     def held(self, model: str, now_ns: int) -> Held | None:
@@ -81,6 +87,7 @@ class Resilience:
     def sent(self, ticket: Ticket) -> Use:
         """A request goes out; with which key."""
         self._health.sent(_request(ticket))
+        self.credit.sent(ticket.entry)
         return self._keys.choose(ticket.sent_ns)
 
     def failed(self, ticket: Ticket, verdict: Again, attempts: Tries, admission: Admission) -> Again | Failed:
@@ -92,6 +99,7 @@ class Resilience:
         now_ns = self._parts.clock.monotonic_ns()
         request = _request(ticket)
         history = self._parts.histories[ticket.job.number]
+        self.credit.ended(now_ns, ticket.entry)
         # What costs no attempt has none to be given back.
         refundable = verdict.refundable and verdict.spends and history.excused < MOST_EXCUSED
         noted = self._health.failed(request, now_ns, verdict.blames, refundable=refundable)
@@ -126,6 +134,7 @@ class Resilience:
         """Note any other end."""
         now_ns = self._parts.clock.monotonic_ns()
         request = _request(ticket)
+        self._note_credits(ticket, verdict, now_ns)
         match verdict:
             case Done():
                 recovery = self._health.succeeded(request, now_ns)
@@ -159,6 +168,17 @@ class Resilience:
             case _:
                 self._keys.ended(key)
         return self._keys.any_left
+
+    def _note_credits(self, ticket: Ticket, verdict: Outcome, now_ns: int) -> None:
+        match verdict:
+            case StopAccount(message):
+                if self.credit.refused(now_ns, ticket.entry) and self._parts.options.wait_for_credits:
+                    self._parts.say(f"no credits are left; waiting until the account is topped up: {message}")
+            case Done():  # what is refused for itself may be so before anybody looks at credits
+                if self.credit.accepted(ticket.sent_ns):
+                    self._parts.say("the account has credits again")
+            case _:
+                self.credit.ended(now_ns, ticket.entry)
 
     def _server_is_back(self, admission: Admission) -> None:
         self._parts.say("the server answers again")

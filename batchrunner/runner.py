@@ -12,26 +12,31 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from decimal import Decimal
 from functools import partial
 from typing import Final
 
 import msgspec
 import trio
 
-from batchrunner.admission import Crew
 from batchrunner.advice import Statistics as AdviceStatistics
+from batchrunner.budget import Limits
 from batchrunner.clock import NS_PER_SECOND
 from batchrunner.costs import timestamp
+from batchrunner.credit import Forewarning, forecast_usd
+from batchrunner.crew import Crew
 from batchrunner.dispatcher import Dispatcher
 from batchrunner.errors import BatchrunError, DiskError
 from batchrunner.estimate import Share
 from batchrunner.fair import MOST_HELD
 from batchrunner.flight import Common
 from batchrunner.lanes import Lanes
+from batchrunner.live import AccountLimits, Live
 from batchrunner.parts import Parts
 from batchrunner.retries import RetryBudget
 from batchrunner.retries import Statistics as RetriesStatistics
 from batchrunner.status import Binding, RunState, Status, StoppedBy, encode, less_than, named, sum_of_limits
+from batchrunner.tally import Tally
 
 STATUS_FILE = "status.json"
 STATUS_INTERVAL_SECONDS = 5.0
@@ -55,6 +60,7 @@ class Run:
         self._clock = parts.clock
         self._began_ns = parts.clock.monotonic_ns()
         self._retries = RetryBudget()
+        self._common = Common(parts.tally.failed)
         self._dispatchers = self._one_for_each_account(parts)
         self._total = parts.total
         self._done_before = parts.tally.completed + parts.tally.failed
@@ -67,12 +73,13 @@ class Run:
         #: why the job file cannot be gone on with
         self._unusable: BatchrunError | None = None
         self._flights = trio.CancelScope()
+        self._forewarning = Forewarning()
         #: why accounts are not used any more, in the order in which that was found
         self._resigned: list[StoppedBy] = []
 
     def _one_for_each_account(self, parts: Parts) -> list[Dispatcher]:
         accounts = parts.accounts
-        lanes, common = Lanes(parts.index), Common(parts.tally.failed)
+        lanes, common = Lanes(parts.index), self._common
         crew = Crew() if len(accounts) > 1 else None
         names = {account.name for account in accounts if account.name is not None}
         return [
@@ -111,6 +118,8 @@ class Run:
             try:
                 async with trio.open_nursery() as inner:
                     inner.start_soon(self._write_status)
+                    for dispatcher in self._dispatchers:
+                        inner.start_soon(dispatcher.balance.run)
                     with self._flights:
                         async with trio.open_nursery() as dispatching:
                             for dispatcher in self._dispatchers:
@@ -136,12 +145,33 @@ class Run:
         self.drain("signal")
         self._flights.cancel()
 
+    def live(self) -> Live:
+        """What of this run may be changed while it is at work, as it stands."""
+        accounts = tuple(AccountLimits(one.account.name, one.limits.rpm, one.limits.tpm) for one in self._dispatchers)
+        return Live(accounts, self._parts.spending.max_cost_usd, paused=self._common.paused)
+
+    async def adopt(self, live: Live) -> None:
+        """Go on with other limits, another spend cap, paused or not: what is sent next goes by them."""
+        self._common.paused = live.paused
+        self._parts.spending.adopt(live.max_cost_usd)
+        for dispatcher, given in zip(self._dispatchers, live.accounts, strict=True):
+            limits = Limits(given.rpm, given.tpm, auto=dispatcher.limits.auto)
+            if limits != dispatcher.limits:
+                await dispatcher.adopt(limits)
+            dispatcher.admission.wake()
+
+    @property
+    def stopping(self) -> bool:
+        """Nothing more is sent."""
+        return self._stopped_by is not None or self._over
+
     def status(self) -> Status:
         """The run as it stands: jobs and money as they are on disk."""
         now_ns = self._clock.monotonic_ns()
         # A copy, taken first: for another thread too, what has ended meanwhile is counted nowhere rather than twice.
         parts, tally = self._parts, msgspec.structs.replace(self._parts.tally)
         admissions = [dispatcher.admission.statistics() for dispatcher in self._dispatchers]
+        limits = [dispatcher.limits for dispatcher in self._dispatchers]
         used = [account.store.statistics(now_ns) for account in parts.accounts]
         resilience = [dispatcher.attempts.statistics() for dispatcher in self._dispatchers]
         models_offline = list(dict.fromkeys(model for one in resilience for model in one.health.models_offline))
@@ -152,6 +182,7 @@ class Run:
             run_dir=parts.options.run_dir,
             run_id=parts.run_id,
             state=self._state(done),
+            paused=self._common.paused and not self._over,
             stopped_by=self._stopped_by if done < self._total or self._broken else None,
             simulated=parts.options.simulate,
             pid=os.getpid(),
@@ -172,10 +203,15 @@ class Run:
             billed_usd=tally.billed_usd,
             maybe_billed_usd=tally.maybe_billed_usd,
             unpriced_attempts=tally.unpriced_attempts,
-            rpm_limit=sum_of_limits(account.limits.rpm for account in parts.accounts),
-            tpm_limit=sum_of_limits(account.limits.tpm for account in parts.accounts),
-            rpm_effective=less_than((account.limits.rpm for account in parts.accounts), (one.rpm_effective for one in used)),
-            tpm_effective=less_than((account.limits.tpm for account in parts.accounts), (one.tpm_effective for one in used)),
+            max_cost_usd=parts.spending.max_cost_usd,
+            balance_usd=self._balance_usd(),
+            balance_at=self._balance_at(),
+            forecast_usd=self._forecast_usd(tally),
+            without_credits=0 if self._over else sum(one.credits.waits for one in resilience),
+            rpm_limit=sum_of_limits(one.rpm for one in limits),
+            tpm_limit=sum_of_limits(one.tpm for one in limits),
+            rpm_effective=less_than((one.rpm for one in limits), (one.rpm_effective for one in used)),
+            tpm_effective=less_than((one.tpm for one in limits), (one.tpm_effective for one in used)),
             requests_last_minute=sum(one.requests for one in used),
             tokens_last_minute=sum(one.tokens for one in used),
             binding=self._binding(),
@@ -213,6 +249,10 @@ class Run:
     def _stop_account(self, place: int, stopped_by: StoppedBy, message: str) -> None:
         """Why nothing more can succeed: with one of the accounts perhaps, and then the others go on."""
         this = self._dispatchers[place]
+        if stopped_by == "credits" and self._parts.options.wait_for_credits:
+            this.admission.surrender()  # others have some, perhaps; this one is probed
+            this.balance.look()
+            return
         others_go_on = not all(one.over for one in self._dispatchers if one is not this)
         if stopped_by not in ACCOUNT_STOPS or self._stopped_by is not None or not others_go_on:
             self._stop(stopped_by, message)
@@ -239,6 +279,10 @@ class Run:
     async def _finish(self) -> None:
         """Leave the last status behind; and where every job has ended, the note by which the next start knows it."""
         await self._parts.journal.commit()
+        if self._stopped_by in (None, "credits", "max_cost", "failures"):
+            async with trio.open_nursery() as nursery:
+                for dispatcher in self._dispatchers:
+                    nursery.start_soon(dispatcher.balance.last)
         self._over = True
         last = encode(self.status())
         if self._parts.tally.completed + self._parts.tally.failed == self._total:
@@ -249,6 +293,7 @@ class Run:
         """Leave the figures behind every few seconds, and see whether the disk still holds what is to come."""
         while True:
             status = self.status()
+            self._forewarn(status)
             try:
                 self._parts.disk.replace(STATUS_FILE, [encode(status)], durable=False)
             except DiskError as error:
@@ -261,6 +306,33 @@ class Run:
                 )
                 return
             await trio.sleep(STATUS_INTERVAL_SECONDS)
+
+    def _forewarn(self, status: Status) -> None:
+        """Tell people while it is still time that what is left to pay with will not do."""
+        watches = [dispatcher.balance for dispatcher in self._dispatchers]
+        told = [watch.billed_usd for watch in watches if watch.billed_usd is not None]
+        if status.balance_usd is None or not told:
+            return
+        balance_usd = status.balance_usd - (status.billed_usd - min(told))  # what was spent since
+        warning = self._forewarning.look(status.forecast_usd, balance_usd, status.total - status.done)
+        if warning is not None:
+            self._parts.say(warning)
+
+    def _balance_usd(self) -> Decimal | None:
+        """Of all accounts together; None where one of them is not known."""
+        known = [one.attempts.credit.statistics().balance_usd for one in self._dispatchers]
+        return sum((one for one in known if one is not None), Decimal(0)) if None not in known else None
+
+    def _balance_at(self) -> str | None:
+        told = [one.balance.told_wall_ns for one in self._dispatchers]
+        return timestamp(min(at for at in told if at is not None)) if None not in told else None
+
+    def _forecast_usd(self, tally: Tally) -> Decimal | None:
+        """None too where something was billed whose price is not known."""
+        done = tally.completed + tally.failed
+        if tally.unpriced_attempts:
+            return None
+        return forecast_usd(tally.billed_usd, done - self._parts.bad_lines, self._total - done)
 
     def _state(self, done: int) -> RunState:
         if not self._over:

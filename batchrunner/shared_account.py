@@ -64,6 +64,9 @@ class SharedAccount:
 
     def apply(self, events: Sequence[budget.Event], back: Shared | None = None, *, lease: bool = False) -> Batch:
         """Apply events. An account that was lent is given `back` first. `lease`: have it lent, if that may be."""
+        for event in events:
+            if isinstance(event, budget.Change):
+                self._limits = self._told_limits = event.limits
         apart = self._apart
         now_ns = self._clock.monotonic_ns()
         try:
@@ -207,7 +210,13 @@ class SharedAccount:
         last = back or self._last
         shared = survival.apart(last, self._name, self._limits, now_ns)
         ends = back.lease.ends if back is not None and back.lease is not None else ()
-        self._apart = _Apart(shared, shared.holders[self._name].entries.copy(), now_ns + RETRY_NS, ends)
+        self._apart = _Apart(
+            shared,
+            shared.holders[self._name].entries.copy(),
+            now_ns + RETRY_NS,
+            ends,
+            holders=len(last.holders) if last is not None else 1,
+        )
         part = "its limits, without a fast start" if last is None else f"its share of the limits, {_shown(shared.state.limits)}"
         self._say(f"warning: {why} Until then this run keeps to {part}, and knows nothing of other runs on the account.")
         return self._apart
@@ -216,8 +225,9 @@ class SharedAccount:
 class _Apart:
     """The account while its file cannot be used, and what the others have to be told of afterwards."""
 
-    def __init__(self, shared: Shared, before: set[int], retry_ns: int, ends: Sequence[budget.Event]) -> None:
+    def __init__(self, shared: Shared, before: set[int], retry_ns: int, ends: Sequence[budget.Event], *, holders: int) -> None:
         self.shared = shared
+        self._holders = max(1, holders)
         self.retry_ns = retry_ns
         #: requests that the others know of
         self._before = before
@@ -229,6 +239,8 @@ class _Apart:
     def step(self, name: str, now_ns: int, event: budget.Event) -> budget.Decision:
         if isinstance(event, budget.Open):
             event = msgspec.structs.replace(event, past=None)
+        if isinstance(event, budget.Change):
+            event = budget.Change(survival.part_of(event.limits, self._holders))
         if isinstance(event, (budget.Settle, budget.Refuse, budget.Lost)) and event.entry in self._before:
             # Its hint counts from now on: the gate that hears of it here comes along.
             self._owed.append(msgspec.structs.replace(event, retry_after_ns=None) if isinstance(event, budget.Refuse) else event)

@@ -20,6 +20,8 @@ from batchrunner.clock import NS_PER_SECOND, Clock
 from batchrunner.estimate import Estimator
 from batchrunner.shared_account import SharedAccount
 
+#: Events that somebody waits for to have been applied.
+_AWAITED: Final = (budget.Open, budget.Reserve, budget.Take, budget.Change)
 #: A process that has nothing to say is heard of this often all the same.
 BEAT_SECONDS: Final = 20.0
 
@@ -30,7 +32,7 @@ class _Asked:
     def __init__(self, event: budget.Event) -> None:
         self.event = event
         self.decision: budget.Decision = None
-        self.answered: trio.Event | None = trio.Event() if isinstance(event, budget.Open | budget.Reserve | budget.Take) else None
+        self.answered: trio.Event | None = trio.Event() if isinstance(event, _AWAITED) else None
 
 
 class SharedStore:

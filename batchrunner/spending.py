@@ -29,8 +29,25 @@ class Spending:
         self._prices = prices
         self._totals = totals
         self._max_cost_usd = max_cost_usd
-        self._in_flight = 0
+        #: by their jobs' numbers
+        self._in_flight: dict[int, Candidate] = {}
         self._in_flight_usd = _NOTHING
+
+    @property
+    def max_cost_usd(self) -> Decimal | None:
+        """The cap; None where there is none."""
+        return self._max_cost_usd
+
+    @property
+    def priced(self) -> bool:
+        """Whether any price is known, without which a cap would let nothing through."""
+        return bool(self._prices.prices)
+
+    def adopt(self, max_cost_usd: Decimal | None) -> None:
+        """Keep another cap, or none, from now on. What is in flight counts from the beginning."""
+        self._max_cost_usd = max_cost_usd
+        predictions = (self._prediction(one.size, one.predicted) for one in self._in_flight.values())
+        self._in_flight_usd = functools.reduce(EXACT.add, predictions, _NOTHING)
 
     def verdict(self, size: RequestSize, predicted: Usage) -> Verdict:
         """Whether a job may be sent. Under a cap, one whose bill could not be bounded may not.
@@ -55,12 +72,12 @@ class Spending:
 
     def sent(self, candidate: Candidate) -> None:
         """Count an attempt that goes out."""
-        self._in_flight += 1
+        self._in_flight[candidate.job.number] = candidate
         self._in_flight_usd = EXACT.add(self._in_flight_usd, self._prediction(candidate.size, candidate.predicted))
 
     def ended(self, candidate: Candidate) -> None:
         """Take an attempt's prediction off again, as its charge enters the totals."""
-        self._in_flight -= 1
+        del self._in_flight[candidate.job.number]
         self._in_flight_usd = EXACT.subtract(self._in_flight_usd, self._prediction(candidate.size, candidate.predicted))
 
     def billed(self, job: Job, size: RequestSize, facts: ReplyFacts) -> Charge:

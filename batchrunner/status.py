@@ -11,7 +11,9 @@ import msgspec
 from batchrunner.job import Usage
 
 #: What holds the run's speed down at the moment.
-Binding = Literal["requests", "tokens", "in_flight", "rate_limited", "server", "keys", "models", "retries", "work", "none"]
+Binding = Literal[
+    "requests", "tokens", "in_flight", "rate_limited", "server", "keys", "credits", "models", "retries", "paused", "work", "none"
+]
 RunState = Literal["running", "draining", "completed", "stopped"]
 #: Why a run stopped before its end, in the contract's words; `input`: the job file changed under it.
 StoppedBy = Literal["signal", "credits", "keys", "max_cost", "failures", "unreachable", "disk", "input"]
@@ -28,6 +30,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     run_dir: str
     run_id: str
     state: RunState
+    #: people have it send nothing for now (`batchrun ctl`)
+    paused: bool = False
     stopped_by: StoppedBy | None
     simulated: bool
     #: process that wrote this; meaningful while `state` is running or draining
@@ -53,6 +57,15 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     maybe_billed_usd: Decimal
     #: attempts billed or maybe billed at an unknown price: the sums leave them out
     unpriced_attempts: int
+    #: the spend cap that holds now, which may have been changed since the start; None: there is none
+    max_cost_usd: Decimal | None = None
+    #: what the accounts have left together, as their servers said at that time; None where one does not say, and at what time
+    balance_usd: Decimal | None = None
+    balance_at: str | None = None
+    #: what the jobs that are left will cost, by what others have; None as long as that says little
+    forecast_usd: Decimal | None = None
+    #: accounts that were refused for want of any, and not accepted since
+    without_credits: int = 0
     #: of all accounts together
     rpm_limit: int
     tpm_limit: int

@@ -16,6 +16,8 @@ BINDING_TEXT: dict[Binding, str] = {
     "keys": "waiting to try a refused key again",
     "models": "waiting for offline models",
     "retries": "waiting to try jobs again",
+    "credits": "waiting for credits: top up the account",
+    "paused": "paused, until `batchrun ctl RUN_DIR resume`",
     "work": "no more work to start",
     "none": "",
 }
@@ -71,6 +73,14 @@ def money_text(status: Status) -> str:
     if status.unpriced_attempts:
         parts.append(f"unknown for {counted(status.unpriced_attempts, 'attempt')} without a price")
     return " + ".join(parts)
+
+
+def credits_text(status: Status) -> str:
+    """What is left to pay with, and what will be asked for; empty where neither is known."""
+    left = "" if status.balance_usd is None else f"{usd(status.balance_usd)} left at {status.balance_at}"
+    to_come = f"about {usd(status.forecast_usd)} for the open jobs" if status.forecast_usd else ""
+    without = f"{counted(status.without_credits, 'account')} without credits" if status.without_credits else ""
+    return ", ".join(part for part in (left, to_come, without) if part)
 
 
 def in_effect(effective: int) -> str:
@@ -144,6 +154,7 @@ def _facts(status: Status) -> list[tuple[str, str]]:
         ("tokens", f"{usage.input_tokens:,} input{cached}, {usage.output_tokens:,} output"),
         ("predicted", _predictions(status)),
         ("cost", money_text(status)),
+        ("credits", credits_text(status)),
         ("attempts", ", ".join(attempts)),
         ("offline", offline_text(status)),
         ("keys", f"{status.keys_suspended:,} suspended" if status.keys_suspended else ""),

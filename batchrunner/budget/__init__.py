@@ -34,6 +34,7 @@ from __future__ import annotations
 from batchrunner.budget.charging import Charging
 from batchrunner.budget.learned import after_reboot
 from batchrunner.budget.records import (
+    Change,
     Decision,
     Event,
     Hints,
@@ -57,6 +58,7 @@ from batchrunner.budget.steps import statistics, step
 from batchrunner.budget.tokens import Offer
 
 __all__ = [
+    "Change",
     "Charging",
     "Decision",
     "Event",

@@ -12,8 +12,8 @@ name beside the event. To a holder it answers as `budget.step` does.
   request which that one has ready. Whoever had nothing to send for a while has saved up nothing; whoever does not come for
   its time stands in nobody's way.
 - *Rejections.* A 429 voids the places of all: each holder asks anew, and learns of the gate.
-- *Limits.* Of those that the holders give, the smallest. A holder that is not heard of for a minute is gone: its requests
-  in flight stay charged until they leave the window, and nothing else of it stays.
+- *Limits.* Of those that the holders give, the smallest; where that changes, places are void too. A holder that is not
+  heard of for a minute is gone: its requests in flight stay charged until they leave the window, and nothing else of it stays.
 
 Source: dominant resource fairness (Ghodsi et al., 2011) by start-time fair queueing (Goyal et al., 1996), with the order of
 arrival in place of the order of tags: that needs one question a send, and no waiting for one that may be dead.
@@ -28,6 +28,7 @@ import msgspec
 from batchrunner.budget.growth import outgrown
 from batchrunner.budget.pacer import LATENESS_NS, NS, SAFE_WINDOW_NS
 from batchrunner.budget.records import (
+    Change,
     Decision,
     Event,
     Later,
@@ -44,7 +45,7 @@ from batchrunner.budget.records import (
     Take,
     Taken,
 )
-from batchrunner.budget.steps import SLOT_LIFE_NS
+from batchrunner.budget.steps import SLOT_LIFE_NS, adopt
 from batchrunner.budget.steps import step as step_alone
 
 #: A holder is let this much of the account's time ahead of another that waits.
@@ -130,7 +131,7 @@ def meet(shared: Shared, name: str, limits: Limits, now_ns: int) -> None:
     gone = [name for name, one in shared.holders.items() if max(one.seen_ns, one.comes_ns) + HOLDER_LIFE_NS < now_ns]
     for one in gone:
         _forget(shared, one, now_ns)
-    shared.state.limits = outgrown(tightest(shared), shared.state.limits)
+    _go_by(shared, now_ns, outgrown(tightest(shared), shared.state.limits))
 
 
 def leave(shared: Shared, name: str, now_ns: int) -> None:
@@ -139,7 +140,7 @@ def leave(shared: Shared, name: str, now_ns: int) -> None:
     if name in shared.holders:
         _forget(shared, name, now_ns)
     if shared.holders:
-        shared.state.limits = outgrown(tightest(shared), shared.state.limits)
+        _go_by(shared, now_ns, outgrown(tightest(shared), shared.state.limits))
 
 
 def tightest(shared: Shared) -> Limits:
@@ -165,6 +166,10 @@ def step(shared: Shared, name: str, now_ns: int, event: Event) -> Decision:
         case Return(slot):
             if slot == holder.slot:
                 holder.slot = 0
+            return None
+        case Change(limits):
+            holder.limits = limits
+            _go_by(shared, now_ns, tightest(shared))  # what was outgrown before is over
             return None
         case Open():
             if all(one is holder or now_ns > one.active_ns for one in shared.holders.values()):
@@ -226,6 +231,12 @@ def _end(shared: Shared, holder: Holder, now_ns: int, event: Settle | Refuse | L
     epoch_ns = state.gate.epoch_ns
     step_alone(state, now_ns, event)
     if state.gate.epoch_ns != epoch_ns:
+        void_places(shared)
+
+
+def _go_by(shared: Shared, now_ns: int, limits: Limits) -> None:
+    """The limits that hold for all may have become others."""
+    if adopt(shared.state, now_ns, limits):
         void_places(shared)
 
 

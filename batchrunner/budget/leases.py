@@ -13,7 +13,7 @@ import msgspec
 
 from batchrunner.budget.holders import Lease, Shared, request_ns, tokens_ns, too_far_ahead_of, void_places
 from batchrunner.budget.pacer import NS
-from batchrunner.budget.records import Decision, Event, Limits, Lost, Open, Refuse, Return, Settle, Take, Taken
+from batchrunner.budget.records import Change, Decision, Event, Limits, Lost, Open, Refuse, Return, Settle, Take, Taken
 from batchrunner.budget.steps import step as step_alone
 
 #: From this rate on, or without a limit of requests.
@@ -30,7 +30,7 @@ KNOCK_NS = NS
 #: Entries that a lost lease may have made without a limit of requests.
 _MOST_ENTRIES = 1_000_000
 # Tuples: a union would be made anew at each step.
-_FOR_ALL = (Open, Refuse)
+_FOR_ALL = (Open, Refuse, Change)
 _ENDS = (Settle, Lost)
 
 
@@ -87,7 +87,7 @@ def ends_ns(shared: Shared) -> int:
 
 
 def covers(shared: Shared, now_ns: int, event: Event) -> bool:
-    """Whether the holder of the lease may take this step by itself. A rejection is written back at once, for all to feel."""
+    """Whether the holder of the lease may take this step by itself. Rejections and other limits are for all to feel at once."""
     lease = shared.lease
     if lease is None or now_ns >= lease.until_ns - WRITE_BACK_NS:
         return False

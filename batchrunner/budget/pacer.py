@@ -144,6 +144,13 @@ class TokenPacer(msgspec.Struct):
         """Leave no more than `left` tokens to be taken at once."""
         self.empty_ns = max(self.empty_ns, now_ns + TOKEN_BURST_NS - left * SAFE_WINDOW_NS // tpm)
 
+    def adopt(self, now_ns: int, before: int, tpm: int, used: int) -> None:
+        """Another limit holds: what is still to be paid back are tokens, and takes another time. `used`: in the last minute,
+        none of which is known to be paid back where there was no limit (`before` is 0).
+        """
+        owed = max(0, self.empty_ns - now_ns) * before // SAFE_WINDOW_NS if before else used
+        self.empty_ns = now_ns + min(owed * SAFE_WINDOW_NS // tpm, SAFE_WINDOW_NS)
+
     def correct(self, now_ns: int, tokens: int, tpm: int) -> None:
         """Take more, or give back (negative), once the usage is known.
 

@@ -140,7 +140,13 @@ class Lost(msgspec.Struct, frozen=True, tag=True):
     entry: int
 
 
-Event = Open | Reserve | Return | Take | Settle | Refuse | Lost
+class Change(msgspec.Struct, frozen=True, tag=True):
+    """Other limits hold from now on. What was sent under the old ones counts under these; all slots are void."""
+
+    limits: Limits
+
+
+Event = Open | Reserve | Return | Take | Settle | Refuse | Lost | Change
 
 
 # ------------------------------------------------------------------------------------------------------------- decisions

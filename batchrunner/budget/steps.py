@@ -10,11 +10,13 @@ from batchrunner.budget.choice import Choice, Wait, choose
 from batchrunner.budget.learned import EFFECTIVE_FOR_NS, expire
 from batchrunner.budget.pacer import NS, SAFE_WINDOW_NS, WINDOW_NS, interval_ns
 from batchrunner.budget.records import (
+    Change,
     Decision,
     Event,
     Hints,
     InFlight,
     Later,
+    Limits,
     Lost,
     Open,
     Refuse,
@@ -58,6 +60,26 @@ def step(state: State, now_ns: int, event: Event) -> Decision:
     if limits.auto:
         growth.grow(state, now_ns)
     return _STEPS[type(event)](state, now_ns, event)
+
+
+def adopt(state: State, now_ns: int, limits: Limits) -> bool:
+    """Go by other limits from now on; whether they are others. The log is exact whatever the limits were, and holds what comes
+    next to the new ones at once: after a limit was lowered nothing goes before so much of the last minute has passed.
+    """
+    before = state.limits
+    if limits == before:
+        return False
+    state.limits = limits
+    state.requests.adopt(limits.rpm)
+    state.slots.clear()  # they were given out at the old pace
+    state.pacer.end_fast()  # of so many at once nothing is known under another limit
+    if rpm := _rpm(state):
+        cells = state.window.cells
+        # Where nothing is known to have been sent there may be another reason for a wait; a longer one than this is none.
+        state.pacer.due_ns = (cells[-1].last_ns if cells else min(state.pacer.due_ns, now_ns)) + interval_ns(rpm)
+    if limits.tpm != before.tpm:
+        state.tokens.adopt(now_ns, state.window, before.tpm, limits.tpm)
+    return True
 
 
 def statistics(state: State, now_ns: int) -> Statistics:
@@ -257,6 +279,10 @@ def _lost(state: State, _: int, event: Lost) -> None:
     state.in_flight.pop(event.entry, None)
 
 
+def _change(state: State, now_ns: int, event: Change) -> None:
+    adopt(state, now_ns, event.limits)
+
+
 def _rpm(state: State) -> int:
     """The requests a minute to go by; 0: no limit."""
     limit = state.limits.rpm
@@ -292,4 +318,5 @@ _STEPS: dict[type, Callable[[State, int, Any], Decision]] = {
     Settle: _settle,
     Refuse: _refuse,
     Lost: _lost,
+    Change: _change,
 }

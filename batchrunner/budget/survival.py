@@ -25,8 +25,7 @@ def apart(shared: Shared | None, name: str, limits: Limits, now_ns: int) -> Shar
     Where it was never seen there is nobody else that is known of.
     """
     holders = len(shared.holders) if shared is not None else 1
-    rpm, tpm = (max(1, limit // holders) if limit else 0 for limit in (limits.rpm, limits.tpm))
-    part = Limits(rpm, tpm)
+    part = part_of(limits, holders)
     state = State(part) if shared is None else after_reboot(shared.state, now_ns)
     state.limits = part
     if shared is not None:
@@ -51,6 +50,12 @@ def apart(shared: Shared | None, name: str, limits: Limits, now_ns: int) -> Shar
         # Of another time apart some may be under way.
         state.next_entry = max((state.next_entry, *(entry + 1 for entry in state.in_flight)))
     return alone
+
+
+def part_of(limits: Limits, holders: int) -> Limits:
+    """What one of so many goes by while nobody hears of the others."""
+    rpm, tpm = (max(1, limit // holders) if limit else 0 for limit in (limits.rpm, limits.tpm))
+    return Limits(rpm, tpm)
 
 
 def together(shared: Shared, name: str, mine: Shared, sends: Iterable[PastSend], now_ns: int) -> None:

@@ -58,6 +58,14 @@ class Tokens(msgspec.Struct):
         if self.charging.relax(now_ns, limit):
             self.buckets.recount(now_ns, window, self.charging.way)
 
+    def adopt(self, now_ns: int, window: Window, before: int, limit: int) -> None:
+        """Another limit is configured. What was let in under a higher one says nothing of how this one is charged."""
+        if limit:
+            self.pacer.adopt(now_ns, before, limit, window.load(self.charging.way))
+        if not before or 0 < limit < before:
+            self.charging.settle_accepted = self.charging.estimate_accepted = 0
+            self.buckets.forget(now_ns)
+
     def charge(self, offer: Offer) -> int:
         """How large a request is, as its tokens are charged."""
         return _paced(self.charging.way, offer)

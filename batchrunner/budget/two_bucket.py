@@ -73,6 +73,12 @@ class TwoBuckets(msgspec.Struct):
         self.last = window.load(way) - self.used
         self.since_ns = window.cells[0].first_ns if window.cells else now_ns
 
+    def forget(self, now_ns: int) -> None:
+        """Another limit holds: requests that are let in beside what an earlier one allowed prove nothing."""
+        self._turn(now_ns)
+        self.used = self.last = 0
+        self.since_ns = now_ns
+
     def room_ns(self, now_ns: int, tokens: int, tpm: int) -> int:
         """When `tokens` more fit. What never fits beside anything is asked of the exact log, not here."""
         room = tpm * FILLED_THOUSANDTHS // 1000 - tokens

@@ -13,6 +13,7 @@ import click
 from batchrunner import __version__
 from batchrunner.cli.chats import chats
 from batchrunner.cli.config_show import config
+from batchrunner.cli.ctl import ctl
 from batchrunner.cli.explain import explain
 from batchrunner.cli.help_text import InOrder
 from batchrunner.cli.models import models_command
@@ -50,6 +51,7 @@ def batchrun(context: click.Context) -> None:
 batchrun.add_command(submit)
 batchrun.add_command(plan)
 batchrun.add_command(status)
+batchrun.add_command(ctl)
 batchrun.add_command(usage_command)
 batchrun.add_command(chats)
 batchrun.add_command(models_command)

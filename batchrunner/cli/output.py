@@ -55,6 +55,9 @@ class Summary(msgspec.Struct):
     request_counts: _Counts
     usage: _Usage
     cost: _Cost
+    #: USD, exact: what the accounts have left, and what open jobs will cost; null where that is not known
+    balance: msgspec.Raw
+    forecast: msgspec.Raw
     attempts: int
     rate_limited: int
     wall_seconds: float
@@ -75,6 +78,8 @@ def summary(status: Status, wall_seconds: float) -> bytes:
                 _known(status.maybe_billed_usd, status),
                 status.unpriced_attempts,
             ),
+            balance=_number(status.balance_usd),
+            forecast=_number(status.forecast_usd),
             attempts=status.attempts,
             rate_limited=status.rate_limited,
             wall_seconds=round(wall_seconds, 3),
@@ -85,7 +90,11 @@ def summary(status: Status, wall_seconds: float) -> bytes:
 def _known(amount: Decimal, status: Status) -> msgspec.Raw:
     """An unknown amount is said to be unknown, never zero."""
     unknown = status.unpriced_attempts and not status.billed_usd and not status.maybe_billed_usd
-    return msgspec.Raw(b"null" if unknown else json_number(amount).encode())
+    return _number(None if unknown else amount)
+
+
+def _number(amount: Decimal | None) -> msgspec.Raw:
+    return msgspec.Raw(b"null" if amount is None else json_number(amount).encode())
 
 
 def exit_code(status: Status, *, terminated: bool) -> int:

@@ -55,13 +55,17 @@ class Signals:
                         run.drain()
                         nursery.start_soon(_cancel_later, run, drain_seconds)
 
+    def drain(self, run: Run) -> None:
+        """What the first SIGINT does, without a word; another one cuts off then."""
+        self._interrupted = True
+        run.drain()
+
     def _interrupt(self, run: Run, progress: Progress) -> None:
         if self._interrupted:
             progress.say("interrupted again: what is in flight is cut off, and listed as maybe billed.")
             run.cancel()
             return
-        self._interrupted = True
-        run.drain()
+        self.drain(run)
         waiting = run.status().in_flight
         progress.say(f"interrupted: nothing more is sent; waiting for {waiting} in flight. Ctrl-C once more cuts them off.")
 

@@ -14,10 +14,11 @@ from typing import NamedTuple
 import msgspec
 import trio
 
-from batchrunner import __version__, dialect, lengths
+from batchrunner import __version__, dialect, lengths, live_socket
 from batchrunner.account import Account, names_to_bind_to
 from batchrunner.budget import Limits, Open, PastSend
 from batchrunner.cli import catalog
+from batchrunner.cli.controls import Controls
 from batchrunner.cli.output import say
 from batchrunner.cli.part import Part
 from batchrunner.cli.sharing import OpenedAccount, own_account, shared_account
@@ -34,6 +35,8 @@ from batchrunner.journal import Facts, Journal, Recovered, Tariff, recover
 from batchrunner.lifecycle import State
 from batchrunner.metrics import Metrics
 from batchrunner.parts import AccountParts, Parts
+from batchrunner.platform.balance import fetch_balance
+from batchrunner.platform.control import ControlPlane
 from batchrunner.pricing import PriceTable
 from batchrunner.progress import Mode, Progress
 from batchrunner.run_directory import RunDirectory
@@ -179,6 +182,8 @@ async def _live(
         async with trio.open_nursery() as nursery:
             await nursery.start(signals.watch, run, progress, options.drain_seconds)
             await nursery.start(progress.run)
+            controls = Controls(run, progress, signals)
+            await nursery.start(live_socket.serve, directory.path, controls.respond, progress.say)
             nursery.start_soon(lengths.keep, run.parts.estimator, [account.store for account in parts])
             status = await run.run()
             if metrics is not None and status.stopped_by != "signal":
@@ -217,6 +222,7 @@ async def _account_parts(
         store=store,
         pool=pool,
         heads=heads,
+        balance=partial(fetch_balance, ControlPlane(pool, heads, lambda _text: None)) if account.keys else None,
         unreached_since_ns=prices.unreached_since_ns,
     )
 

@@ -26,16 +26,16 @@ def status(run_dir: Path, as_json: bool) -> None:  # noqa: FBT001 - click's call
     if as_json:
         print_json(encode(found))
     else:
-        print_text(summary_text(found) + _now(found, alive=is_locked(run_dir)))
+        print_text(summary_text(found) + now_text(found, alive=is_locked(run_dir)))
 
 
-def _now(found: Status, *, alive: bool) -> str:
+def now_text(found: Status, *, alive: bool) -> str:
     """What a run that had not ended is doing, or that nobody is at it any more."""
     if found.state not in ("running", "draining"):
         return ""
     if not alive:
         return f"\nAs of {found.at}. No process is at work on it: {AGAIN}.\n"
     eta = "" if found.eta_seconds is None else f", about {duration(found.eta_seconds)} to go"
-    binding = BINDING_TEXT[found.binding]
+    binding = BINDING_TEXT["paused" if found.paused else found.binding]
     held = f", {found.held:,} held back" if found.held else ""
     return f"\nAs of {found.at}: {found.in_flight:,} in flight{held}{eta}{binding and ', ' + binding}.\n"

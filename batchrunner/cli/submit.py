@@ -185,6 +185,11 @@ class _MaxFailures(click.ParamType):  # type: ignore[type-arg]  # generic in the
     "--max-failures", type=_MaxFailures(), metavar="N|P%", help="Stop once more jobs than this have failed; 0: at the first."
 )
 @click.option(
+    "--wait-for-credits",
+    is_flag=True,
+    help="Without credits, wait for the account to be topped up; without this the run stops at once, to be resumed.",
+)
+@click.option(
     "--drain-seconds",
     type=_Seconds(min=0),
     default=DEFAULT_DRAIN_SECONDS,
@@ -323,6 +328,7 @@ def options_of(given: dict[str, Any], accounts: Sequence[Account]) -> Options:
         timeout_seconds=given["timeout"],
         max_cost_usd=given["max_cost"],
         max_failures=given["max_failures"],
+        wait_for_credits=given["wait_for_credits"],
         drain_seconds=given["drain_seconds"],
         idempotency_keys=given["idempotency_keys"],
     )

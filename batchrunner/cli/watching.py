@@ -44,6 +44,7 @@ def _watch_account(metrics: Metrics, dispatcher: Dispatcher, clock: Clock, *, se
     metrics.watch(families.CIRCUITS, lambda: list(resilience().health.models.values()), target="model", **which)
     metrics.watch(families.MODELS, lambda: resilience().health.models, **which)
     metrics.watch(families.KEYS, lambda: resilience().keys, **named)
+    metrics.watch(families.CREDITS, lambda: resilience().credits, **named)
     metrics.watch(families.REFUNDS, lambda: resilience().refunded, **which)
     metrics.watch(families.POOL, account.pool.statistics, **which)
     metrics.watch(families.REPLY_BUDGET, account.pool.reply_budget.statistics, **which)

@@ -17,7 +17,7 @@ import msgspec
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from batchrunner import admission, advice, budget, estimate, keyring, retries
+from batchrunner import admission, advice, budget, credit, estimate, keyring, retries
 from batchrunner.breaker import Circuit
 from batchrunner.events import Billing, OnlookersStatistics
 from batchrunner.journal import JournalStatistics
@@ -96,6 +96,17 @@ RUN: Final[Table[Status]] = (
         "1 for what holds the run's speed down at the moment, 0 for all else.",
         lambda run: {cause: float(cause == run.binding) for cause in get_args(Binding)},
         "cause",
+    ),
+    _gauge(
+        "run_forecast_dollars",
+        "US dollars that the open jobs will cost, by what others have; absent as long as that says little.",
+        lambda run: None if run.forecast_usd is None else float(run.forecast_usd),
+    ),
+    _gauge("paused", "1 while people have the run send nothing, 0 otherwise.", lambda run: run.paused),
+    _gauge(
+        "run_cost_cap_dollars",
+        "The spend cap that holds now; absent where there is none.",
+        lambda run: None if run.max_cost_usd is None else float(run.max_cost_usd),
     ),
     _gauge("eta_seconds", "To the run's end at the mean speed so far; absent where there is none.", lambda run: run.eta_seconds),
 )
@@ -213,6 +224,15 @@ KEYS: Final[Table[keyring.Statistics]] = (
         lambda keys: {"live": keys.live, "suspended": keys.suspended, "retired": keys.retired},
         "state",
     ),
+)
+
+CREDITS: Final[Table[credit.Statistics]] = (
+    _gauge(
+        "account_balance_dollars",
+        "US dollars that the account has left, as its server last told; absent where it does not.",
+        lambda account: None if account.balance_usd is None else float(account.balance_usd),
+    ),
+    _gauge("account_waits_for_credits", "1 while the account waits to be topped up, 0 otherwise.", lambda account: account.waits),
 )
 
 RETRIES: Final[Table[retries.Statistics]] = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from tests.e2e.cli_support import (
     platform,
     server,
     started,
+    until,
     write_jobs,
 )
 from tests.e2e.disks import mounted_disk, needs_mount
@@ -126,6 +128,33 @@ def test_credits_that_run_out_end_with_69(tmp_path: Path, healthy: Platform) -> 
     assert_stopped(ended, 69, "credits", "stopping: The account needs credits.", "Top up the account")
     assert ended.summary["request_counts"]["failed"] == 0
     assert 0 < ended.summary["request_counts"]["completed"] < len(IDS)
+    assert healthy.submit(tmp_path, jobs).code == 0
+    assert finals(tmp_path / "jobs.run") == Counter(IDS)
+
+
+def test_credits_that_run_out_are_waited_for_when_asked_to(tmp_path: Path) -> None:
+    """--wait-for-credits: the account is topped up by the time that its balance is asked for; one command, every job, once."""
+    jobs = write_jobs(tmp_path, IDS)
+    with platform(tmp_path, "--balance", "0.0001", "--change", "@8=top-up:9", "--latency", "0.05") as poor:
+        ended = poor.submit(tmp_path, jobs, "--json", "--max-in-flight", "4", "--max-attempts", "1", "--wait-for-credits")
+    assert ended.code == 0, ended.stderr
+    assert finals(tmp_path / "jobs.run") == Counter(IDS)
+    assert 8.9 < ended.summary["balance"] < 9
+    assert ended.summary["forecast"] == 0
+
+
+def test_a_run_that_waits_for_credits_says_so_and_can_be_interrupted(tmp_path: Path, healthy: Platform) -> None:
+    """`status` shows why nothing goes on; SIGINT ends it at once, and with credits the same command goes on."""
+    jobs, run_dir = write_jobs(tmp_path, IDS), tmp_path / "jobs.run"
+    with platform(tmp_path, "--balance", "0") as poor:
+        arguments = ("submit", jobs, *poor.options, "--json", "--wait-for-credits", "--progress", "none")
+        with started(tmp_path, *arguments, env=poor.env) as process:
+            line_with(process, "waiting until the account is topped up")
+            until(lambda: "waiting for credits: top up" in batchrun(tmp_path, "status", run_dir).stdout, "a status that says why")
+            process.send_signal(signal.SIGINT)
+            ended = ending(process)
+    assert ended.code == 130
+    assert ended.summary["request_counts"]["failed"] == 0
     assert healthy.submit(tmp_path, jobs).code == 0
     assert finals(tmp_path / "jobs.run") == Counter(IDS)
 

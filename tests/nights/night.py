@@ -222,7 +222,7 @@ class SimulatedNight(Night):
 def check_parts(run: Run, *, cancelled: bool) -> None:
     """No ticket is lost, no prediction is left in the spend cap, no connection is idle. `cancelled`: some were cut off."""
     parts = run.parts
-    assert parts.spending._in_flight == 0
+    assert parts.spending._in_flight == {}
     assert parts.spending._in_flight_usd == 0
     assert all(history.spent >= 0 for history in parts.histories.values())
     assert run.dispatchers[0].attempts._common.stale <= parts.histories.keys()

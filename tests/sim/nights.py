@@ -36,6 +36,8 @@ from batchrunner.journal.files import COSTS, ERRORS, JOURNAL, RESULTS
 from batchrunner.journal.records import Sent, decode
 from batchrunner.lifecycle import State
 from batchrunner.parts import AccountParts, Parts
+from batchrunner.platform.balance import fetch_balance
+from batchrunner.platform.control import ControlPlane
 from batchrunner.pricing import PriceTable
 from batchrunner.runner import Run
 from batchrunner.secret import Secret
@@ -188,6 +190,8 @@ class Night:
         #: of the jitter that a run draws
         self.seed = "1"
         self.keys: tuple[str, ...] = (TEST_KEY,)
+        #: runs ask what is left to pay with
+        self.asks_for_balance = False
         #: keys by the name of their account, where a run goes under several
         self.accounts: dict[Any, tuple[str, ...]] = {}
         #: accounts whose server takes no new connections
@@ -253,7 +257,10 @@ class Night:
             await store.step(clock.monotonic_ns(), Open(_last_minute(recovered, name), jobs=jobs))
             heads = Heads(ORIGIN, [Secret(key) for key in keys])
             its = Pool(ORIGIN, self.server.driver(partial(self._is_away, name))) if self.accounts else pool
-            accounts.append(AccountParts(name=name, server=str(ORIGIN), limits=limits, store=store, pool=its, heads=heads))
+            balance = partial(fetch_balance, ControlPlane(its, heads, self.said.append)) if self.asks_for_balance else None
+            accounts.append(
+                AccountParts(name=name, server=str(ORIGIN), limits=limits, store=store, pool=its, heads=heads, balance=balance)
+            )
         parts = Parts(
             options=options,
             run_id="night",

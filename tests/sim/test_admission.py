@@ -13,8 +13,9 @@ from trio.testing import MockClock
 
 from batchrunner import budget
 from batchrunner.account_store import MemoryStore
-from batchrunner.admission import Admission, Crew
+from batchrunner.admission import Admission
 from batchrunner.clock import NS_PER_SECOND, VirtualClock
+from batchrunner.crew import Crew
 from batchrunner.fair import FairQueue
 from batchrunner.job import Job, RequestSize, Usage
 from batchrunner.lanes import Lane

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from batchrunner.cli.output import exit_code, summary
-from batchrunner.cli.status import _now
+from batchrunner.cli.status import now_text
 from batchrunner.job import Usage
 from batchrunner.status import Status
 
@@ -25,6 +25,7 @@ def document(status: Status) -> dict[str, Any]:
 def test_the_summary_has_the_contracts_fields(make_status: MakeStatus) -> None:
     """Every field of the contract, amounts as exact numbers."""
     figures = {"completed": 9, "failed": 1, "attempts": 12, "rate_limited": 2, "billed_usd": Decimal("0.10000001")}
+    figures |= {"balance_usd": Decimal("12.340"), "forecast_usd": Decimal(0)}
     status = make_status(state="completed", usage=Usage(100, 50, 10), **figures)
     assert document(status) == {
         "run_dir": status.run_dir,
@@ -33,6 +34,8 @@ def test_the_summary_has_the_contracts_fields(make_status: MakeStatus) -> None:
         "request_counts": {"total": 10, "completed": 9, "failed": 1},
         "usage": {"input_tokens": 100, "cached_tokens": 10, "output_tokens": 50},
         "cost": {"amount": Decimal("0.10000001"), "currency": "USD", "maybe_billed": 0, "unpriced_attempts": 0},
+        "balance": Decimal("12.34"),
+        "forecast": 0,
         "attempts": 12,
         "rate_limited": 2,
         "wall_seconds": Decimal("1.235"),
@@ -88,6 +91,6 @@ def test_exit_codes(make_status: MakeStatus, fields: dict[str, Any], terminated:
 def test_status_says_what_a_live_run_waits_for(make_status: MakeStatus, fields: dict[str, Any], words: str) -> None:
     """The last line of `batchrun status`, while somebody is at work on the run."""
     found = make_status(in_flight=2, **fields)
-    assert words in _now(found, alive=True)
-    assert "No process is at work" in _now(found, alive=False)
-    assert _now(make_status(state="completed", **fields), alive=False) == ""
+    assert words in now_text(found, alive=True)
+    assert "No process is at work" in now_text(found, alive=False)
+    assert now_text(make_status(state="completed", **fields), alive=False) == ""

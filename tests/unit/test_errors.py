@@ -16,6 +16,7 @@ EXIT_CODES = {
     "JournalDamaged": 65,
     "AccountError": 69,
     "UnreachableError": 69,
+    "NotRunning": 69,
     "DiskError": 74,
     "RunDirectoryInUse": 75,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
+import msgspec
 import pytest
 
 from batchrunner.costs import Charge, Totals
@@ -29,9 +30,10 @@ PRICES = PriceTable.from_catalog(
 JOB = Job(0, 1, "a", URL, b"{}", 1)
 
 
-def candidate(model: str = "m", *, cap: int | None = 10, predicted: Usage | None = None) -> Candidate:
+def candidate(model: str = "m", *, cap: int | None = 10, predicted: Usage | None = None, number: int = 0) -> Candidate:
     """Predicted to cost 10 + 2 * 5 = 20 dollars, and at most 10 + 2 * cap."""
-    return Candidate(JOB, RequestSize(model, 10, cap), predicted or Usage(10, 5))
+    job = msgspec.structs.replace(JOB, number=number)
+    return Candidate(job, RequestSize(model, 10, cap), predicted or Usage(10, 5))
 
 
 def asked(candidate: Candidate) -> tuple[RequestSize, Usage]:
@@ -96,11 +98,11 @@ def test_what_is_in_flight_counts_at_its_prediction() -> None:
     cap = spending("50")
     cap.sent(candidate())
     assert cap.verdict(*asked(candidate())) == "allowed"
-    cap.sent(candidate())
+    cap.sent(candidate(number=1))
     assert cap.verdict(*asked(candidate())) == "wait"
     cap.ended(candidate())
     assert cap.verdict(*asked(candidate())) == "allowed"
-    cap.ended(candidate())
+    cap.ended(candidate(number=1))
     assert cap.verdict(*asked(candidate())) == "allowed"
 
 
@@ -112,6 +114,28 @@ def test_a_charge_takes_the_place_of_a_prediction() -> None:
     cap.ended(candidate())
     totals.add(Charge("m", URL, Billing.BILLED, amount=Decimal(31)))
     assert cap.verdict(*asked(candidate())) == "cap_reached"
+
+
+def test_a_cap_that_is_changed_counts_all_that_is_in_flight() -> None:
+    """Given, raised, lowered or taken away at any time: what went out before counts as if the cap had always been there."""
+    live = spending(None, billed="10")
+    live.sent(candidate())
+    live.sent(candidate(number=1))
+    live.adopt(Decimal(70))
+    assert live.verdict(*asked(candidate())) == "allowed"
+    live.adopt(Decimal(69))
+    assert live.verdict(*asked(candidate())) == "wait"
+    live.ended(candidate())
+    assert live.verdict(*asked(candidate())) == "allowed"
+    live.adopt(None)
+    live.ended(candidate(number=1))
+    live.sent(candidate(number=2))
+    live.ended(candidate(number=2))
+    live.adopt(Decimal(29))
+    assert live.max_cost_usd == 29
+    assert live.verdict(*asked(candidate())) == "cap_reached"
+    live.adopt(Decimal(30))
+    assert live.verdict(*asked(candidate())) == "allowed"
 
 
 @pytest.mark.parametrize("model", ["nobody-knows", "unread"])
