@@ -122,14 +122,14 @@ class Resilience:
             return Held(None, None)
         return Backoff(verdict.after_ns, repeat=verdict.repeats)
 
-    def ended(self, ticket: Ticket, verdict: Outcome, admission: Admission) -> None:
-        """Note any other end."""
+    def ended(self, ticket: Ticket, verdict: Outcome | None, admission: Admission) -> None:
+        """Note any other end; None: the server has answered as it should, and not about the model."""
         now_ns = self._parts.clock.monotonic_ns()
         request = _request(ticket)
         match verdict:
             case Done():
                 recovery = self._health.succeeded(request, now_ns)
-            case Failed(permanent=True):
+            case Failed(permanent=True) | None:
                 recovery = self._health.answered(request, now_ns)
             case _:
                 self._health.ended(request, now_ns)
@@ -144,7 +144,7 @@ class Resilience:
         else:
             admission.retime(request.model, self._health.model_due_ns(request.model, now_ns))
 
-    def note_key(self, key: Use, verdict: Outcome) -> bool:
+    def note_key(self, key: Use, verdict: Outcome | None) -> bool:
         """Note what an answer says of the key that it was asked with. False where none is left."""
         match verdict:
             case SuspendKey(message):
@@ -153,7 +153,7 @@ class Resilience:
                     self._parts.say(f"key {key.number + 1} is refused, and had worked: it will be tried again ({message})")
                 elif news == "retired" and self._keys.any_left:
                     self._parts.say(f"key {key.number + 1} is refused and not used any more ({message})")
-            case Done() | Failed(permanent=True):
+            case Done() | Failed(permanent=True) | None:
                 if self._keys.accepted(key):
                     self._parts.say(f"key {key.number + 1} works again")
             case _:

@@ -28,6 +28,7 @@ from batchrunner.estimate import Share
 from batchrunner.fair import MOST_HELD
 from batchrunner.flight import Common
 from batchrunner.lanes import Lanes
+from batchrunner.lifecycle import State
 from batchrunner.parts import Parts
 from batchrunner.retries import RetryBudget
 from batchrunner.retries import Statistics as RetriesStatistics
@@ -163,6 +164,7 @@ class Run:
             in_flight=0 if self._over else sum(one.in_flight for one in admissions),
             backing_off=0 if self._over else sum(one.backing_off for one in admissions),
             held=0 if self._over else sum(one.held for one in admissions),
+            submitted=parts.index.state.count(State.SUBMITTED),
             attempts=tally.attempts,
             rate_limited=tally.rate_limited,
             finish_length=tally.finish_length,

@@ -42,6 +42,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     backing_off: int
     #: kept aside while their model, or the server, is away
     held: int = 0
+    #: of all these, those that the server works on: they are asked for now and then
+    submitted: int = 0
     attempts: int
     rate_limited: int
     #: succeeded, but cut at the output cap, refused, or without text

@@ -19,6 +19,9 @@ MAX_PARTS = 2_048
 #: of a vector, where the request asks for no other size: small, as nobody reads them
 DIMENSIONS = 8
 MAX_DIMENSIONS = 4_096
+#: of a film, where the request asks for no other length
+FILM_SECONDS = 5
+MAX_FILM_SECONDS = 60
 MAX_TAG_CHARACTERS = 512
 
 _OPAQUE = {"image_url", "input_image", "image", "input_audio", "audio", "file", "input_file", "document"}
@@ -38,6 +41,8 @@ class Dialect(enum.StrEnum):
     SPEECH = "/v1/audio/speech"
     SEARCH = "/v1/search"
     DETECT = "/v1/detect"
+    VIDEOS = "/v1/videos/generations"
+    TRANSCRIPTIONS = "/v1/audio/transcriptions"
 
 
 # Sets, as each request asks them, and to name a member of an enum costs more than to look it up in one.
@@ -47,6 +52,8 @@ _TURNS = frozenset({Dialect.CHAT_COMPLETIONS, Dialect.RESPONSES, Dialect.MESSAGE
 _BATCHED = frozenset({Dialect.COMPLETIONS, Dialect.EMBEDDINGS})
 #: have an `n`: so many answers to one prompt
 _CHOOSERS = frozenset({Dialect.CHAT_COMPLETIONS, Dialect.COMPLETIONS, Dialect.IMAGES})
+#: answered with the name of work that is asked for
+WORKS = frozenset({Dialect.VIDEOS, Dialect.TRANSCRIPTIONS})
 #: write text: their answers have a length, and their requests a cap
 WRITERS = _TURNS | {Dialect.COMPLETIONS}
 #: the fields that may hold a cap; the first that is there counts
@@ -67,6 +74,8 @@ _PROMPTS: dict[Dialect, tuple[str, ...]] = {
     Dialect.IMAGES: ("prompt",),
     Dialect.SPEECH: ("input",),
     Dialect.SEARCH: ("query", "input", "prompt"),
+    Dialect.VIDEOS: ("prompt", "image", "image_url"),
+    Dialect.TRANSCRIPTIONS: ("audio_url", "audio", "file", "input"),
     Dialect.DETECT: ("input", "text", "prompt", "image", "image_url"),
 }
 
@@ -100,6 +109,8 @@ class Ask(msgspec.Struct, frozen=True, gc=False):
     stream: bool
     #: which tells of usage, in a dialect that does so where it is asked for
     include_usage: bool
+    #: of a film
+    seconds: int
     #: for joining the ledger with jobs: `metadata.tag`, else `metadata.custom_id`, else `user` or `metadata.user_id`
     tag: str | None
     custom_id: str | None
@@ -127,6 +138,10 @@ class _Body(msgspec.Struct):
     text: str | None = None
     image: str | dict[str, Any] | None = None
     image_url: str | dict[str, Any] | None = None
+    audio: str | dict[str, Any] | None = None
+    audio_url: str | None = None
+    file: str | None = None
+    seconds: int | None = None
     system: str | list[Any] | None = None
     instructions: str | None = None
     tools: list[Any] | None = None
@@ -186,6 +201,7 @@ def read(dialect: Dialect, body: bytes, catalog: Catalog) -> Ask:
         dimensions=_between("dimensions", asked.dimensions, DIMENSIONS, MAX_DIMENSIONS),
         in_base64=asked.encoding_format == "base64",
         stream=asked.stream or False,
+        seconds=_between("seconds", asked.seconds, FILM_SECONDS, MAX_FILM_SECONDS),
         include_usage=(asked.stream_options or {}).get("include_usage") is True,
         tag=tag,
         custom_id=custom_id,
