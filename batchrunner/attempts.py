@@ -42,7 +42,7 @@ class Attempts:
         self._account = account
         self._common = common
         self._stop = stop
-        self._resilience = Resilience(parts, account.heads.keys)
+        self._resilience = Resilience(parts, account.heads.keys, account.heads.fingerprint)
         self._advice = Advice(account.limits.rpm, account.limits.tpm, parts.say)
         self._endings = Endings(parts, common, self._advice, stop)
         self._sending = Sending(parts, account)

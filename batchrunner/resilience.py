@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -31,19 +32,24 @@ class Statistics(msgspec.Struct, frozen=True):
     keys: keyring.Statistics
     #: attempts of this process that an outage took, and that do not count toward their jobs' --max-attempts
     refunded: int
+    #: keys that are not used any more, by their fingerprints
+    retired: tuple[str, ...] = ()
 
 
 class Resilience:
-    """The circuits and keys of one account."""
+    """The circuits and keys of one account. `fingerprint` of a key's number: what it is shown by."""
 
-    def __init__(self, parts: Parts, keys: KeyRing) -> None:
+    def __init__(self, parts: Parts, keys: KeyRing, fingerprint: Callable[[int], str]) -> None:
         self._parts = parts
         self._health = Health()
         self._keys = keys
+        self._fingerprint = fingerprint
+        #: fingerprints, in the order in which their keys were found to be no good
+        self._retired: list[str] = []
         self._refunded = 0
 
     def statistics(self) -> Statistics:
-        return Statistics(self._health.statistics(), self._keys.statistics(), self._refunded)
+        return Statistics(self._health.statistics(), self._keys.statistics(), self._refunded, tuple(self._retired))
 
     # What may be sent -----------------------------------------------------------------------------------------------
 
@@ -151,14 +157,21 @@ class Resilience:
                 news = self._keys.refused(key, self._parts.clock.monotonic_ns())
                 if news == "suspended":
                     self._parts.say(f"key {key.number + 1} is refused, and had worked: it will be tried again ({message})")
-                elif news == "retired" and self._keys.any_left:
-                    self._parts.say(f"key {key.number + 1} is refused and not used any more ({message})")
+                elif news == "retired":
+                    self._retire(key.number, message)
             case Done() | Failed(permanent=True) | None:
                 if self._keys.accepted(key):
                     self._parts.say(f"key {key.number + 1} works again")
             case _:
                 self._keys.ended(key)
         return self._keys.any_left
+
+    def _retire(self, number: int, message: str) -> None:
+        fingerprint = self._fingerprint(number)
+        self._retired.append(fingerprint)
+        if self._keys.any_left:
+            which = f" (fingerprint {fingerprint})" if fingerprint else ""
+            self._parts.say(f"key {number + 1}{which} is refused and not used any more ({message})")
 
     def _server_is_back(self, admission: Admission) -> None:
         self._parts.say("the server answers again")

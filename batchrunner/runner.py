@@ -184,6 +184,7 @@ class Run:
             models_offline=named(models_offline),
             models_offline_total=len(models_offline),
             keys_suspended=sum(one.keys.suspended for one in resilience),
+            keys_retired=tuple(fingerprint for one in resilience for fingerprint in one.retired if fingerprint),
             oversize_jobs=self.advice_statistics().oversize,
             input_prediction_error=sum(predictions.input.values(), Share()).ratio,
             output_prediction_error=sum(predictions.output.values(), Share()).ratio,

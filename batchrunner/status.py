@@ -71,6 +71,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     models_offline_total: int = 0
     #: keys that had worked, are refused, and will be tried again
     keys_suspended: int = 0
+    #: fingerprints of keys that were refused and are not used any more
+    keys_retired: tuple[str, ...] = ()
     #: jobs that this process sent though they were expected to take more than a minute's tokens
     oversize_jobs: int = 0
     #: of predicted tokens, of those used, in about the last 500 answers of each model; None where there are none
