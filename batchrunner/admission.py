@@ -273,6 +273,10 @@ class Admission:
         self._queue.succeeded(self._clock.monotonic_ns())
         await self.settle(ticket, tokens, hints=hints)
 
+    async def give_back(self, ticket: Ticket, *, let_in: bool, then: Then = None, hints: budget.Hints | None = None) -> None:
+        """The request has ended without an answer that can be used; `let_in`: the server took it, as far as that is known."""
+        await (self.settle(ticket, None, then=then, hints=hints) if let_in else self.lost(ticket, then=then))
+
     async def settle(self, ticket: Ticket, tokens: int | None, *, then: Then = None, hints: budget.Hints | None = None) -> None:
         """The server took the request and it has ended; `tokens` it used, where known. `then`: what becomes of the job."""
         self._refused.accepted(ticket.job.number)
@@ -298,6 +302,10 @@ class Admission:
             self._job_waits.back(number, now_ns, self._waits, backoff_ns=yields_ns)
         await self._give_back(budget.Refuse(ticket.entry, retry_after_ns, self._rng.random(), hints))
         return yields_ns is not None
+
+    def resume(self, number: int, due_ns: int) -> None:
+        """Take in a job that an earlier process left with the server."""
+        self._queue.again(number, due_ns)
 
     def _pass_over(self, number: int, why: Held | NotNow, now_ns: int) -> _Wait | _Next:
         """Take a job that is not sent out of the others' way, or wait where that cannot be."""

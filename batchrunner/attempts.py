@@ -10,10 +10,11 @@ from collections.abc import Callable
 
 import trio
 
-from batchrunner import budget, dialect, outcome, rate_hints
+from batchrunner import dialect, outcome, polling, rate_hints
 from batchrunner.admission import Admission
 from batchrunner.advice import Advice
 from batchrunner.advice import Statistics as AdviceStatistics
+from batchrunner.budget import Limits
 from batchrunner.clock import NS_PER_SECOND
 from batchrunner.credit import Credit
 from batchrunner.endings import Endings
@@ -21,13 +22,14 @@ from batchrunner.exchange import Failure, FailureKind, Reply
 from batchrunner.flight import Common, Flight
 from batchrunner.job import Job, RequestSize, Usage
 from batchrunner.journal import History
-from batchrunner.lifecycle import Happening
+from batchrunner.lifecycle import Happening, State
 from batchrunner.parts import AccountParts, Parts
+from batchrunner.polls import CAPPED, Polls
 from batchrunner.resilience import Resilience
 from batchrunner.resilience import Statistics as ResilienceStatistics
 from batchrunner.sending import Sending
 from batchrunner.status import StoppedBy
-from batchrunner.tickets import Backoff, Candidate, Due, Held, NotNow, Then, Ticket
+from batchrunner.tickets import Backoff, Candidate, Due, Held, NotNow, Ticket
 from batchrunner.transport import Connection
 
 
@@ -42,15 +44,16 @@ class Attempts:
         self._account = account
         self._common = common
         self._stop = stop
-        self._resilience = Resilience(parts, account.heads.keys)
+        self._resilience = Resilience(parts, account.heads.keys, account.heads.fingerprint)
         self._advice = Advice(account.limits.rpm, account.limits.tpm, parts.say)
         self._endings = Endings(parts, common, self._advice, stop)
         self._sending = Sending(parts, account)
+        self._polls = Polls(parts, account, self._resilience, self._endings, self._sending, stop)
 
     def advice_statistics(self) -> AdviceStatistics:
         return self._advice.statistics()
 
-    def adopt(self, limits: budget.Limits) -> None:
+    def adopt(self, limits: Limits) -> None:
         """Go by other limits from now on."""
         self._advice.adopt(limits.rpm, limits.tpm)
 
@@ -69,6 +72,10 @@ class Attempts:
         """Whether held jobs need not wait any longer, nothing else being left to do."""
         return self._resilience.hopeless(name, now_ns)
 
+    def resume(self, admission: Admission) -> None:
+        """Go on asking for what an earlier process has left with the server."""
+        self._polls.resume(admission)
+
     def check_failures(self) -> None:
         """Stop the run where more of its jobs have failed than --max-failures allows."""
         self._endings.check_failures()
@@ -78,6 +85,8 @@ class Attempts:
     def load(self, number: int) -> Candidate | Held | NotNow:
         """Read and size up a job, and see whether it may be sent."""
         job = self._parts.inputs.load(self._parts.index, number)
+        if self._parts.index.state[number] == State.SUBMITTED:
+            return self._polls.question(job)
         size = dialect.of(job).size(job.body)
         candidate = Candidate(job, size, self._parts.estimator.predict(size))
         if not self._is_ours(job):
@@ -90,13 +99,16 @@ class Attempts:
             self._endings.fail_unsent(job, size.model, "model_unavailable", message)
             return NotNow.WITHDRAWN
         held = self._resilience.held(size.model, self._parts.clock.monotonic_ns())
+        if held is None and job.url in dialect.ASYNCHRONOUS_URLS:
+            held = self._polls.full()
         if held is not None:
             return held
         match self._parts.spending.verdict(size, candidate.predicted):
             case "allowed":
                 return candidate
             case "wait":
-                return NotNow.WAIT
+                # What the server works on is asked for meanwhile: the queue must not stop at this job.
+                return Held(CAPPED, None) if len(self._polls) else NotNow.WAIT
             case "cap_reached":
                 self._stop("max_cost", f"the next job could pass --max-cost {self._parts.options.max_cost_usd} USD")
                 return NotNow.WAIT
@@ -110,6 +122,8 @@ class Attempts:
 
     def look(self, number: int) -> RequestSize | None:
         """Size up a job before its turn. None where it is not to be sent ahead of others: what is wrong is told in its turn."""
+        if self._parts.index.state[number] == State.SUBMITTED:
+            return None
         job = self._parts.inputs.load(self._parts.index, number)
         return dialect.of(job).size(job.body) if self._is_ours(job) else None
 
@@ -126,6 +140,8 @@ class Attempts:
     def begin(self, ticket: Ticket, connection: Connection) -> Flight:
         """Write down that the request goes out. From here on it may have been billed."""
         job = ticket.job
+        if self._parts.index.state[job.number] == State.SUBMITTED:
+            return self._polls.begin(ticket, connection)
         history = self._parts.histories.setdefault(job.number, History())
         history.sends += 1
         self._endings.move(job, Happening.READY)
@@ -158,6 +174,9 @@ class Attempts:
 
     async def carry_out(self, flight: Flight, admission: Admission) -> None:
         """Send the request, wait for its end, and conclude it. Cancellation is an end like any other: `interrupted`."""
+        if flight.asks:
+            await self._polls.carry_out(flight, admission)
+            return
         try:
             result = await self._sending.post(flight, fresh=flight.job.number in self._common.stale)
         except trio.Cancelled:
@@ -169,6 +188,15 @@ class Attempts:
 
     # ------------------------------------------------------------------------------------------------ when it has ended
 
+    def _judge(
+        self, job: Job, result: Reply | Failure, tries: outcome.Tries, wall_ns: int
+    ) -> outcome.Outcome | polling.Submission:
+        shape, rng = dialect.of(job), self._parts.rng
+        verdict = outcome.classify(result, shape, tries, rng, wall_ns)
+        if job.url in dialect.ASYNCHRONOUS_URLS and isinstance(verdict, outcome.Done) and isinstance(result, Reply):
+            return polling.opened(result, shape, str(self._account.pool.origin), tries, rng, wall_ns)
+        return verdict
+
     async def _conclude(self, flight: Flight, result: Reply | Failure, admission: Admission) -> None:
         job = flight.job
         history = self._parts.histories[job.number]
@@ -176,12 +204,16 @@ class Attempts:
             history.spent + 1, job.extras.max_attempts or self._parts.options.max_attempts, job.number in self._common.stale
         )
         wall_ns = self._parts.clock.wall_ns()
-        verdict = outcome.classify(result, dialect.of(job), tries, self._parts.rng, wall_ns)
+        verdict = self._judge(job, result, tries, wall_ns)
         reply = result if isinstance(result, Reply) else None
         hints = None if reply is None else rate_hints.read(reply, wall_ns)
         if isinstance(result, Failure) and result.kind is FailureKind.STALE:
             self._common.stale.add(job.number)
+        if isinstance(verdict, polling.Submission):
+            await self._polls.submitted(flight, verdict, admission, hints)
+            return
         self._parts.spending.ended(flight.ticket.candidate)
+        self._polls.other_ended(admission)
         if isinstance(verdict, outcome.Again):
             verdict = self._resilience.failed(flight.ticket, verdict, tries, admission)
         else:
@@ -190,18 +222,18 @@ class Attempts:
         match verdict:
             case outcome.Done(facts):
                 assert reply is not None
-                self._common.same_error.note(verdict)
+                self._endings.note_error(verdict)
                 self._endings.done(flight, reply, facts)
                 used = facts.usage.total_tokens if facts.usage and facts.usage.tokens_known else None
                 await admission.succeeded(flight.ticket, used, hints=hints)
             case outcome.Failed():
                 self._endings.failed(flight, verdict, reply)
-                await self._give_back(admission, flight.ticket, reply, hints)
-                if self._common.same_error.note(verdict):
-                    self._stop("failures", f"jobs fail one after another with the same error, {verdict.code}: {verdict.message}")
+                await admission.give_back(flight.ticket, let_in=outcome.let_in(reply), hints=hints)
+                self._endings.note_error(verdict)
             case outcome.Again():
                 self._endings.again(flight, verdict)
-                await self._give_back(admission, flight.ticket, reply, hints, self._resilience.then(verdict))
+                then = self._resilience.then(verdict)
+                await admission.give_back(flight.ticket, let_in=outcome.let_in(reply), then=then, hints=hints)
             case outcome.Refused(retry_after_ns, message):
                 self._endings.refused(flight, reply, message)
                 if not await admission.refused(flight.ticket, retry_after_ns, hints=hints):
@@ -215,12 +247,3 @@ class Attempts:
                 await admission.lost(flight.ticket, then=Backoff(0))
                 if not some_key_is_left:
                     self._stop("keys", message)
-
-    async def _give_back(
-        self, admission: Admission, ticket: Ticket, reply: Reply | None, hints: budget.Hints | None, then: Then = None
-    ) -> None:
-        """An answer to the request itself shows that the limiter let it pass; an overload, an outage or silence does not."""
-        if reply is not None and reply.status < 500 and reply.status != 408:
-            await admission.settle(ticket, None, then=then, hints=hints)
-        else:
-            await admission.lost(ticket, then=then)

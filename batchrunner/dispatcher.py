@@ -91,6 +91,7 @@ class Dispatcher:
     async def run(self) -> None:
         """Send until nothing is left to send. What is in flight is waited for, also where the job file proves unusable."""
         self.attempts.check_failures()
+        self.attempts.resume(self.admission)
         async with trio.open_nursery() as flights:
             while await self.admission.ready():
                 # Opened before its slot is due: a handshake must not make a send late, nor a dead server cost a job.

@@ -89,6 +89,15 @@ class Endings:
         history.in_vain += verdict.in_vain
         self.move(flight.job, Happening.AGAIN)
 
+    def submitted(self, job: Job) -> None:
+        """The server works on a job, as the journal says by now."""
+        self.move(job, Happening.SUBMIT)
+
+    def note_error(self, verdict: outcome.Done | outcome.Failed) -> None:
+        """Stop the run where every answer is the same permanent error."""
+        if self._common.same_error.note(verdict) and isinstance(verdict, outcome.Failed):
+            self._stop("failures", f"jobs fail one after another with the same error, {verdict.code}: {verdict.message}")
+
     def refused(self, flight: Flight, reply: Reply | None, message: str) -> None:
         """429: the job goes back to its place."""
         event = self._event(flight, AttemptResult.RATE_LIMITED, None, reply, message=message)

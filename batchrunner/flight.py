@@ -21,6 +21,8 @@ class Flight(msgspec.Struct):
     key: Use
     idempotency_key: str | None
     began_ns: int
+    #: asks for what the server works on, and sends nothing anew
+    asks: bool = False
     #: of the attempt, so far
     seconds: float = 0.0
     #: from the send to the first of a streamed answer's own words

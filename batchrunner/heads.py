@@ -19,6 +19,7 @@ VERSION_HEADER = "anthropic-version"
 ANTHROPIC_VERSION = "2023-06-01"
 MESSAGES_URL = "/v1/messages"
 
+_FIRST = Use(0)
 _COMMON = (("accept", "application/json"), ("user-agent", f"batchrun/{__version__}"))
 
 
@@ -36,6 +37,7 @@ class Heads:
         self._origin = origin
         self._names_version = any(name == VERSION_HEADER for name, _ in headers)
         # All keys, those retired included: what was in flight with one is answered after.
+        self._keys = tuple(keys)
         self._blotter = Blotter(key.reveal() for key in keys)
         #: by key: who we are, as the account wants it said, and what else it wants with every request
         self._own = [(_authentication(key, auth), *headers) for key in keys] or [tuple(headers)]
@@ -61,6 +63,10 @@ class Heads:
         """The head of a question to the control plane, with the key of that number; `path` begins with `/v1/`."""
         headers = [*_COMMON, *self._own[key]]
         return request_head("GET", self._origin.target(path), self._origin.authority, headers, None)
+
+    def fingerprint(self, number: int) -> str:
+        """Eight hex digits by which people tell one of the account's keys from another; none for no key."""
+        return self._keys[number].fingerprint(self._origin.authority) if self._keys else ""
 
     def without_keys(self, reply: Reply) -> Reply:
         """The reply, with our keys blotted out: some servers spell out the key that they refuse, some echo what they were sent.

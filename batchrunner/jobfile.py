@@ -336,12 +336,6 @@ def _refuse_url(url: str) -> None:
             'fragment, no part that is empty, "." or "..", and percent-encoded where it is not plain ASCII.'
         )
         raise BadLineError(BadLineCode.UNKNOWN_URL, message)
-    if url in dialect.ASYNCHRONOUS_URLS:
-        message = (
-            f"{url} answers with the id of a job that must be polled and is kept for an hour: that is not supported yet, and "
-            "a batch would only collect ids that expire. Take the line out."
-        )
-        raise BadLineError(BadLineCode.ASYNCHRONOUS_NOT_SUPPORTED, message)
     if dialect.is_read_only(url):
         message = f"{url} is read with GET, and takes no request as a batch sends them; take the line out."
         raise BadLineError(BadLineCode.READ_ONLY_URL, message)

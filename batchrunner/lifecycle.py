@@ -1,9 +1,10 @@
-"""The life of a job: five states, nine events, one total table.
+"""The life of a job: six states, ten events, one total table.
 
     pending --send--> in flight --succeed--> succeeded
                                 --fail-----> failed
                                 --again----> backing off --ready--> pending
                                 --refuse, lose--> pending
+                                --submit---> submitted --succeed, fail, again--> as above
 
 Whatever changes a job's state goes through `after`; nothing else assigns one.
 """
@@ -21,6 +22,7 @@ class State(enum.IntEnum):
     BACKING_OFF = 2
     SUCCEEDED = 3
     FAILED = 4
+    SUBMITTED = 5  # the server works on it, and is asked for the result now and then
 
 
 class Happening(enum.Enum):
@@ -33,6 +35,7 @@ class Happening(enum.Enum):
     REFUSE = "refuse"  # 429: goes back to its place, the wait is the account's
     LOSE = "lose"  # in flight when we stopped looking: interruption, crash
     READY = "ready"  # backoff over
+    SUBMIT = "submit"  # answered with an id, under which the result will be found
     ADOPT = "adopt"  # recovery found a whole result line that no record speaks of
     REOPEN = "reopen"  # a failed job is given another chance
 
@@ -49,6 +52,7 @@ TRANSITIONS: dict[State, dict[Happening, State | None]] = {
         Happening.REFUSE: None,
         Happening.LOSE: None,
         Happening.READY: None,
+        Happening.SUBMIT: None,
         Happening.ADOPT: State.SUCCEEDED,
         Happening.REOPEN: None,
     },
@@ -60,6 +64,7 @@ TRANSITIONS: dict[State, dict[Happening, State | None]] = {
         Happening.REFUSE: State.PENDING,
         Happening.LOSE: State.PENDING,
         Happening.READY: None,
+        Happening.SUBMIT: State.SUBMITTED,
         Happening.ADOPT: State.SUCCEEDED,
         Happening.REOPEN: None,
     },
@@ -71,6 +76,7 @@ TRANSITIONS: dict[State, dict[Happening, State | None]] = {
         Happening.REFUSE: None,
         Happening.LOSE: None,
         Happening.READY: State.PENDING,
+        Happening.SUBMIT: None,
         Happening.ADOPT: State.SUCCEEDED,
         Happening.REOPEN: None,
     },
@@ -82,6 +88,7 @@ TRANSITIONS: dict[State, dict[Happening, State | None]] = {
         Happening.REFUSE: None,
         Happening.LOSE: State.PENDING,  # recovery: its line had not reached the disk before the power went
         Happening.READY: None,
+        Happening.SUBMIT: None,
         Happening.ADOPT: None,
         Happening.REOPEN: None,
     },
@@ -93,8 +100,21 @@ TRANSITIONS: dict[State, dict[Happening, State | None]] = {
         Happening.REFUSE: None,
         Happening.LOSE: State.PENDING,
         Happening.READY: None,
+        Happening.SUBMIT: None,
         Happening.ADOPT: None,
         Happening.REOPEN: State.PENDING,
+    },
+    State.SUBMITTED: {
+        Happening.SEND: None,  # asking for the result sends nothing anew, and changes nothing
+        Happening.SUCCEED: State.SUCCEEDED,
+        Happening.FAIL: State.FAILED,
+        Happening.AGAIN: State.BACKING_OFF,
+        Happening.REFUSE: None,
+        Happening.LOSE: State.PENDING,  # recovery: its line was changed, or taken out
+        Happening.READY: None,
+        Happening.SUBMIT: None,
+        Happening.ADOPT: State.SUCCEEDED,
+        Happening.REOPEN: None,
     },
 }
 

@@ -186,6 +186,11 @@ class SameError:
         return self._in_a_row >= HALT_IN_A_ROW or self._in_a_row == self._answers == HALT_AT_FIRST
 
 
+def let_in(reply: Reply | None) -> bool:
+    """Whether the limiter let a request pass: an answer to the request itself shows it; an overload or silence does not."""
+    return reply is not None and reply.status < 500 and reply.status != 408
+
+
 def classify(result: Reply | Failure, dialect: Dialect, attempts: Tries, rng: random.Random, wall_ns: int) -> Outcome:
     """Judge one exchange.
 

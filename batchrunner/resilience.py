@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -33,20 +34,31 @@ class Statistics(msgspec.Struct, frozen=True):
     credits: credit.Statistics
     #: attempts of this process that an outage took, and that do not count toward their jobs' --max-attempts
     refunded: int
+    #: keys that are not used any more, by their fingerprints
+    retired: tuple[str, ...] = ()
 
 
 class Resilience:
-    """The circuits, keys and credits of one account."""
+    """The circuits, keys and credits of one account. `fingerprint` of a key's number: what it is shown by."""
 
-    def __init__(self, parts: Parts, keys: KeyRing) -> None:
+    def __init__(self, parts: Parts, keys: KeyRing, fingerprint: Callable[[int], str]) -> None:
         self._parts = parts
         self._health = Health()
         self._keys = keys
+        self._fingerprint = fingerprint
+        #: fingerprints, in the order in which their keys were found to be no good
+        self._retired: list[str] = []
         self.credit = Credit()
         self._refunded = 0
 
     def statistics(self) -> Statistics:
-        return Statistics(self._health.statistics(), self._keys.statistics(), self.credit.statistics(), self._refunded)
+        return Statistics(
+            self._health.statistics(),
+            self._keys.statistics(),
+            self.credit.statistics(),
+            self._refunded,
+            tuple(self._retired),
+        )
 
     # What may be sent -----------------------------------------------------------------------------------------------
 
@@ -130,15 +142,15 @@ class Resilience:
             return Held(None, None)
         return Backoff(verdict.after_ns, repeat=verdict.repeats)
 
-    def ended(self, ticket: Ticket, verdict: Outcome, admission: Admission) -> None:
-        """Note any other end."""
+    def ended(self, ticket: Ticket, verdict: Outcome | None, admission: Admission) -> None:
+        """Note any other end; None: the server has answered as it should, and not about the model."""
         now_ns = self._parts.clock.monotonic_ns()
         request = _request(ticket)
         self._note_credits(ticket, verdict, now_ns)
         match verdict:
             case Done():
                 recovery = self._health.succeeded(request, now_ns)
-            case Failed(permanent=True):
+            case Failed(permanent=True) | None:
                 recovery = self._health.answered(request, now_ns)
             case _:
                 self._health.ended(request, now_ns)
@@ -153,23 +165,23 @@ class Resilience:
         else:
             admission.retime(request.model, self._health.model_due_ns(request.model, now_ns))
 
-    def note_key(self, key: Use, verdict: Outcome) -> bool:
+    def note_key(self, key: Use, verdict: Outcome | None) -> bool:
         """Note what an answer says of the key that it was asked with. False where none is left."""
         match verdict:
             case SuspendKey(message):
                 news = self._keys.refused(key, self._parts.clock.monotonic_ns())
                 if news == "suspended":
                     self._parts.say(f"key {key.number + 1} is refused, and had worked: it will be tried again ({message})")
-                elif news == "retired" and self._keys.any_left:
-                    self._parts.say(f"key {key.number + 1} is refused and not used any more ({message})")
-            case Done() | Failed(permanent=True):
+                elif news == "retired":
+                    self._retire(key.number, message)
+            case Done() | Failed(permanent=True) | None:
                 if self._keys.accepted(key):
                     self._parts.say(f"key {key.number + 1} works again")
             case _:
                 self._keys.ended(key)
         return self._keys.any_left
 
-    def _note_credits(self, ticket: Ticket, verdict: Outcome, now_ns: int) -> None:
+    def _note_credits(self, ticket: Ticket, verdict: Outcome | None, now_ns: int) -> None:
         match verdict:
             case StopAccount(message):
                 if self.credit.refused(now_ns, ticket.entry) and self._parts.options.wait_for_credits:
@@ -179,6 +191,13 @@ class Resilience:
                     self._parts.say("the account has credits again")
             case _:
                 self.credit.ended(now_ns, ticket.entry)
+
+    def _retire(self, number: int, message: str) -> None:
+        fingerprint = self._fingerprint(number)
+        self._retired.append(fingerprint)
+        if self._keys.any_left:
+            which = f" (fingerprint {fingerprint})" if fingerprint else ""
+            self._parts.say(f"key {number + 1}{which} is refused and not used any more ({message})")
 
     def _server_is_back(self, admission: Admission) -> None:
         self._parts.say("the server answers again")

@@ -31,6 +31,7 @@ from batchrunner.estimate import Share
 from batchrunner.fair import MOST_HELD
 from batchrunner.flight import Common
 from batchrunner.lanes import Lanes
+from batchrunner.lifecycle import State
 from batchrunner.live import AccountLimits, Live
 from batchrunner.parts import Parts
 from batchrunner.retries import RetryBudget
@@ -194,6 +195,7 @@ class Run:
             in_flight=0 if self._over else sum(one.in_flight for one in admissions),
             backing_off=0 if self._over else sum(one.backing_off for one in admissions),
             held=0 if self._over else sum(one.held for one in admissions),
+            submitted=parts.index.state.count(State.SUBMITTED),
             attempts=tally.attempts,
             rate_limited=tally.rate_limited,
             finish_length=tally.finish_length,
@@ -218,6 +220,7 @@ class Run:
             models_offline=named(models_offline),
             models_offline_total=len(models_offline),
             keys_suspended=sum(one.keys.suspended for one in resilience),
+            keys_retired=tuple(fingerprint for one in resilience for fingerprint in one.retired if fingerprint),
             oversize_jobs=self.advice_statistics().oversize,
             input_prediction_error=sum(predictions.input.values(), Share()).ratio,
             output_prediction_error=sum(predictions.output.values(), Share()).ratio,

@@ -11,6 +11,9 @@ from batchrunner.parts import AccountParts, Parts
 from batchrunner.streaming import STREAMED_URLS, Stream, stream_for
 from batchrunner.transport import Timeouts, TransportError
 
+#: a question is answered at once, but its answer may be a film in base64
+QUESTION_SECONDS = 300.0
+
 
 class Listener:
     """Takes the body of an answer that comes as a stream, and notes when its first words came."""
@@ -69,6 +72,16 @@ class Sending:
             message = f"{self._account.pool.origin}: the stream ended before the answer did"
             return Failure(FailureKind.TRUNCATED, message, sent=True, status=reply.status)
         return heads.without_keys(msgspec.structs.replace(reply, body=listener.stream.body()))
+
+    async def ask(self, flight: Flight, path: str) -> Reply | Failure:
+        """Ask for what the server works on, at a path of its own."""
+        heads = self._account.heads
+        timeouts = Timeouts(attempt_seconds=min(QUESTION_SECONDS, self._parts.options.timeout_seconds))
+        try:
+            await self._refresh(flight, timeouts, fresh=False)
+            return heads.without_keys(await flight.connection.exchange(heads.get(path, flight.key.number), b"", timeouts))
+        except TransportError as error:
+            return heads.failure_without_keys(error.failure)
 
     async def _refresh(self, flight: Flight, timeouts: Timeouts, *, fresh: bool) -> None:
         """Replace a connection that went stale while we waited for the slot; nothing was written, so that nothing is lost."""

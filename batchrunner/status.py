@@ -46,6 +46,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     backing_off: int
     #: kept aside while their model, or the server, is away
     held: int = 0
+    #: of all these, those that the server works on: they are asked for now and then
+    submitted: int = 0
     attempts: int
     rate_limited: int
     #: succeeded, but cut at the output cap, refused, or without text
@@ -82,6 +84,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     models_offline_total: int = 0
     #: keys that had worked, are refused, and will be tried again
     keys_suspended: int = 0
+    #: fingerprints of keys that were refused and are not used any more
+    keys_retired: tuple[str, ...] = ()
     #: jobs that this process sent though they were expected to take more than a minute's tokens
     oversize_jobs: int = 0
     #: of predicted tokens, of those used, in about the last 500 answers of each model; None where there are none

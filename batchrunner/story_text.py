@@ -42,6 +42,8 @@ def _words(step: Step) -> str:
             cap = "no cap on output" if step.cap_tokens is None else f"at most {step.cap_tokens:,} out"
             tokens = f"about {step.input_tokens:,} tokens in, {cap}, {step.reserve_tokens:,} reserved{_waited(step)}"
             return f"attempt {step.attempt} sent to {step.endpoint} for {step.model} by process {step.pid}; {tokens}"
+        case "submitted":
+            return f"attempt {step.attempt} was taken on by the server, as {step.job}; it is asked for the result"
         case "done":
             return f"attempt {step.attempt} succeeded, ended by {step.finish or 'an unknown cause'}{code}; {_charge(step.charge)}"
         case "failed" if step.attempt and step.spent:
@@ -89,6 +91,8 @@ def _end(story: Story, status: Status | None, *, live: bool) -> list[str]:
         stopped = "" if status is None or status.stopped_by is None else f" The run stopped: {STOPPED[status.stopped_by][0]}."
         return [f"No process is at work on it: {AGAIN}.{stopped}"]
     if story.state == "in_flight":
+        if story.steps[-1].what == "submitted":
+            return ["The server works on it, and is asked for the result now and then."]
         return ["It is in flight, and waits for its answer."]
     binding = "" if status is None else BINDING_TEXT[status.binding]
     waits = {"again": "a backoff of up to a minute, then its turn", "refused": "the account, which was refused, and its turn"}

@@ -157,11 +157,17 @@ def _facts(status: Status) -> list[tuple[str, str]]:
         ("credits", credits_text(status)),
         ("attempts", ", ".join(attempts)),
         ("offline", offline_text(status)),
-        ("keys", f"{status.keys_suspended:,} suspended" if status.keys_suspended else ""),
+        ("keys", _keys(status)),
         ("rate", _rate(status)),
         ("time", duration(status.elapsed_seconds)),
         ("files", escape_terminal(status.run_dir)),
     ]
+
+
+def _keys(status: Status) -> str:
+    """Those that cannot be used, the ones for good by their fingerprints."""
+    suspended = [f"{status.keys_suspended:,} suspended"] if status.keys_suspended else []
+    return ", ".join([*suspended, *(f"{fingerprint} retired" for fingerprint in status.keys_retired)])
 
 
 def _finishes(status: Status) -> str:

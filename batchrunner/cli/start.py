@@ -317,7 +317,7 @@ def _tally(recovered: Recovered) -> Tally:
     return Tally(
         completed=recovered.completed,
         failed=recovered.failed + recovered.bad_lines,
-        attempts=totals.attempts,
+        attempts=totals.attempts - sum(history.submission is not None for history in recovered.histories.values()),
         rate_limited=totals.rate_limited,
         input_tokens=totals.input_tokens,
         cached_tokens=totals.cached_tokens,

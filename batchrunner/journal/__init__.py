@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from batchrunner.journal.lock import RunLock, is_locked
 from batchrunner.journal.reading import read_finished
+from batchrunner.journal.records import Submitted
 from batchrunner.journal.recovery import Recovered, recover
 from batchrunner.journal.replay import History
 from batchrunner.journal.tariff import Facts, Tariff
@@ -16,6 +17,7 @@ __all__ = [
     "JournalStatistics",
     "Recovered",
     "RunLock",
+    "Submitted",
     "Tariff",
     "in_thread",
     "inline",

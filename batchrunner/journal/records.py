@@ -76,6 +76,21 @@ class Sent(_Record, tag="sent", frozen=True):
     account: str | None = None
 
 
+class Submitted(_Record, tag="submitted", frozen=True):
+    """The server has taken an attempt's work on: it is asked for the result from here on, by any process, and sent no more."""
+
+    id: str
+    fp: str
+    attempt: int
+    wall_ns: int
+    #: the server's name for the work
+    job: str
+    #: where the result is asked for: a path below `/v1/`, never a host
+    path: str
+    #: of the account that has sent it, and that alone may ask
+    account: str | None = None
+
+
 class Line(msgspec.Struct, frozen=True):
     """A line of results.jsonl or errors.jsonl. `offset` is where it was written: a file that was replaced moved it."""
 
@@ -154,7 +169,7 @@ def marks_of(record: Record) -> Synced | None:
     return record if isinstance(record, Synced) else None
 
 
-Record: TypeAlias = Started | Sent | Ended | Reopened | Refunded | Synced | Finished
+Record: TypeAlias = Started | Sent | Submitted | Ended | Reopened | Refunded | Synced | Finished
 
 _encoder: Final = msgspec.json.Encoder()
 _decoder: Final[msgspec.json.Decoder[Record]] = msgspec.json.Decoder(Record)

@@ -242,8 +242,8 @@ class _Recovery:
         for survey in (self.results, self.errors):
             if survey.torn_at is not None:
                 self.files.truncate(survey.name, survey.torn_at)
-        for flight in list(self.replay.in_flight.values()):
-            self._lose(flight.sent)
+        for sent in self.replay.abandoned(self.accepted):
+            self._lose(sent)
         for ended in unsynced:
             if ended.charge is not None and (ended.id, ended.attempt) not in self.cost_tail:
                 self.files.cost_line(cost_line(ended.id, ended.attempt, ended.charge, ended.wall_ns))
@@ -283,6 +283,8 @@ class _Recovery:
         removed = replay.removed + sum(isinstance(key, str) for key in replay.histories)
         if removed:
             self._warn(f"{removed} job(s) of this run are not in the input any more; their lines stay.")
+        if left := len(replay.submitted):
+            self._warn(f"{left} job(s) were left with the server, which is asked for their results.")
         oldest_ns = self.clock.monotonic_ns() - RECENT_NS
         return Recovered(
             files=self.files,
@@ -325,8 +327,8 @@ class _Recovery:
         assert line.custom_id is not None
         number = self.replay.key(line.custom_id)
         assert isinstance(number, int)
-        flight = self.replay.in_flight.get(line.custom_id)
-        sent = flight.sent if flight is not None and flight.sent.attempt == identity.attempt else None
+        flight = self.replay.open_attempt(line.custom_id, identity.attempt)
+        sent = None if flight is None else flight.sent
         charge: Charge | None = None
         finish: str | None = None
         # An error line may name an attempt that has ended otherwise, with its own bill: the job then failed without another.

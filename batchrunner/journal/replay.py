@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
+from collections.abc import Container
 from typing import Final, TypeAlias
 
 import msgspec
@@ -22,6 +23,7 @@ from batchrunner.journal.records import (
     Reopened,
     Sent,
     Started,
+    Submitted,
     Synced,
     What,
 )
@@ -46,6 +48,8 @@ class History(msgspec.Struct):
     reopened: int = -1
     #: what attempts were charged that were counted as lost, by their ordinals: a line of theirs may turn up yet
     lost: dict[int, Charge] = {}
+    #: what the server works on, and is asked for; None where there is nothing of the kind
+    submission: Submitted | None = None
 
     def __str__(self) -> str:
         reopened = f", reopened after {self.reopened}" if self.reopened >= 0 else ""
@@ -76,6 +80,8 @@ class Replay:
         self.totals = Totals()
         self.histories: dict[Key, History] = {}
         self.in_flight: dict[str, InFlight] = {}
+        #: attempts that the server works on
+        self.submitted: dict[str, InFlight] = {}
         #: CRC-32 of each ended job's final line
         self.line_crcs = array("I", bytes(4 * len(index)))
         #: custom_ids of the jobs whose newest record is of another line than the input's
@@ -93,6 +99,8 @@ class Replay:
         match record:
             case Sent():
                 self._sent(record)
+            case Submitted():
+                self._submitted(record)
             case Ended():
                 self._ended(offset, record)
             case Synced():
@@ -157,12 +165,36 @@ class Replay:
         while self.recent[0][0] < sent.mono_ns - RECENT_NS:
             self.recent.popleft()
 
+    def _submitted(self, submitted: Submitted) -> None:
+        key = self._key(submitted.id, submitted.fp)
+        flight = self.in_flight.pop(submitted.id, None)
+        if flight is not None:
+            self.submitted[submitted.id] = flight
+        self._history(key).submission = submitted
+        if isinstance(key, int):
+            self._move(key, Happening.SUBMIT, submitted.id)
+
+    def open_attempt(self, custom_id: str, attempt: int) -> InFlight | None:
+        """An attempt that is in flight, or that the server works on."""
+        for attempts in (self.in_flight, self.submitted):
+            found = attempts.get(custom_id)
+            if found is not None and found.sent.attempt == attempt:
+                return found
+        return None
+
+    def abandoned(self, unwanted: Container[int]) -> list[Sent]:
+        """Attempts that nobody waits for: what was in flight; what the server works on for jobs that are gone or `unwanted`."""
+        submitted = (flight for flight in self.submitted.values() if isinstance(flight.key, str) or flight.key in unwanted)
+        return [flight.sent for flight in (*self.in_flight.values(), *submitted)]
+
     def _ended(self, offset: int, ended: Ended) -> None:
-        flight = self.in_flight.get(ended.id)
-        if flight is not None and flight.sent.attempt == ended.attempt:
-            del self.in_flight[ended.id]
+        flight = self.open_attempt(ended.id, ended.attempt)
+        if flight is not None:
+            self.in_flight.pop(ended.id, None)
+            self.submitted.pop(ended.id, None)
             key = flight.key
             self._compare(key, ended.id, ended.fp)
+            self._history(key).submission = None
         else:
             key = self._key(ended.id, ended.fp)
         history = self._history(key)
@@ -181,7 +213,7 @@ class Replay:
         if ended.charge is not None:
             self.unsynced.append((offset, ended))
         if isinstance(key, int):
-            self._end_state(key, ended)
+            self._end_state(key, ended, known=flight is not None)
         if ended.line is not None:
             del self.histories[key]  # a job that is reopened brings its own
             if isinstance(key, int):
@@ -189,8 +221,9 @@ class Replay:
             else:
                 self.removed += 1
 
-    def _end_state(self, number: int, ended: Ended) -> None:
-        flying = self.index.state[number] == State.IN_FLIGHT
+    def _end_state(self, number: int, ended: Ended, *, known: bool) -> None:
+        state = self.index.state[number]
+        flying = state == State.IN_FLIGHT or (state == State.SUBMITTED and known)
         match ended.what:
             case What.DONE:
                 self._move(number, Happening.SUCCEED if flying else Happening.ADOPT, ended.id)

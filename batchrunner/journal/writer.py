@@ -27,6 +27,7 @@ from batchrunner.journal.records import (
     Record,
     Refunded,
     Sent,
+    Submitted,
     Synced,
     What,
     fingerprint_text,
@@ -138,6 +139,20 @@ class Journal:
             )
         )
         self.totals.attempts += 1
+
+    def submitted(self, job: Job, attempt: int, *, name: str, path: str, account: str | None = None) -> Submitted:
+        """The server works on the attempt, calls it `name`, and is asked for its result at `path`."""
+        record = Submitted(
+            id=job.custom_id,
+            fp=fingerprint_text(job.fingerprint),
+            attempt=attempt,
+            wall_ns=self._clock.wall_ns(),
+            job=name,
+            path=path,
+            account=account,
+        )
+        self.record(record)
+        return record
 
     def done(
         self, job: Job, attempt: int, reply: Reply, *, charge: Charge, finish: str | None = None, event: Event | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import zlib
 from decimal import Decimal
 from typing import Any
 
@@ -23,6 +24,9 @@ MAX_PARTS = 2_048
 #: of a vector, where the request asks for no other size: small, as nobody reads them
 DIMENSIONS = 8
 MAX_DIMENSIONS = 4_096
+#: of a film, where the request asks for no other length
+FILM_SECONDS = 5
+MAX_FILM_SECONDS = 60
 MAX_TAG_CHARACTERS = 512
 
 _OPAQUE = {"image_url", "input_image", "image", "input_audio", "audio", "file", "input_file", "document"}
@@ -42,6 +46,8 @@ class Dialect(enum.StrEnum):
     SPEECH = "/v1/audio/speech"
     SEARCH = "/v1/search"
     DETECT = "/v1/detect"
+    VIDEOS = "/v1/videos/generations"
+    TRANSCRIPTIONS = "/v1/audio/transcriptions"
 
 
 # Sets, as each request asks them, and to name a member of an enum costs more than to look it up in one.
@@ -51,6 +57,8 @@ _TURNS = frozenset({Dialect.CHAT_COMPLETIONS, Dialect.RESPONSES, Dialect.MESSAGE
 _BATCHED = frozenset({Dialect.COMPLETIONS, Dialect.EMBEDDINGS})
 #: have an `n`: so many answers to one prompt
 _CHOOSERS = frozenset({Dialect.CHAT_COMPLETIONS, Dialect.COMPLETIONS, Dialect.IMAGES})
+#: answered with the name of work that is asked for
+WORKS = frozenset({Dialect.VIDEOS, Dialect.TRANSCRIPTIONS})
 #: write text: their answers have a length, and their requests a cap
 WRITERS = _TURNS | {Dialect.COMPLETIONS}
 #: the fields that may hold a cap; the first that is there counts
@@ -71,6 +79,8 @@ _PROMPTS: dict[Dialect, tuple[str, ...]] = {
     Dialect.IMAGES: ("prompt",),
     Dialect.SPEECH: ("input",),
     Dialect.SEARCH: ("query", "input", "prompt"),
+    Dialect.VIDEOS: ("prompt", "image", "image_url"),
+    Dialect.TRANSCRIPTIONS: ("audio_url", "audio", "file", "input"),
     Dialect.DETECT: ("input", "text", "prompt", "image", "image_url"),
 }
 
@@ -106,6 +116,8 @@ class Ask(msgspec.Struct, frozen=True, gc=False):
     stream: bool
     #: which tells of usage, in a dialect that does so where it is asked for
     include_usage: bool
+    #: of a film
+    seconds: int
     #: for joining the ledger with jobs: `metadata.tag`, else `metadata.custom_id`, else `user` or `metadata.user_id`
     tag: str | None
     custom_id: str | None
@@ -135,6 +147,10 @@ class _Body(msgspec.Struct):
     text: str | None = None
     image: str | dict[str, Any] | None = None
     image_url: str | dict[str, Any] | None = None
+    audio: str | dict[str, Any] | None = None
+    audio_url: str | None = None
+    file: str | None = None
+    seconds: int | None = None
     system: str | list[Any] | None = None
     instructions: str | None = None
     tools: list[Any] | None = None
@@ -185,6 +201,7 @@ def read(dialect: Dialect, body: bytes, catalog: Catalog) -> Ask:
         input_tokens = prompt_tokens([prompt])
     if input_tokens > model.context_length:
         raise Refusal(400, "context_length_exceeded", f"{input_tokens} tokens are more than the model's {model.context_length}.")
+    seconds = _between("seconds", asked.seconds, FILM_SECONDS, MAX_FILM_SECONDS)
     tag, custom_id = _tags(asked)
     return Ask(
         dialect=dialect,
@@ -197,10 +214,11 @@ def read(dialect: Dialect, body: bytes, catalog: Catalog) -> Ask:
         in_base64=asked.encoding_format == "base64",
         tools=_tools(asked.tools, model) if asked.tools else (),
         stream=asked.stream or False,
+        seconds=seconds,
         include_usage=(asked.stream_options or {}).get("include_usage") is True,
         tag=tag,
         custom_id=custom_id,
-        units=_units(dialect, model, prompt, choices) if model.units else {},
+        units=_units(dialect, model, prompt, choices, seconds) if model.units else {},
     )
 
 
@@ -244,13 +262,24 @@ def _prompt(dialect: Dialect, asked: _Body) -> Any:
     raise _invalid(" or ".join(fields), "required, and not empty")
 
 
-def _units(dialect: Dialect, model: Model, prompt: str | list[Any], choices: int) -> dict[str, Decimal]:
-    """What an answer holds that this model is billed by: pictures as asked for, speech as long as its text, or one of a kind."""
+def spoken_seconds(sound: bytes) -> int:
+    """How long a sound is: nobody looks into it, so that it follows from its address."""
+    return 10 + zlib.crc32(sound) % 50
+
+
+def _units(dialect: Dialect, model: Model, prompt: str | list[Any], choices: int, seconds: int) -> dict[str, Decimal]:
+    """What an answer holds that this model is billed by: pictures and films as asked for, speech as long as its text, what was
+    listened to, or one of a kind.
+    """
     held = {"custom": Decimal(1)}
     if dialect is Dialect.IMAGES:
         held["image"] = Decimal(choices)
     if dialect is Dialect.SPEECH:
         held["audio-second"] = Decimal(-(-len(str(prompt)) * 10 // CHARACTERS_PER_SECOND)) / 10
+    if dialect is Dialect.VIDEOS:
+        held["video-second"] = Decimal(seconds)
+    if dialect is Dialect.TRANSCRIPTIONS:
+        held["audio-second"] = Decimal(spoken_seconds(msgspec.json.encode(prompt)))
     return {unit: quantity for unit, quantity in held.items() if unit in model.units}
 
 

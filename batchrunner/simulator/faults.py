@@ -35,6 +35,9 @@
 | endless, endless_length | a body in chunks as fast as it is read; one that `content-length` calls a terabyte | yes |
 | endless_drip | a body in chunks of a byte every second | yes |
 | oversize, oversize_chunked | the answer, and blanks up to one byte more than 64 MiB: with a length, in chunks | yes |
+| **work that is asked for** | | |
+| job_failed | it ends as `failed`, with `upstream_error`; of what is answered at once, nothing | yes |
+| job_gone | it is forgotten the moment that it ends: 404; of what is answered at once, nothing | yes |
 | **no sense** | | |
 | garbage, empty, html200 | 200 with a body that is no JSON, with none, with a page of HTML | yes |
 | gzip | 200 with a body that was not to be compressed: a megabyte that unpacks to a gigabyte | yes |
@@ -96,6 +99,14 @@ class Content(enum.Enum):
     GZIP = enum.auto()
 
 
+class Fate(enum.Enum):
+    """What becomes of work that is asked for later."""
+
+    SUCCEEDS = enum.auto()
+    FAILS = enum.auto()
+    FORGOTTEN = enum.auto()
+
+
 class Bill(enum.Enum):
     """Whether the platform charges for a request that ended so."""
 
@@ -115,6 +126,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     code: str = ""
     message: str = ""
     at_door: bool = False
+    fate: Fate = Fate.SUCCEEDS
     latency_factor: float = 1.0
 
 
@@ -174,6 +186,8 @@ _ALL = (
     _paid("reset_body", Delivery.RESET_BODY),
     _paid("truncated", Delivery.TRUNCATED),
     _paid("long_length", Delivery.LONG_LENGTH),
+    Fault(kind="job_failed", bill=Bill.ALWAYS, fate=Fate.FAILS),
+    Fault(kind="job_gone", bill=Bill.ALWAYS, fate=Fate.FORGOTTEN),
     _paid("stream_cut", Delivery.STREAM_CUT),
     _paid("stream_stalls", Delivery.STREAM_STALLS),
     _paid("stream_error", Delivery.STREAM_ERROR),

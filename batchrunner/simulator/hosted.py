@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from batchrunner.simulator.asks import Ask, Dialect
+from batchrunner.simulator.asks import Ask, Dialect, spoken_seconds
 from batchrunner.simulator.draws import Draws
 
 #: reserved for names that lead nowhere
@@ -25,8 +25,10 @@ def reply(ask: Ask, seed: int, reply_id: str, created_seconds: int) -> dict[str,
 
 
 def output_urls(ask: Ask, reply_id: str) -> tuple[str, ...]:
-    """Where the media stand that a request has made: pictures, speech."""
+    """Where the media stand that a request has made: pictures, speech, films."""
     match ask.dialect:
+        case Dialect.VIDEOS:
+            return (f"{HOST}/{reply_id}.mp4",)
         case Dialect.IMAGES:
             return tuple(f"{HOST}/{reply_id}-{index}.png" for index in range(ask.choices))
         case Dialect.SPEECH:
@@ -42,6 +44,10 @@ def _found(ask: Ask, seed: int, reply_id: str) -> dict[str, Any]:
             return {"data": [{"url": url} for url in output_urls(ask, reply_id)]}
         case Dialect.SPEECH:
             return {"url": output_urls(ask, reply_id)[0]}
+        case Dialect.VIDEOS:
+            return {"data": [{"url": url, "seconds": ask.seconds} for url in output_urls(ask, reply_id)]}
+        case Dialect.TRANSCRIPTIONS:
+            return {"text": f"What was said in {reply_id}.", "duration": spoken_seconds(ask.parts[0])}
         case Dialect.SEARCH:
             pages = [{"title": f"Result {index + 1}", "url": f"{address}-{index}.html"} for index in range(RESULTS)]
             return {"results": pages}

@@ -81,6 +81,13 @@ def parser() -> argparse.ArgumentParser:
         help="on top of it, for each token of output (default %(default)s)",
     )
     times.add_argument(
+        "--work-seconds",
+        type=_positive,
+        default=_DEFAULTS.work_seconds,
+        metavar="SECONDS",
+        help="how long work takes that is asked for (films, transcripts), the median (default %(default)s)",
+    )
+    times.add_argument(
         "--output-tokens",
         type=_positive_count,
         default=_DEFAULTS.output_median_tokens,
@@ -199,6 +206,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
         latency_median_seconds=options.latency,
         latency_sigma=options.latency_sigma,
         latency_per_token_seconds=options.latency_per_token,
+        work_seconds=options.work_seconds,
         output_median_tokens=options.output_tokens,
         output_sigma=options.output_sigma,
         cached_share=options.cached_share,

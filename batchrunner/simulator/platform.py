@@ -9,10 +9,10 @@ from urllib.parse import parse_qsl, unquote
 import msgspec
 import trio
 
-from batchrunner.simulator import chats, hosted, replies, streams
+from batchrunner.simulator import chats, hosted, replies, streams, works
 from batchrunner.simulator.accounts import Accounts, digest
 from batchrunner.simulator.answers import Answer, failure, refusal
-from batchrunner.simulator.asks import Ask, Dialect, Refusal, read
+from batchrunner.simulator.asks import WORKS, Ask, Dialect, Refusal, read
 from batchrunner.simulator.catalog import Catalog, entry
 from batchrunner.simulator.counters import Counters
 from batchrunner.simulator.draws import Draws
@@ -25,6 +25,7 @@ from batchrunner.simulator.rate_headers import rate_headers, retry_after
 from batchrunner.simulator.settings import RateHeaders, Settings
 from batchrunner.simulator.strangers import Strangers
 from batchrunner.simulator.usage import NS_PER_SECOND, Account
+from batchrunner.simulator.works import Works
 
 _DIALECTS = {dialect.value: dialect for dialect in Dialect}
 _READ_ONLY = {"/v1/models", "/v1/account/usage", "/simulator/statistics", chats.PATH}
@@ -91,6 +92,7 @@ class Platform:
         self._plan: Plan = SeededPlan(settings) if plan is None else plan
         self._now_ns = now_ns or trio_now_ns
         self._replies = 0
+        self.works = Works(settings.seed, settings.work_seconds)
 
     async def answer(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Answer:
         """Deal with one request. `target` is path and query; header names are lower case."""
@@ -99,7 +101,9 @@ class Platform:
         path, _, query = target.partition("?")
         dialect = _DIALECTS.get(path)
         try:
-            if dialect is None:
+            if path.startswith(works.PATH):
+                answer = self._asked_for(method, path.removeprefix(works.PATH), headers, request_id)
+            elif dialect is None:
                 answer = Answer(200, self._read_only(method, path, query, headers), request_id)
             elif method != "POST":
                 raise Refusal(405, "method_not_allowed", "Use POST.")
@@ -132,6 +136,22 @@ class Platform:
         if model is None:
             raise Refusal(404, "model_not_found", "There is no such model.")
         return msgspec.json.encode(entry(model))
+
+    def _asked_for(self, method: str, name: str, headers: Mapping[str, str], request_id: str) -> Answer:
+        """How work stands. A question counts among its account's requests."""
+        if method != "GET":
+            raise Refusal(405, "method_not_allowed", "Use GET.")
+        now_ns = self._time_ns()
+        _, account = self._authenticate(headers)
+        admitted = account.limits.admit(now_ns, 0)
+        if isinstance(admitted, Refused):
+            account.counts.rejected_by[admitted.resource] += 1
+            return refusal(None, 429, "rate_limit_exceeded", f"Rate limit of {admitted.resource} exceeded.", request_id)
+        account.limits.spend(now_ns, admitted, 0, succeeded=True)
+        found = self.works.status(unquote(name), account.name, now_ns)
+        if found is None:
+            raise Refusal(404, "job_not_found", "There is no such job, or not any more.")
+        return Answer(200, msgspec.json.encode(found), request_id)
 
     async def _model(self, dialect: Dialect, headers: Mapping[str, str], body: bytes, request_id: str) -> Answer:
         arrival = self.counters.arrive()
@@ -214,6 +234,8 @@ class Platform:
         billed = is_billed(fault, settings.seed, work.arrival)
         if billed:
             self._bill(work, completion, body, now_ns)
+            if work.ask.dialect in WORKS:
+                self._take_on(work, now_ns)
         else:
             self._let_off(work, now_ns)
         if work.repeat is not None:
@@ -233,7 +255,11 @@ class Platform:
         return self._written(work, completion, now_ns, work.fault.delivery)
 
     def _written(self, work: _Work, completion: replies.Completion, now_ns: int, delivery: Delivery) -> Answer:
-        stamp = replies.Stamp(self.settings.seed, self._reply_id(work), work.request_id, now_ns // NS_PER_SECOND)
+        reply_id = self._reply_id(work)
+        stamp = replies.Stamp(self.settings.seed, reply_id, work.request_id, now_ns // NS_PER_SECOND)
+        if work.ask.dialect in WORKS:
+            said = msgspec.json.encode(works.submission(_name(reply_id)))
+            return Answer(200, said, work.request_id, delivery=delivery)
         if not work.ask.stream:
             return Answer(200, replies.body(work.ask, completion, stamp), work.request_id, delivery=delivery)
         events = streams.events(work.ask, completion, stamp)
@@ -251,6 +277,13 @@ class Platform:
 
     def _reply_id(self, work: _Work) -> str:
         return f"{self.settings.seed:x}{work.arrival:012d}"
+
+    def _take_on(self, work: _Work, now_ns: int) -> None:
+        """Begin what will be asked for: paid for by now, as far as anybody has heard of it or not."""
+        reply_id = self._reply_id(work)
+        found = hosted.reply(work.ask, self.settings.seed, reply_id, now_ns // NS_PER_SECOND)
+        usage = found.pop("usage")
+        self.works.begin(_name(reply_id), work.account.name, now_ns, found, usage, work.ask.model.id, work.fault.fate)
 
     def _keep(self, work: _Work, repeat: Key, completion: replies.Completion, now_ns: int, *, billed: bool) -> None:
         """Keep what the platform has made of a request: what a proxy or the network did to it on the way is not its affair."""
@@ -341,6 +374,11 @@ class Platform:
 def trio_now_ns() -> int:
     """Nanoseconds of trio's clock, whose zero is arbitrary in real time and the test's start in virtual time."""
     return round(trio.current_time() * NS_PER_SECOND)
+
+
+def _name(reply_id: str) -> str:
+    """What work is called."""
+    return f"job_{reply_id}"
 
 
 def _said(ask: Ask, body: bytes) -> bytes:

@@ -161,6 +161,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     latency_sigma: float = 0.3
     latency_per_token_seconds: float = 0.0
 
+    #: how long work takes that is asked for: the median
+    work_seconds: float = 20.0
+
     #: how long an answer would be without a cap: lognormal
     output_median_tokens: int = 150
     output_sigma: float = 0.8

@@ -101,6 +101,12 @@ class Bills:
         if (place.offset or 0) >= self._synced.costs:
             self._findings.note("uncommitted_bill", place, f"a bill that the journal does not know yet. {RESUME}", line.custom_id)
             return
+        if number is not None and self._ledger.is_open(number, line.attempt):
+            what = (
+                f"a bill from before a power cut that the end of this attempt, which the server works on, will replace. {RESUME}"
+            )
+            self._findings.note("uncommitted_bill", place, what, line.custom_id)
+            return
         known = number is not None and line.attempt <= self._ledger.sends[number]
         what = "cost nothing, says the journal" if known else "is not in the journal"
         self._findings.add("stray_bill", place, f"attempt {line.attempt} {what}", DEFECT, line.custom_id)

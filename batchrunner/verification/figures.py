@@ -60,7 +60,7 @@ def _compare(place: Place, found: Status, sums: Sums, bad_lines: int, findings: 
     shown: dict[str, tuple[int | Decimal, int | Decimal]] = {
         "completed": (found.completed, sums.completed),
         "failed": (found.failed, sums.failed + bad_lines),
-        "attempts": (found.attempts, sums.attempts),
+        "attempts": (found.attempts + found.submitted, sums.attempts),
         "rate_limited": (found.rate_limited, sums.rate_limited),
         "usage.input_tokens": (found.usage.input_tokens, sums.input_tokens),
         "usage.cached_tokens": (found.usage.cached_tokens, sums.cached_tokens),

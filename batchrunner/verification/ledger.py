@@ -13,7 +13,19 @@ from typing import Final
 from batchrunner.events import Billing
 from batchrunner.index import Index
 from batchrunner.journal.files import ERRORS, JOURNAL, RESULTS
-from batchrunner.journal.records import Ended, Finished, Record, Refunded, Reopened, Sent, Started, Synced, What, decode
+from batchrunner.journal.records import (
+    Ended,
+    Finished,
+    Record,
+    Refunded,
+    Reopened,
+    Sent,
+    Started,
+    Submitted,
+    Synced,
+    What,
+    decode,
+)
 from batchrunner.lifecycle import FINAL, Happening, IllegalTransitionError, State, after
 from batchrunner.verification.chain import Chain
 from batchrunner.verification.reader import RunReader
@@ -24,6 +36,9 @@ from batchrunner.verification.sums import Sums, costs
 LINE: Final = 1  # its final line was found
 BILL: Final = 2  # the bill of the attempt that ended it was found
 ASKED: Final = 4  # it stands in the job files
+
+#: a job has an attempt that has not ended
+OPEN: Final = frozenset({State.IN_FLIGHT, State.SUBMITTED})
 
 _ATTEMPT_BITS: Final = 24
 _LENGTH_BITS: Final = 24
@@ -57,7 +72,7 @@ class Ledger:
         self.others: dict[Key, int] = {}
         self._reader = reader
         self._findings = findings
-        self._known: tuple[int, Ended | Sent | Reopened | Refunded] | None = None
+        self._known: tuple[int, Ended | Sent | Reopened | Refunded | Submitted] | None = None
         self._intact = True
 
     def read(self, chain: Chain) -> None:
@@ -101,7 +116,7 @@ class Ledger:
         """Whether a job is open and this attempt in flight, or not heard of yet."""
         if self.standing[number] in FINAL:
             return False
-        flying = self.standing[number] == State.IN_FLIGHT and attempt == self.sends[number]
+        flying = self.standing[number] in OPEN and attempt == self.sends[number]
         return flying or attempt > self.sends[number]
 
     def in_flight(self) -> Iterator[int]:
@@ -118,6 +133,9 @@ class Ledger:
                 self.commits, self.at_work = 0, False
             case Sent():
                 self._sent(place, length, record)
+            case Submitted():
+                number = self._number(record.id, record.fp, offset, length)
+                self._move(number, Happening.SUBMIT, State.SUBMITTED, place, record.id)
             case Ended():
                 self._ended(place, length, record)
             case Reopened():
@@ -192,7 +210,7 @@ class Ledger:
             self.others[key_of(number, ended.attempt)] = _at(place.offset or 0, length)
 
     def _end(self, number: int, place: Place, ended: Ended) -> None:
-        flying = self.standing[number] == State.IN_FLIGHT
+        flying = self.standing[number] in OPEN
         match ended.what:
             case What.DONE:
                 happening = Happening.SUCCEED if flying else Happening.ADOPT
@@ -250,11 +268,11 @@ class Ledger:
     def _id_of(self, number: int) -> str | None:
         return self._record(self.index.offsets[number], self.index.lengths[number]).id
 
-    def _record(self, offset: int, length: int) -> Ended | Sent | Reopened | Refunded:
+    def _record(self, offset: int, length: int) -> Ended | Sent | Reopened | Refunded | Submitted:
         """A record about a job, read again; the last one read is at hand."""
         if self._known is None or self._known[0] != offset:
             record = decode(self._reader.read(JOURNAL, offset, length))
-            assert isinstance(record, Ended | Sent | Reopened | Refunded)
+            assert isinstance(record, Ended | Sent | Reopened | Refunded | Submitted)
             self._known = offset, record
         return self._known[1]
 

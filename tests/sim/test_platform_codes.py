@@ -15,9 +15,10 @@ from trio.testing import MockClock
 from batchrunner.cli.output import exit_code
 from batchrunner.events import AttemptResult
 from batchrunner.journal.files import ERRORS
+from batchrunner.secret import Secret
 from batchrunner.simulator.settings import TEST_KEY
 from batchrunner.status import Status
-from tests.sim.nights import Night, assert_whole
+from tests.sim.nights import ORIGIN, Night, assert_whole
 from tests.sim.scripts import OPENAI, SPELLINGS, WORDS, Spelling, in_every_spelling, night, only
 
 REFUSED_KEY = "sk-empiriolabs-test-refused"
@@ -70,6 +71,8 @@ async def test_invalid_api_key(autojump_clock: MockClock, tmp_path: Path, nurser
     used = Counter(asked.key for asked in begun.platform.asked)
     assert 1 <= used[f"Bearer {REFUSED_KEY}"] <= 3
     assert used[f"Bearer {TEST_KEY}"] == 20
+    assert status.keys_retired == (Secret(REFUSED_KEY).fingerprint(ORIGIN.authority),)
+    assert any(f"key 1 (fingerprint {status.keys_retired[0]}) is refused" in said for said in begun.said)
     assert_not_billed(begun)
 
 

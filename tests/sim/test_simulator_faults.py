@@ -49,6 +49,8 @@ SEEN = {
     "html200": (200, False, "all"),
     "gzip": (200, False, "all"),
     "closes_idle": (200, False, "all"),
+    "job_failed": (200, False, "all"),
+    "job_gone": (200, False, "all"),
     "stale": (200, False, "all"),
     "reset_before": (None, True, "none"),
     "closed_before": (None, True, "none"),

@@ -21,6 +21,7 @@ from batchrunner.clock import NS_PER_SECOND, VirtualClock
 from batchrunner.events import Onlookers
 from batchrunner.metrics import Metrics, Scrapes
 from batchrunner.runner import STATUS_FILE, Run
+from batchrunner.secret import Secret
 from batchrunner.simulator.settings import TEST_KEY, Rule
 from batchrunner.status import Status, decode
 from batchrunner.waits import Cause
@@ -228,6 +229,7 @@ class TestOutages:
         keys = {state: count for (_, state), count in look.shown["batchrun_keys"].items()}
         assert keys == {"live": 0, "suspended": 1, "retired": 0}
         assert (stopped.stopped_by, stopped.keys_suspended) == ("keys", 0)
+        assert stopped.keys_retired == (Secret(TEST_KEY).fingerprint("localhost:8000"),)
         assert look.scrape()["batchrun_keys"]["default", "retired"] == 1
 
     async def test_repeats_that_wait_for_the_retry_budget(self, autojump_clock: MockClock, make_night: MakeNight) -> None:

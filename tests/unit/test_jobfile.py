@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrunner import jobfile
+from batchrunner import dialect, jobfile
 from batchrunner.job import NO_EXTRAS, Extras
 from batchrunner.jobfile import OVERLONG, BadLineCode, BadLineError, LineReader, check, fingerprint, parse
 
@@ -158,8 +158,6 @@ def test_a_stream_switched_off_is_no_stream(stream: bool | None) -> None:
         (line(url="/v1/account/usage"), "read_only_url"),
         (line(url="/v1/jobs/job-1"), "read_only_url"),
         (line(url="/v1/playground/conversations"), "read_only_url"),
-        (line(url="/v1/videos/generations"), "asynchronous_not_supported"),
-        (line(url="/v1/audio/transcriptions"), "asynchronous_not_supported"),
         (line(url="/v1/responses", body={"background": True}), "asynchronous_not_supported"),
         (line(url="/v1/responses", body={"background": True}, note="x"), "asynchronous_not_supported"),
         (line(url="/v1/chat/completions/"), "unknown_url"),
@@ -208,7 +206,13 @@ def test_a_background_that_is_no_wish_to_wait_is_let_through(url: str, backgroun
     assert check(line(url=url, body={"background": background})) == "a"
 
 
-@pytest.mark.parametrize("url", ["/v1/embeddings", "/v1/completions", "/v1/reranks", "/v1/images/generations", "/v1/any/thing"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("/v1/embeddings", "/v1/completions", "/v1/reranks", "/v1/images/generations", "/v1/any/thing"),
+        *sorted(dialect.ASYNCHRONOUS_URLS),
+    ],
+)
 def test_any_sound_url_makes_a_job(url: str) -> None:
     """Below /v1/ whatever a server answers can be asked."""
     assert parse(line(url=url)).url == url
@@ -219,7 +223,6 @@ def test_any_sound_url_makes_a_job(url: str) -> None:
     ("url", "words"),
     [
         ("https://api.example.com/v1/chat/completions", ["--base-url", "/v1/chat/completions"]),
-        ("/v1/videos/generations", ["must be polled", "not supported yet", "Take the line out"]),
         ("/v1/models", ["read with GET", "take the line out"]),
     ],
 )

@@ -13,7 +13,7 @@ import batchrunner
 from batchrunner.journal import History
 from batchrunner.lifecycle import FINAL, TRANSITIONS, Happening, IllegalTransitionError, State, after
 
-PENDING, IN_FLIGHT, BACKING_OFF, SUCCEEDED, FAILED = State
+PENDING, IN_FLIGHT, BACKING_OFF, SUCCEEDED, FAILED, SUBMITTED = State
 LEGAL = {
     (PENDING, Happening.SEND): IN_FLIGHT,
     (PENDING, Happening.FAIL): FAILED,
@@ -30,6 +30,12 @@ LEGAL = {
     (SUCCEEDED, Happening.LOSE): PENDING,
     (FAILED, Happening.LOSE): PENDING,
     (FAILED, Happening.REOPEN): PENDING,
+    (IN_FLIGHT, Happening.SUBMIT): SUBMITTED,
+    (SUBMITTED, Happening.SUCCEED): SUCCEEDED,
+    (SUBMITTED, Happening.FAIL): FAILED,
+    (SUBMITTED, Happening.AGAIN): BACKING_OFF,
+    (SUBMITTED, Happening.LOSE): PENDING,
+    (SUBMITTED, Happening.ADOPT): SUCCEEDED,
 }
 ILLEGAL = sorted(set(product(State, Happening)) - set(LEGAL), key=str)
 
@@ -57,7 +63,7 @@ def test_illegal(state: State, happening: Happening) -> None:
 def test_a_state_fits_a_byte_and_pending_is_zero() -> None:
     """An index made of zeros is one of pending jobs."""
     assert State(0) is State.PENDING
-    assert {int(state) for state in State} == set(range(5))
+    assert {int(state) for state in State} == set(range(6))
 
 
 def test_a_job_that_has_ended_is_not_sent() -> None:
@@ -86,7 +92,7 @@ def test_an_illegal_transition_of_a_job_with_no_history_tells_none() -> None:
 
 SOURCE = Path(batchrunner.__file__).parent
 #: the index makes each job's byte; these two move it
-MOVERS = {"attempts.py", "journal/replay.py"}
+MOVERS = {"endings.py", "journal/replay.py"}
 
 
 def test_nothing_else_assigns_a_state() -> None:

@@ -41,7 +41,7 @@ class Scene:
             say=self.said.append,
         )
         self.admission: Any = SimpleNamespace(retime=lambda *_: None, release=self.released.append)
-        self.resilience = Resilience(parts, KeyRing(1))
+        self.resilience = Resilience(parts, KeyRing(1), lambda number: f"{number:08x}")
 
     def send(self, number: int, model: str = "m") -> Ticket:
         """A request goes out."""

@@ -71,6 +71,8 @@ def test_what_an_earlier_version_left_is_read(make_status: MakeStatus) -> None:
         "models_offline",
         "models_offline_total",
         "keys_suspended",
+        "keys_retired",
+        "submitted",
         "paused",
         "max_cost_usd",
         "balance_usd",

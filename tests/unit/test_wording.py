@@ -4,6 +4,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import get_args, get_type_hints
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -90,10 +91,11 @@ class TestSummary:
     def test_what_is_away_is_named(self, make_status: MakeStatus) -> None:
         """Offline models by name, those without a place for theirs by number; suspended keys; and what waits for them."""
         status = make_status(completed=3, held=4, models_offline=("a", "b c"), models_offline_total=1002, keys_suspended=1)
+        status = msgspec.structs.replace(status, keys_retired=("0a1b2c3d",))
         text = summary_text(status)
         assert "7 open (4 held back)\n" in text
         assert "  offline   'a', 'b c' and 1,000 more\n" in text
-        assert "  keys      1 suspended\n" in text
+        assert "  keys      1 suspended, 0a1b2c3d retired\n" in text
 
     def test_where_nothing_is_away_nothing_is_said(self, make_status: MakeStatus) -> None:
         """A healthy run's summary has no rows about outages."""
