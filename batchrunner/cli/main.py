@@ -11,6 +11,7 @@ from typing import NoReturn
 import click
 
 from batchrunner import __version__
+from batchrunner.cli.chats import chats
 from batchrunner.cli.config_show import config
 from batchrunner.cli.explain import explain
 from batchrunner.cli.help_text import InOrder
@@ -18,6 +19,7 @@ from batchrunner.cli.output import say
 from batchrunner.cli.simulate import simulate
 from batchrunner.cli.status import status
 from batchrunner.cli.submit import submit
+from batchrunner.cli.usage import usage_command
 from batchrunner.cli.verify import verify_command
 from batchrunner.errors import BatchrunError, UsageError
 
@@ -45,6 +47,8 @@ def batchrun(context: click.Context) -> None:
 
 batchrun.add_command(submit)
 batchrun.add_command(status)
+batchrun.add_command(usage_command)
+batchrun.add_command(chats)
 batchrun.add_command(simulate)
 batchrun.add_command(config)
 batchrun.add_command(verify_command)

@@ -23,7 +23,7 @@ from batchrunner.index import Index
 from batchrunner.job import BadLine
 from batchrunner.journal import Facts, RunLock, Tariff, recover
 from batchrunner.journal.files import COSTS, CUT, ERRORS, JOURNAL, RESULTS, whole_lines
-from batchrunner.journal.records import Ended, Refunded, Reopened, Sent, decode
+from batchrunner.journal.records import Ended, Refunded, Reopened, Sent, Settled, decode
 from batchrunner.pricing import PriceTable
 from batchrunner.run_directory import read_manifest
 from batchrunner.verification.chain import Chain
@@ -79,12 +79,12 @@ def _index(reader: RunReader, run_id: str) -> Index:
 
     def id_of(number: int) -> str:
         record = decode(reader.read(JOURNAL, index.offsets[number], index.lengths[number]))
-        assert isinstance(record, Sent | Ended | Reopened | Refunded)
+        assert isinstance(record, Sent | Ended | Reopened | Refunded | Settled)
         return record.id
 
     index = Index(id_of)
     for place, line, record in Chain(reader, run_id, Findings()):
-        if not isinstance(record, Sent | Ended | Reopened | Refunded):
+        if not isinstance(record, Sent | Ended | Reopened | Refunded | Settled):
             continue
         offset, fingerprint = place.offset or 0, int(record.fp, 16)
         number = index.find(record.id, fingerprint)

@@ -260,3 +260,21 @@ def test_on_any_server_each_event_once(
         assert pages.complete
 
     trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+@pytest.mark.parametrize("most", [1, 25, 100, 130, 999_999])
+async def test_no_more_than_the_newest_few_are_had_where_so_many_are_asked_for(autojump_clock: MockClock, most: int) -> None:
+    """Nor is a larger page asked for."""
+    server = Server(list(range(300)), largest=100)
+    async with control_over(server) as asked:
+        found = [event.id async for page in UsagePages(asked.control, most=most) for event in page.events]
+    assert found == ids(min(most, 300))
+    assert all(int(query.get("limit", 25)) <= max(most, 25) for query in asked.queries)
+
+
+async def test_a_server_that_knows_no_times_is_held_to_them(autojump_clock: MockClock) -> None:
+    """It gives everything: what is from before and after is left out, what names no time is not."""
+    server = Server([1_700_000_000 + number for number in range(50)], before="id")
+    server.events.append({"id": "timeless"})
+    found, _, _ = await fetched(server, Filters(from_="1700000010", to="2023-11-14T22:13:40Z"))
+    assert found == [*(f"e{number}" for number in range(30, 40)), "timeless"]
