@@ -16,6 +16,7 @@ from batchrunner.cli.config_show import config
 from batchrunner.cli.explain import explain
 from batchrunner.cli.help_text import InOrder
 from batchrunner.cli.output import say
+from batchrunner.cli.reconcile import reconcile_command
 from batchrunner.cli.simulate import simulate
 from batchrunner.cli.status import status
 from batchrunner.cli.submit import submit
@@ -53,6 +54,7 @@ batchrun.add_command(simulate)
 batchrun.add_command(config)
 batchrun.add_command(verify_command)
 batchrun.add_command(explain)
+batchrun.add_command(reconcile_command)
 
 
 def main() -> NoReturn:

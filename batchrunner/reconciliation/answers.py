@@ -48,6 +48,8 @@ def match_answers(books: Books) -> None:
             found = kind.succeeded.of_counts(counts)
             for members, inside in _together(books, numbers, found):
                 _match(books, kind, members, inside)
+        kind.delays.sort()
+    books.delays.sort()
 
 
 def _by_counts(books: Books, kind: Kind) -> dict[Counts, list[int]]:
@@ -123,9 +125,8 @@ def _in_turn(members: Sequence[_Member], inside: Sequence[_Dated]) -> tuple[list
 
 
 def _learn(books: Books, kind: Kind, member: _Member, event: _Dated) -> None:
-    """How long an answer took, by the platform's clock."""
+    """When an answer's event is dated."""
     attempt = books.attempts[member[2]]
-    delay_ns = event[0] - books.clocks.least_ns - attempt.sent_ns
-    at_end = 2 * delay_ns > attempt.ended_ns - attempt.sent_ns
-    kind.delays.learn(delay_ns, at_end=at_end)
-    books.delays.learn(delay_ns, at_end=at_end)
+    after_ns, before_ns = books.apart(attempt, event[0])
+    kind.delays.learn(after_ns, before_ns)
+    books.delays.learn(after_ns, before_ns)

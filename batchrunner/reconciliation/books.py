@@ -43,6 +43,8 @@ class Books:
         self.delays = Delays()
         #: by body: what an attempt whose reply was read took
         self.twins = {attempt.request: counts_of(attempt.usage) for attempt in attempts if attempt.usage is not None}
+        #: of failures, as events name them
+        self.codes = {event.error for event in events if event.error is not None}
         for place, number in by_id.items():
             self.claim(number, place, EventReason.BY_ID)
         self.kinds = self._sort()
@@ -67,6 +69,10 @@ class Books:
     def window(self, number: int, until_ns: int | None = None) -> tuple[int, int]:
         """When an attempt's event can be dated, see `window_of`."""
         return window_of(self.attempts[number], self.clocks, until_ns)
+
+    def apart(self, attempt: Attempt, at_ns: int) -> tuple[int, int]:
+        """How long after an attempt's sending, and how long before its end, an event is dated, by the platform's clock."""
+        return at_ns - self.clocks.least_ns - attempt.sent_ns, attempt.ended_ns + self.clocks.most_ns - at_ns
 
     def over_ns(self, attempt: Attempt) -> int:
         """When the platform is done with an attempt, by our clock."""

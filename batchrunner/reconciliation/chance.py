@@ -24,10 +24,9 @@ class Chance:
     def __init__(self, span_ns: int) -> None:
         self._span_ns = max(1, span_ns)
 
-    def expected(self, shelf: Shelf, wanted: Wanted, known: int = 0) -> float:
-        """How many strangers' events would fit; `known` events with such tokens are ours."""
-        window = min(1.0, (wanted.until_ns - wanted.from_ns) / self._span_ns)
-        return shelf.strangers * shelf.share(wanted, known) * window
+    def expected(self, shelf: Shelf, wanted: Wanted, width_ns: float, known: int = 0) -> float:
+        """How many strangers' events of such tokens come in so long a time; `known` events with these are ours."""
+        return shelf.strangers * shelf.share(wanted, known) * min(1.0, width_ns / self._span_ns)
 
 
 class Habit:
@@ -37,9 +36,9 @@ class Habit:
         self._yes = 0
         self._no = 0
 
-    def note(self, happened: bool) -> None:  # noqa: FBT001 - what is noted is one bit
-        self._yes += happened
-        self._no += not happened
+    def note(self, happened: bool, times: int = 1) -> None:  # noqa: FBT001 - what is noted is one bit
+        self._yes += happened * times
+        self._no += (not happened) * times
 
     @property
     def share(self) -> float:

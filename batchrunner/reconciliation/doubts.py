@@ -12,23 +12,27 @@ from collections.abc import Sequence
 from typing import Final
 
 from batchrunner.events import Billing
+from batchrunner.exchange import FailureKind
 from batchrunner.reconciliation.books import Books
 from batchrunner.reconciliation.chance import TOLERATED, Chance, Habit
 from batchrunner.reconciliation.explaining import Node
-from batchrunner.reconciliation.kinds import Delays, Kind, is_failed
+from batchrunner.reconciliation.kinds import SEEN, Delays, Kind, is_failed
 from batchrunner.reconciliation.records import Attempt
 from batchrunner.reconciliation.shelves import Counts, Wanted, counts_of
 
 #: by how much the longest of the answers that were seen can be passed by one that is as usual
 _SOON: Final = 2
-#: answers from which on that says something
-_SEEN: Final = 20
 #: that an answer takes longer still is left out of account where fewer than this share are expected to
 _RARELY: Final = 0.001
 #: an event is a stranger's where its being ours is so much less likely
 _LIKELIER: Final = 0.01
 #: a body takes the same tokens again so often that events with others are looked past, hours later
 _REPEATS: Final = 0.9
+#: strangers' events beyond those that are seen
+_ASSUMED: Final = 0.2
+#: an answer came whole, with a status of success
+_ANSWERED: Final = "answered"
+_WHOLE: Final = frozenset({"unreadable_reply", FailureKind.COMPRESSED, FailureKind.TOO_LARGE})
 
 
 class Doubts:
@@ -45,17 +49,19 @@ class Doubts:
     def soon_ns(self, kind: Kind) -> int:
         """How long after its sending an attempt's event is to be expected at the latest."""
         delays = self._delays_of(kind)
-        return min(self._books.horizon_ns, _SOON * delays.longest_ns) if delays.count >= _SEEN else self._books.horizon_ns
+        return min(self._books.horizon_ns, _SOON * delays.longest_ns) if delays.count >= SEEN else self._books.horizon_ns
 
     def see(self, nodes: Sequence[Node]) -> None:
         """Learn from all that is not yet explained."""
         self._count_strangers(nodes)
+        self._habits[_ANSWERED, False].note(True, self._books.delays.count)
         for node in nodes:
             if node.must:
+                self._habits[_ANSWERED, False].note(bool(node.fits))
                 continue
             outcomes = {is_failed(self._books.events[place]) for place in node.fits}
             for failed in (False, True):
-                self._habits[self._books.attempts[node.number].why, failed].note(failed in outcomes)
+                self._habits[self._ending(node.number), failed].note(failed in outcomes)
             if node.twin is not None and len(node.fits) == 1 and outcomes == {False}:
                 self._repeats.note(self._counts(node.fits[0]) == node.twin)
 
@@ -87,7 +93,9 @@ class Doubts:
         longer = self._delays_of(kind).longer
         if longer > _RARELY or "timeout" in (self._books.attempts[node.number].why or ""):
             return False
-        return longer <= _LIKELIER * sum(self._chance.expected(shelf, asked) for shelf, asked in node.wanted.values())
+        return longer <= _LIKELIER * sum(
+            self._chance.expected(shelf, asked, asked.until_ns - asked.from_ns) for shelf, asked in node.wanted.values()
+        )
 
     def _delays_of(self, kind: Kind) -> Delays:
         return kind.delays if kind.delays.longer <= _RARELY else self._books.delays
@@ -100,7 +108,7 @@ class Doubts:
             shelves = [kind.failed if failed else kind.succeeded for kind in self._books.kinds.values()]
             for shelf in shelves:
                 shelf.strangers = sum(claims[place] is None and place not in fitting for place in shelf.places)
-            strangers = sum(shelf.strangers for shelf in shelves) + 1
+            strangers = sum(shelf.strangers for shelf in shelves) + _ASSUMED
             events = max(1, sum(map(len, shelves)))
             for shelf in shelves:
                 shelf.strangers = max(shelf.strangers, strangers * len(shelf) / events)
@@ -112,7 +120,7 @@ class Doubts:
         """
         shelf, asked = node.wanted[failed]
         attempt = self._books.attempts[node.number]
-        own = 0.5 if late else self._own(attempt, failed)
+        own = 0.5 if late else self._own(node, failed)
         fits = [place for place in node.fits if is_failed(self._books.events[place]) is failed]
         odds, known = (1 - own) / own, 1
         if node.twin is not None and not failed:
@@ -124,19 +132,31 @@ class Doubts:
                 odds /= repeats
             elif not alike:
                 odds /= 1 - repeats
-        return self._chance.expected(shelf, self._as_close(attempt, asked, fits), known) * odds
+        return self._chance.expected(shelf, asked, self._width_ns(attempt, asked, fits), known) * odds
 
-    def _own(self, attempt: Attempt, failed: bool) -> float:  # noqa: FBT001 - an outcome
+    def _own(self, node: Node, failed: bool) -> float:  # noqa: FBT001 - an outcome
         """How many of the attempts that ended so have an event of that outcome. One that fails unseen is not to be expected."""
-        habit = self._habits[attempt.why, failed]
-        return habit.others if failed and attempt.billing is Billing.MAYBE else habit.share
+        habit = self._habits[self._ending(node.number), failed]
+        maybe = self._books.attempts[node.number].billing is Billing.MAYBE
+        return habit.others if failed and maybe else habit.share
 
-    def _as_close(self, attempt: Attempt, asked: Wanted, fits: Sequence[int]) -> Wanted:
-        """The part of a window that is no further from where ours are dated than these: a stranger's can be anywhere."""
-        times = [self._books.events[place].at_ns or 0 for place in fits]
-        if attempt.left or not self._books.delays.dated_at_end:
-            return asked._replace(until_ns=max(times))
-        return asked._replace(from_ns=min(times))
+    def _width_ns(self, attempt: Attempt, asked: Wanted, fits: Sequence[int]) -> float:
+        """In how long a time a stranger's events, which come whenever they like, are as likely as ours are when these are dated.
+
+        An attempt whose end we saw ended when the platform was done with it; else only its sending tells when that was.
+        """
+        width_ns = 0.0
+        for place in fits:
+            after_ns, before_ns = self._books.apart(attempt, self._books.events[place].at_ns or 0)
+            delays = self._books.delays
+            own = delays.after_width_ns(after_ns) if attempt.left else delays.before_width_ns(before_ns)
+            width_ns = max(width_ns, own)
+        return min(width_ns, asked.until_ns - asked.from_ns)
+
+    def _ending(self, number: int) -> str | None:
+        """What attempts are alike in. One whose answer came whole was charged as those are whose answers could be read."""
+        why = self._books.attempts[number].why
+        return _ANSWERED if why in _WHOLE else why
 
     def _counts(self, place: int) -> Counts | None:
         return counts_of(self._books.events[place].tokens)

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Sequence
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Container, Sequence
 from typing import Final
 
 from batchrunner.reconciliation.records import Attempt, Clocks, EventReason
 from batchrunner.reconciliation.shelves import Counts, Shelf, Wanted, counts_of
 from batchrunner.usage_event import UsageEvent
 
+#: answers from which on it is known when events are dated
+SEEN: Final = 20
+#: of these, how many nearest ones, and what share, tell how dense they are somewhere
+_NEAREST: Final = 5
+_NEAREST_SHARE: Final = 0.02
+#: times are told in milliseconds
+_FINEST_NS: Final = 1_000_000
 #: answers from which on a model's own figures are relied on
 _ENOUGH: Final = 20
 #: how far beyond all that was seen a guess of input tokens may be off, as a share and in tokens
@@ -18,28 +26,54 @@ _MARGIN_TOKENS: Final = 2
 
 
 class Delays:
-    """How long answers took the platform, by its own clock."""
+    """When answers' events are dated: so long after the sending, and so long before our end of it. By two clocks: all are off by
+    as much as these are apart, which makes no difference to what is asked.
+    """
 
     def __init__(self) -> None:
         self.count = 0
         self.longest_ns = 0
-        self._at_end = 0
+        self._after_ns: list[int] = []
+        self._before_ns: list[int] = []
 
-    @property
-    def dated_at_end(self) -> bool:
-        """Events are dated when the work was done, and not when it began."""
-        return 2 * self._at_end > self.count
-
-    def learn(self, delay_ns: int, *, at_end: bool) -> None:
-        """Take in one. `at_end`: its event is dated in the second half of the time that it took."""
+    def learn(self, after_ns: int, before_ns: int) -> None:
         self.count += 1
-        self._at_end += at_end
-        self.longest_ns = max(self.longest_ns, delay_ns)
+        self.longest_ns = max(self.longest_ns, after_ns)
+        self._after_ns.append(after_ns)
+        self._before_ns.append(before_ns)
 
     @property
     def longer(self) -> float:
         """The share of answers that take longer than the longest one so far, at the most to be expected."""
         return 1 / (self.count + 2)
+
+    def sort(self) -> None:
+        """What follows is asked once all is learned."""
+        self._after_ns.sort()
+        self._before_ns.sort()
+
+    def after_width_ns(self, after_ns: int) -> float:
+        """In how long a time events would come evenly as densely as ours do so long after the sending."""
+        return _width_ns(self._after_ns, after_ns)
+
+    def before_width_ns(self, before_ns: int) -> float:
+        """As `after_width_ns`, so long before the end."""
+        return _width_ns(self._before_ns, before_ns)
+
+
+def _width_ns(seen: list[int], value: int) -> float:
+    """The inverse of a density, by the distance to the nearest few of what was seen."""
+    if len(seen) < SEEN:
+        return math.inf
+    nearest = max(_NEAREST, int(_NEAREST_SHARE * len(seen)))
+    low = high = bisect_left(seen, value)
+    for _ in range(nearest):  # the next one on whichever side is closer
+        if low > 0 and (high == len(seen) or value - seen[low - 1] <= seen[high] - value):
+            low -= 1
+        else:
+            high += 1
+    reach = max(value - seen[low], seen[high - 1] - value, _FINEST_NS)
+    return 2 * reach * len(seen) / nearest
 
 
 class Kind:
@@ -95,6 +129,17 @@ class Kind:
         if place < 0 or self._busy[place][1] < at_ns:
             return EventReason.OTHER_TIME
         return EventReason.OTHER_OUTCOME if is_failed(event) else EventReason.OTHER_TOKENS
+
+
+def agrees(attempt: Attempt, event: UsageEvent, codes: Container[str]) -> bool:
+    """Whether a failed event can be about the error that an attempt was answered with. `codes`: those that events name: an answer
+    with one of them, or with a bare status, can have no event with another; in other words servers say whatever they like.
+    """
+    if attempt.left or attempt.why is None or attempt.why == event.error:
+        return True
+    if event.status_code is not None and attempt.why.startswith("http_"):
+        return attempt.why == f"http_{event.status_code}"
+    return event.error is None or attempt.why not in codes
 
 
 def is_failed(event: UsageEvent) -> bool:

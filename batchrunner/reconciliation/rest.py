@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 from batchrunner.events import Billing
+from batchrunner.job import Usage
 from batchrunner.reconciliation.books import Books
 from batchrunner.reconciliation.doubts import Doubts
 from batchrunner.reconciliation.explaining import Node, explain
-from batchrunner.reconciliation.kinds import Kind
-from batchrunner.reconciliation.records import Attempt, EventReason
+from batchrunner.reconciliation.kinds import Kind, agrees
+from batchrunner.reconciliation.records import EventReason
 from batchrunner.reconciliation.shelves import Counts, Shelf, Wanted
 from batchrunner.usage_event import UsageEvent
 
 
 def match_rest(books: Books) -> None:
-    """First in the time in which answers come; then, what we left, in all the time that the platform may take with it."""
+    """First answers that were errors, whose end was seen; then all others in the time in which answers come; then, what we
+    left, in all the time that the platform may take with it.
+    """
     doubts = Doubts(books)
-    soon = []
-    for kind in books.kinds.values():
-        soon_ns = doubts.soon_ns(kind)
-        for number in kind.attempts:
-            if books.attempt_claims[number] is None:
+    for errors in (True, False):
+        soon = []
+        for kind in books.kinds.values():
+            soon_ns = doubts.soon_ns(kind)
+            for number in kind.attempts:
                 attempt = books.attempts[number]
-                window = books.window(number, attempt.sent_ns + soon_ns if attempt.left else None)
-                soon.append(_node(books, kind, number, window))
-    doubts.see(soon)
-    doubts.weigh(soon)
-    explain(books, soon)
+                if books.attempt_claims[number] is None and (attempt.billing is Billing.NOT) is errors:
+                    window = books.window(number, attempt.sent_ns + soon_ns if attempt.left else None)
+                    soon.append(_node(books, kind, number, window))
+        doubts.see(soon)
+        doubts.weigh(soon)
+        explain(books, soon)
     late = []
     for kind in books.kinds.values():
         for number in kind.attempts:
@@ -49,7 +53,7 @@ def match_otherwise(books: Books) -> None:
                 fits = [
                     place
                     for place in kind.succeeded.fitting(Wanted(*books.window(number)))
-                    if books.event_claims[place] is None and _is_partly(attempt, books.events[place])
+                    if books.event_claims[place] is None and _is_partly(attempt.usage, books.events[place])
                 ]
                 nodes.append(Node(number, must=True, fits=fits))
     explain(books, nodes, EventReason.COUNTED_OTHERWISE)
@@ -69,16 +73,16 @@ def _node(books: Books, kind: Kind, number: int, window: tuple[int, int], exact:
         if attempt.billing is (Billing.BILLED if failed else Billing.NOT):
             continue
         found = [place for place in shelf.fitting(wanted) if books.event_claims[place] is None]
+        if failed:
+            found = [place for place in found if agrees(attempt, books.events[place], books.codes)]
         if found:
             shelves[failed] = shelf, wanted
             fits += found
     return Node(number, must=attempt.billing is Billing.BILLED, fits=fits, wanted=shelves, twin=twin)
 
 
-def _is_partly(attempt: Attempt, event: UsageEvent) -> bool:
+def _is_partly(told: Usage, event: UsageEvent) -> bool:
     """Whether a part of the tokens is as the reply told."""
-    told, found = attempt.usage, event.tokens
-    if told is None or found is None:
-        return True
+    found = event.tokens
     parts = ("input_tokens", "output_tokens", "total_tokens")
-    return any(getattr(told, part) == getattr(found, part) for part in parts)
+    return found is None or any(getattr(told, part) == getattr(found, part) for part in parts)

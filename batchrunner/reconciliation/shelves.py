@@ -72,18 +72,20 @@ class Shelf:
     def share(self, wanted: Wanted, known: int = 0) -> float:
         """The share of its events, whenever they were, that have tokens as asked for; `known` of those that do are ours.
 
-        No less than what input and output by themselves would lead to expect: few have quite the same tokens.
+        No less than what input and output by themselves would lead to expect: few have quite the same tokens. And one at least
+        is assumed of each.
         """
         told = max(1, len(self.places))
         exact = wanted.exact
         if exact is not None:
-            apart = len(self._by_input.get(exact[0], ())) * self._outputs[exact[1]] / told
+            inputs, outputs = len(self._by_input.get(exact[0], ())), self._outputs[exact[1]]
+            apart = max(1, inputs - known) * max(1, outputs - known) / told
             return max(len(self._by_counts.get(exact, ())) - known, apart) / told
         if wanted.least_input == wanted.most_input:
             found = sum(wanted.admits(self._counts[position]) for position in self._by_input.get(wanted.least_input, ()))
         else:
             found = sum(len(positions) for counts, positions in self._by_counts.items() if wanted.admits(counts))
-        return max(1, found) / told
+        return max(1, found - known) / told
 
     def _lists(self, wanted: Wanted) -> list[array[int] | range]:
         """Positions, each list in the order of time, among which all that fit are."""

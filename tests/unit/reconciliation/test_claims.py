@@ -43,7 +43,14 @@ def attempt(name: str, at: float, billing: Billing, seconds: float, **more: Any)
 
 def event(at: float, usage: Usage | None, **more: Any) -> UsageEvent:
     at_ns = None if at < 0 else START + round(at * SECOND)
-    given: dict[str, Any] = {"id": f"ue_{at}", "at_ns": at_ns, "model": "small", "endpoint": CHAT, "tokens": usage, "cost_usd": Decimal(1)}
+    given: dict[str, Any] = {
+        "id": f"ue_{at}",
+        "at_ns": at_ns,
+        "model": "small",
+        "endpoint": CHAT,
+        "tokens": usage,
+        "cost_usd": Decimal(1),
+    }
     return UsageEvent(**(given | more))
 
 
@@ -243,3 +250,78 @@ def test_a_crowd_of_answers_alike_is_given_its_events_in_the_order_of_time() -> 
     said = settled(attempts, [event(3.9 + n / 1_000, Usage(5, 6), id=f"c{n}") for n in range(size)])
     assert [claim.event for claim in said.attempts[:size]] == list(range(size))
     assert all(claim.whose is Whose.OURS for claim in said.events[:size])
+
+
+def test_answers_alike_that_their_events_do_not_come_out_even_with_are_told_apart_by_the_rest() -> None:
+    """Two were under way together, and two events came when only one of them was: one is left over."""
+    attempts = [billed("a", 3, Usage(5, 6), 0.95), billed("b", 3.5, Usage(5, 6), 3)]
+    said = settled(attempts, [event(3.2, Usage(5, 6)), event(3.3, Usage(5, 6))])
+    assert [claim.whose for claim in said.events[:2]] == [Whose.UNDECIDED] * 2
+    assert [claim.billing for claim in said.attempts[:2]] == [Billing.BILLED, Billing.NOT]
+
+
+def test_a_crowd_that_does_not_come_out_even_is_not_given_events_in_turn() -> None:
+    """The last events come when all but a few of the crowd are over."""
+    size = 250
+    attempts = [billed(f"c-{n}", 3 + n / 1_000, Usage(5, 6), 1 if n else 5) for n in range(size)]
+    events = [event((3.9 if n < size // 2 else 7) + n / 1_000, Usage(5, 6), id=f"c{n}") for n in range(size)]
+    said = settled(attempts, events)
+    assert {claim.reason for claim in said.attempts[1:size]} == {AttemptReason.TOO_FEW}
+    assert all(claim.event is None for claim in said.attempts[1:size])
+
+
+def test_an_error_that_no_event_tells_of_cost_nothing() -> None:
+    said = settled([attempt("a", 3, Billing.NOT, 1.0, why="upstream_error")], [])
+    assert (said.attempts[0].billing, said.attempts[0].reason) == (Billing.NOT, AttemptReason.NO_EVENT)
+
+
+def test_an_error_cannot_have_an_event_with_another_one() -> None:
+    errors = [attempt("a", 3, Billing.NOT, 1.0, why="http_503"), attempt("b", 13, Billing.NOT, 1.0, why="model_unavailable")]
+    events = [
+        event(3.9, Usage(0, 0), error="upstream_error", status_code=502, cost_usd=Decimal(0)),
+        event(13.9, Usage(0, 0), error="upstream_error", status_code=502, cost_usd=Decimal(0)),
+        event(23.9, Usage(0, 0), error="model_unavailable", status_code=503, cost_usd=Decimal(0)),
+    ]
+    said = settled(errors, events)
+    assert [claim.reason for claim in said.events[:2]] == [EventReason.OTHER_OUTCOME] * 2
+    assert said.events[2].whose is Whose.STRANGERS
+
+
+def test_an_event_without_a_cost_is_counted_apart() -> None:
+    said = settled([billed("a", 3, Usage(5, 6))], [event(3.9, Usage(5, 6), cost_usd=None)])
+    assert (said.ours.unpriced, said.theirs.unpriced, said.strangers.unpriced) == (1, 1, 0)
+
+
+def test_a_guess_bounds_the_prompt_of_an_attempt_that_was_never_answered() -> None:
+    """Replies of the model tell how far guesses are off: half as many tokens as guessed, here."""
+    answers = [billed(f"g-{n}", 10.0 * n + 3, Usage(100 + n, 6), guessed_input_tokens=2 * (100 + n)) for n in range(25)]
+    own = [event(10.0 * n + 3.9, Usage(100 + n, 6), id=f"g{n}") for n in range(25)]
+    lonely = unseen("a", 505, guessed_input_tokens=100)
+    said = settled([lonely, *answers], [event(505.9, Usage(50, 8)), event(505.8, Usage(80, 8)), *own])
+    assert [claim.whose for claim in said.events[:2]] == [Whose.OURS, Whose.STRANGERS]
+    assert said.attempts[0].event == 0
+
+
+def test_an_answer_that_tells_no_tokens_has_the_one_event_of_its_time() -> None:
+    said = settled([attempt("a", 3, Billing.BILLED, 1.0)], [event(3.9, Usage(5, 6))])
+    assert (said.attempts[0].event, said.events[0].whose) == (0, Whose.OURS)
+
+
+def test_an_event_that_tells_no_tokens_is_the_answers_of_its_time() -> None:
+    said = settled([billed("a", 3, Usage(5, 6))], [event(3.9, None)])
+    assert (said.attempts[0].event, said.events[0].whose) == (0, Whose.OURS)
+
+
+def test_with_few_answers_nothing_is_known_of_when_events_come() -> None:
+    """A handful of attempts: what fits is looked for in all the time that the platform may take."""
+    answers = [billed(f"p-{n}", 10.0 * n, Usage(50 + n, 6)) for n in range(6)]
+    events = [event(10.0 * n + 0.9, Usage(50 + n, 6), id=f"p{n}") for n in range(6)]
+    again = billed("a", 63, Usage(5, 6), number=2)
+    found = reconcile(
+        [unseen("a", 3), again, *answers],
+        [event(40, Usage(5, 6)), event(63.9, Usage(5, 6)), *events],
+        complete_until_ns=OVER,
+        horizon_ns=50 * SECOND,
+    )
+    assert found.events[0].whose in (Whose.OURS, Whose.UNDECIDED)
+    assert found.attempts[0].billing is not Billing.NOT
