@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import msgspec
 
-from batchrunner.dialect import on_one_line, read_json, without_bom, without_halves
+from batchrunner.dialect import mended, on_one_line, read_json
 from batchrunner.dialect.facts import count, mapping, mappings, string
 from batchrunner.jobfile import MAX_CUSTOM_ID_BYTES
 
@@ -105,7 +105,7 @@ def read_conversation(body: bytes) -> Conversation | None:
 
 def unwrapped(body: bytes) -> bytes:
     """The conversation itself, on one line and otherwise as the server wrote it, where it stands in an envelope."""
-    plain = without_halves(without_bom(body))
+    plain = mended(body)
     try:
         fields = msgspec.json.decode(plain, type=dict[str, msgspec.Raw])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -190,6 +190,6 @@ def _moment(said: object) -> str | None:
 
 def _value(body: bytes) -> object:
     try:
-        return read_json(without_halves(without_bom(body)))
+        return read_json(mended(body))
     except (ValueError, RecursionError):
         return None

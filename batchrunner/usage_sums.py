@@ -28,14 +28,17 @@ class Sum(msgspec.Struct):
     input_tokens: int = 0
     cached_tokens: int = 0
     output_tokens: int = 0
-    #: what was charged, what it would have been without a discount, and the discount
+    #: what was charged, and what it would have been without a discount
     billed_usd: Decimal = _NOTHING
     list_usd: Decimal = _NOTHING
-    discount_usd: Decimal = _NOTHING
     #: events that name no cost: they are in none of the amounts
     unpriced: int = 0
     #: calls that tools were made; their surcharges are in what was billed
     tool_calls: int = 0
+
+    @property
+    def discount_usd(self) -> Decimal:
+        return EXACT.subtract(self.list_usd, self.billed_usd)
 
     def add(self, event: UsageEvent, tool_calls: int) -> None:
         """Count an event with so many calls."""
@@ -52,7 +55,6 @@ class Sum(msgspec.Struct):
         list_usd = _list_price(event, event.cost_usd)
         self.billed_usd = EXACT.add(self.billed_usd, event.cost_usd)
         self.list_usd = EXACT.add(self.list_usd, list_usd)
-        self.discount_usd = EXACT.add(self.discount_usd, EXACT.subtract(list_usd, event.cost_usd))
 
 
 class UsageSums:

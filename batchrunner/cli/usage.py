@@ -54,8 +54,8 @@ def usage_command(**given: Any) -> None:
     \b
     Exit codes:
       0   shown
-      2   an option makes no sense, or the server refuses a filter; no key
-      69  the server does not answer, or lets nobody in; or does not give all of its events
+      2   an option makes no sense, the server refuses a filter, or there is no key
+      69  the server does not answer, lets nobody in, or does not give all events
     """  # noqa: D301 - click reads the backspace: the table stays a table
     if given["as_events"] and given["as_json"]:
         raise UsageError("--events prints a line for each event, and --json one document: leave one of them out.")

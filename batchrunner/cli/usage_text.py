@@ -33,7 +33,7 @@ _ALWAYS = frozenset({"events", "input_tokens", "output_tokens", "billed_usd"})
 
 def report(pages: UsagePages, sums: UsageSums, prices: PriceTable) -> Iterator[str]:
     """Balance, totals, and a table for each way of summing up."""
-    yield "balance   " + ("not told" if pages.balance_usd is None else usd(pages.balance_usd))
+    yield f"balance   {_balance(pages.balance_usd)}"
     yield f"events    {_events(sums)}"
     if not sums.total.events:
         return
@@ -68,6 +68,12 @@ def document(server: str, filters: Mapping[str, str], pages: UsagePages, sums: U
             "tools": tools,
         }
     )
+
+
+def _balance(balance_usd: Decimal | None) -> str:
+    if balance_usd is None:
+        return "not told"
+    return usd(balance_usd) + ("" if balance_usd > 0 else " (calls fail until the account is topped up)")
 
 
 def _events(sums: UsageSums) -> str:

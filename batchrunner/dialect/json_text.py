@@ -29,9 +29,17 @@ def without_bom(data: bytes) -> bytes:
     return data.removeprefix(BOM)
 
 
-def without_halves(body: bytes) -> bytes:
-    """The JSON with U+FFFD for each half of an escaped character: a text that was cut in the middle of an emoji has one."""
-    return _ESCAPES.sub(lambda found: found[0] if found[1] is None else rb"\ufffd", body)
+def mended(text: bytes) -> bytes:
+    """The JSON with U+FFFD for what is no character: half of an escaped one (a text cut in the middle of an emoji), or no UTF-8.
+
+    For records of which none may be lost over what stands in a text. A byte order mark is taken off.
+    """
+    text = without_bom(text)
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        text = text.decode("utf-8", "replace").encode()
+    return _ESCAPES.sub(lambda found: found[0] if found[1] is None else rb"\ufffd", text) if rb"\u" in text else text
 
 
 def on_one_line(text: bytes) -> bytes:

@@ -88,7 +88,7 @@ class UsagePages:
 
     async def __aiter__(self) -> AsyncIterator[Page]:
         page: Page | None = await self._first()
-        while page is not None and page.events:
+        while page is not None:
             fresh = self._fresh(page)
             self._before, self._known = self._known, frozenset(map(_identity, page.events, page.lines))
             if fresh.events:
@@ -97,11 +97,7 @@ class UsagePages:
                 self._left -= len(fresh.events)
             if self._left == 0:
                 return
-            turn = _identity(page.events[-1], page.lines[-1])
-            if page.has_more is False or turn in self._turns:
-                return
-            self._turns.add(turn)
-            page = await self._further(page)
+            page = None if page.has_more is False else await self._further(page)
 
     async def _first(self) -> Page:
         """The first page, as large as the server takes."""
@@ -118,8 +114,11 @@ class UsagePages:
 
     async def _further(self, page: Page) -> Page | None:
         """The page behind this one: the first that ends with something new, in one way or another; None where none does."""
-        answered = False
-        for way in self._ways:
+        turn = _identity(page.events[-1], page.lines[-1]) if page.events else None
+        ways = () if turn is None or turn in self._turns else self._ways
+        self._turns.add(turn)
+        answered = not ways
+        for way in ways:
             cursor = way(page.events[-1], page.lines[-1])
             further = None if cursor is None else await self._behind(cursor)
             answered |= further is not None

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import msgspec
 
-from batchrunner.dialect import read_exact_json, without_bom, without_halves
+from batchrunner.dialect import mended, read_exact_json
 from batchrunner.dialect.facts import count, mapping, string
 from batchrunner.dialect.usage import tool_usage_of
 from batchrunner.errors import AccountError
@@ -54,8 +54,9 @@ class Page(msgspec.Struct, frozen=True):
 
 def read_page(body: bytes, what: str) -> Page:
     """Raises: AccountError where the answer holds no list of events; `what` names it in the message."""
-    page = _object(body) or _object(body := without_halves(body))
-    listed = next((page[name] for name in LISTS if name in page), b"null") if page else without_bom(body)
+    text = mended(body)
+    page = _object(text)
+    listed = next((page[name] for name in LISTS if name in page), b"null") if page else text
     try:
         raw = msgspec.json.decode(listed, type=list[msgspec.Raw])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -174,10 +175,10 @@ def _text(value: object) -> str | None:
     return str(value) if type(value) is int else string(value)
 
 
-def _object(body: bytes) -> dict[str, msgspec.Raw]:
+def _object(text: bytes) -> dict[str, msgspec.Raw]:
     """The fields of an object, unread; none where the body is something else."""
     try:
-        return msgspec.json.decode(without_bom(body), type=dict[str, msgspec.Raw])
+        return msgspec.json.decode(text, type=dict[str, msgspec.Raw])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return {}
 

@@ -140,6 +140,24 @@ def test_usage_by_x_api_key_and_a_base_url_with_its_v1(used: tuple[Path, Platfor
     assert exact(ended.stdout)["total"]["events"] >= 41
 
 
+@pytest.mark.parametrize(
+    ("balance", "shown"),
+    [
+        ('"0.00"', "$0 (calls fail until the account is topped up)"),
+        ("-0.5", "$-0.5 (calls fail until the account is topped up)"),
+        ("0.000001", "$0.000001"),
+        ("null", "not told"),
+    ],
+)
+def test_balance_that_is_empty(tmp_path: Path, balance: str, shown: str) -> None:
+    """Row "Usage and balance": credits are prepaid, and what that means is said where there are none."""
+    with server(200, b'{"balance":%b,"data":[]}' % balance.encode()) as url:
+        ended = batchrun(tmp_path, "usage", "--base-url", url)
+        document = batchrun(tmp_path, "usage", "--base-url", url, "--json")
+    assert ended.stdout == f"balance   {shown}\nevents    none\n"
+    assert exact(document.stdout)["balance"] == (None if balance == "null" else Decimal(balance.strip('"')))
+
+
 def test_usage_on_a_server_that_has_none(tmp_path: Path) -> None:
     """A page of HTML is no usage, and is not shown."""
     with server(200, b"<html>\x1b[31mhello</html>") as url:

@@ -135,6 +135,18 @@ async def test_strangers_leave_events_like_ours_and_the_ledger_knows_them(autoju
     assert sum(Decimal(event["cost"]["amount"]) for event in found) == 10_000 - platform.account.balance_usd
 
 
+async def test_strangers_make_media_as_we_do(autojump_clock: MockClock) -> None:
+    """At addresses of their own."""
+    platform = platform_of(strangers=2)
+    images = msgspec.json.encode({"model": LARGE, "prompt": "a moon", "n": 2})
+    for _ in range(5):
+        await ask(platform, request("/v1/images/generations", images))
+    await trio.sleep(WITHIN_NS / 1e9)
+    found = await events(platform)
+    assert len(found) == 15
+    assert len({url for event in found for url in event["output_urls"]}) == 30
+
+
 async def test_strangers_take_from_the_limits(autojump_clock: MockClock) -> None:
     """What they are refused is not done, and leaves no event."""
     platform = platform_of(strangers=3, rpm=40)

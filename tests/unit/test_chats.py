@@ -49,6 +49,12 @@ def test_what_is_no_list_is_none(body: bytes) -> None:
     assert read_list(body) is None
 
 
+def test_what_is_no_utf_8_loses_no_message() -> None:
+    found = read_conversation(b'{"id":"c","messages":[{"role":"user","content":"gr\xf6n"}]}')
+    assert found is not None
+    assert found.messages[0].content == "gr\ufffdn"
+
+
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"id": 5}', b"<html>", b"\xff"])
 def test_what_is_no_conversation_is_none(body: bytes) -> None:
     assert read_conversation(body) is None

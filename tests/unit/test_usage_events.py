@@ -195,6 +195,14 @@ def test_a_bare_list_is_a_page() -> None:
     assert ([event.id for event in page.events], page.balance_usd, page.has_more) == (["7"], None, None)
 
 
+def test_what_is_no_utf_8_in_an_event_loses_none() -> None:
+    """A model's name in some other encoding: the charge is no less one."""
+    page = read_page(b'{"data":[{"id":"a","cost":"0.1","model":"gr\xf6\xdfe"},{"id":"b"}]}', "it")
+    assert [event.id for event in page.events] == ["a", "b"]
+    assert page.events[0].model == "gr\ufffd\ufffde"
+    assert page.lines[0].decode()
+
+
 def test_half_an_emoji_in_an_event_spoils_nothing() -> None:
     """Error texts are cut in the middle of characters."""
     page = read_page(b'{"data":[{"id":"a","cost":"0.1","error":"\\ud83d"},{"id":"b"}]}', "it")
