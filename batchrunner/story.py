@@ -16,7 +16,7 @@ from batchrunner.clock import NS_PER_SECOND
 from batchrunner.costs import Charge, timestamp
 from batchrunner.errors import InvalidInput
 from batchrunner.events import Billing
-from batchrunner.journal.records import Ended, Line, Record, Refunded, Reopened, Sent, Started, Submitted, What
+from batchrunner.journal.records import Ended, Line, Record, Refunded, Reopened, Sent, Settled, Started, Submitted, What
 from batchrunner.pricing import EXACT
 from batchrunner.run_directory import read_manifest
 from batchrunner.verification.chain import Chain
@@ -25,7 +25,7 @@ from batchrunner.verification.report import Findings
 
 _NEAR: Final = 5
 
-Kind = Literal["sent", "submitted", "done", "failed", "again", "refused", "lost", "reopened", "refunded", "process"]
+Kind = Literal["sent", "submitted", "done", "failed", "again", "refused", "lost", "reopened", "refunded", "settled", "process"]
 Standing = Literal["pending", "in_flight", "succeeded", "failed"]
 
 
@@ -131,7 +131,7 @@ class _Teller:
                 self._process = record
                 if self.known and self._state in ("pending", "in_flight"):
                     self._add(Step("process", None, offset, pid=record.pid), record.wall_ns)
-            case Sent() | Submitted() | Ended() | Reopened() | Refunded() if record.id == self._custom_id:
+            case Sent() | Submitted() | Ended() | Reopened() | Refunded() | Settled() if record.id == self._custom_id:
                 self.known = True
                 self._own(offset, record)
             case Sent() if not self.known and len(self.near) < _NEAR:
@@ -153,7 +153,7 @@ class _Teller:
                 maybe = EXACT.add(maybe, charge.amount)
         return Story(self._custom_id, self._state, self._steps, self._sends, self._spent, final, billed, maybe, unpriced, damaged)
 
-    def _own(self, offset: int, record: Sent | Submitted | Ended | Reopened | Refunded) -> None:
+    def _own(self, offset: int, record: Sent | Submitted | Ended | Reopened | Refunded | Settled) -> None:
         match record:
             case Submitted():
                 self._add(Step("submitted", None, offset, record.attempt, job=record.job), record.wall_ns)
@@ -167,6 +167,9 @@ class _Teller:
             case Refunded():
                 self._spent -= record.attempts
                 self._add(Step("refunded", None, offset, record.attempts), None)
+            case Settled():
+                self._charges[record.attempt] = record.charge
+                self._add(Step("settled", None, offset, record.attempt, charge=record.charge), record.wall_ns)
 
     def _sent(self, offset: int, sent: Sent) -> None:
         self._state = "in_flight"

@@ -60,6 +60,8 @@ def _words(step: Step) -> str:
             return f"runs again{code}, with all its attempts, after {counted(step.attempt, 'send')}"
         case "refunded":
             return f"{counted(step.attempt, 'attempt')} given back: part of an outage"
+        case "settled":
+            return f"attempt {step.attempt} settled by the platform's usage events; {_charge(step.charge)}"
         case _:  # a process
             return f"process {step.pid} took the run over"
 

@@ -59,7 +59,8 @@ def next_step(status: Status) -> str:
         return f"See {run_dir}/errors.jsonl for what failed; the same command with --retry-failed runs the failed jobs again."
     if status.maybe_billed_usd or status.unpriced_attempts:
         return (
-            f"See {run_dir}/costs.jsonl for each attempt whose cost is not certain; the account's usage page has the final word."
+            f"See {run_dir}/costs.jsonl for each attempt whose cost is not certain; most are settled by the account's usage "
+            f"events: batchrun reconcile {run_dir}"
         )
     return ""
 

@@ -19,6 +19,7 @@ from batchrunner.cli.help_text import InOrder
 from batchrunner.cli.models import models_command
 from batchrunner.cli.output import say
 from batchrunner.cli.plan import plan
+from batchrunner.cli.reconcile import reconcile_command
 from batchrunner.cli.simulate import simulate
 from batchrunner.cli.status import status
 from batchrunner.cli.submit import submit
@@ -59,6 +60,7 @@ batchrun.add_command(simulate)
 batchrun.add_command(config)
 batchrun.add_command(verify_command)
 batchrun.add_command(explain)
+batchrun.add_command(reconcile_command)
 
 
 def main() -> NoReturn:

@@ -141,6 +141,21 @@ class Refunded(_Record, tag="refunded", frozen=True):
     attempts: int
 
 
+class Settled(_Record, tag="settled", frozen=True):
+    """What the platform charged an attempt, by its own usage events: it takes the place of what was believed before."""
+
+    id: str
+    fp: str
+    attempt: int
+    wall_ns: int
+    #: `not_billed` where nothing was charged
+    charge: Charge
+    #: what was believed; None where the attempt was thought to have cost nothing
+    was: Charge | None = None
+    #: the id of the usage event; None where there is none, or where it is one of several that are alike
+    event: str | None = None
+
+
 class Synced(_Record, tag="synced", frozen=True):
     """The files are on disk up to these sizes, in bytes."""
 
@@ -169,7 +184,7 @@ def marks_of(record: Record) -> Synced | None:
     return record if isinstance(record, Synced) else None
 
 
-Record: TypeAlias = Started | Sent | Submitted | Ended | Reopened | Refunded | Synced | Finished
+Record: TypeAlias = Started | Sent | Submitted | Ended | Reopened | Refunded | Settled | Synced | Finished
 
 _encoder: Final = msgspec.json.Encoder()
 _decoder: Final[msgspec.json.Decoder[Record]] = msgspec.json.Decoder(Record)

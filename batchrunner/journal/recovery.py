@@ -20,7 +20,7 @@ from typing import NoReturn
 import msgspec
 
 from batchrunner.clock import Clock
-from batchrunner.costs import Charge, CostLine, Totals, cost_line, read_cost_line
+from batchrunner.costs import Charge, CostLine, Source, Totals, cost_line, read_cost_line
 from batchrunner.disk import AppendFile, Disk
 from batchrunner.errors import ChangedLines, JournalDamaged
 from batchrunner.events import Billing
@@ -29,7 +29,7 @@ from batchrunner.job import BadLine
 from batchrunner.journal.files import COSTS, CUT, ERRORS, JOURNAL, RESULTS, Ends, RunFiles, prefix_crcs, whole_lines
 from batchrunner.journal.finals import Digest, Survey, Verdict
 from batchrunner.journal.reading import JournalReader
-from batchrunner.journal.records import Ended, Line, Reopened, Sent, Started, What, fingerprint_text, marks_of
+from batchrunner.journal.records import Ended, Line, Reopened, Sent, Settled, Started, What, fingerprint_text, marks_of
 from batchrunner.journal.replay import RECENT_NS, History, Replay
 from batchrunner.journal.tariff import Tariff
 from batchrunner.lifecycle import FINAL, State
@@ -244,9 +244,8 @@ class _Recovery:
                 self.files.truncate(survey.name, survey.torn_at)
         for sent in self.replay.abandoned(self.accepted):
             self._lose(sent)
-        for ended in unsynced:
-            if ended.charge is not None and (ended.id, ended.attempt) not in self.cost_tail:
-                self.files.cost_line(cost_line(ended.id, ended.attempt, ended.charge, ended.wall_ns))
+        for record in unsynced:
+            self._write_cost_again(record)
         for ended in self.vanished:
             self._record(Reopened(ended.id, ended.fp, ended.attempt, "its line had not reached the disk"))
         if self.vanished:
@@ -299,6 +298,16 @@ class _Recovery:
             lost=self.lost,
             warnings=self.warnings,
         )
+
+    def _write_cost_again(self, record: Ended | Settled) -> None:
+        """The line of a charge that is known from the journal alone, behind those that it takes the place of."""
+        found = self.cost_tail.get((record.id, record.attempt))
+        if isinstance(record, Settled):
+            if found is None or found.source is not Source.USAGE_EVENT:
+                line = cost_line(record.id, record.attempt, record.charge, record.wall_ns, Source.USAGE_EVENT)
+                self.files.cost_line(line)
+        elif record.charge is not None and found is None:
+            self.files.cost_line(cost_line(record.id, record.attempt, record.charge, record.wall_ns))
 
     def _settle_lines(self, survey: Survey) -> None:
         """Adopt, put by, or let go each line of a file that is not where it should be."""

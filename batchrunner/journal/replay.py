@@ -22,6 +22,7 @@ from batchrunner.journal.records import (
     Refunded,
     Reopened,
     Sent,
+    Settled,
     Started,
     Submitted,
     Synced,
@@ -88,8 +89,8 @@ class Replay:
         self.changed: dict[int, str] = {}
         #: final lines of jobs that the input does not hold any more
         self.removed = 0
-        #: ended behind the newest sync with something to pay: (offset in the journal, record)
-        self.unsynced: deque[tuple[int, Ended]] = deque()
+        #: ended or settled behind the newest sync, with a line in costs.jsonl: (offset in the journal, record)
+        self.unsynced: deque[tuple[int, Ended | Settled]] = deque()
         #: (monotonic ns, tokens, account) of the sends of the newest boot's last two minutes
         self.recent: deque[tuple[int, int, str | None]] = deque()
         self.boot: str | None = None
@@ -111,6 +112,8 @@ class Replay:
                 self._reopened(record)
             case Refunded():
                 self._refunded(record)
+            case Settled():
+                self._settled(offset, record)
             case Started():
                 self._under_boot(record.boot)
 
@@ -254,6 +257,14 @@ class Replay:
         history = self.histories.get(self._key(refunded.id, refunded.fp))
         if history is not None:
             history.refund(refunded.attempts)
+
+    def _settled(self, offset: int, settled: Settled) -> None:
+        self.totals.take_back(settled.was)
+        self.totals.add(settled.charge)
+        history = self.histories.get(self.key(settled.id, int(settled.fp, 16)))
+        if history is not None and settled.attempt in history.lost:
+            history.lost[settled.attempt] = settled.charge
+        self.unsynced.append((offset, settled))
 
     def _synced(self, synced: Synced) -> None:
         while self.unsynced and self.unsynced[0][0] < synced.journal:

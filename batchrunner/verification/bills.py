@@ -35,6 +35,8 @@ class Bills:
         self._checked = checked
         #: of `Ledger.others`, those whose bill was found
         self._listed: set[Key] = set()
+        #: of `Ledger.settled`, those whose line was found
+        self._settled: set[Key] = set()
         #: whose newest line is not what the journal says -> where that is, and what is wrong
         self._wrong: dict[Key, tuple[Place, str]] = {}
 
@@ -80,21 +82,36 @@ class Bills:
     def _check_line(self, place: Place, line: CostLine) -> None:
         number = self._ledger.find(line.custom_id)
         charged = None if number is None else self._ledger.charged(number, line.attempt)
-        if number is None or charged is None:
+        settled = None if number is None else self._ledger.settlement(key_of(number, line.attempt))
+        if number is None or (charged is None and settled is None):
             self._stray(place, line, number)
             return
         key = key_of(number, line.attempt)
-        charge = charged[0].charge
-        assert charge is not None
-        differs = None if line.source is Source.USAGE_EVENT else _difference(line, charge)
-        if differs is not None:
-            self._wrong[key] = place, f"attempt {line.attempt}: {differs}"
+        if settled is not None and line.source is Source.USAGE_EVENT:
+            if self._is_as_recorded(place, line, key, settled[0].charge, Source.USAGE_EVENT):
+                self._settled.add(key)
             return
-        self._wrong.pop(key, None)
-        if key in self._ledger.others:
-            self._listed.add(key)
+        self._settled.discard(key)  # of an attempt the last line is the valid one
+        charge = None if charged is None else charged[0].charge
+        if charge is None:
+            self._stray(place, line, number)
+        elif line.source is Source.USAGE_EVENT and _difference(line, charge, Source.USAGE_EVENT) is not None:
+            what = "bills by usage events that the journal does not know; `batchrun reconcile` settles it again"
+            self._findings.note("unrecorded_settlement", place, what, line.custom_id)
+        elif line.source is Source.USAGE_EVENT or self._is_as_recorded(place, line, key, charge):
+            if key in self._ledger.others:
+                self._listed.add(key)
+            else:
+                self._ledger.marks[number] |= BILL
+
+    def _is_as_recorded(self, place: Place, line: CostLine, key: Key, charge: Charge, source: Source | None = None) -> bool:
+        """Whether a line says what the journal does; where not, it is kept in mind until a later one corrects it."""
+        differs = _difference(line, charge, source)
+        if differs is None:
+            self._wrong.pop(key, None)
         else:
-            self._ledger.marks[number] |= BILL
+            self._wrong[key] = place, f"attempt {line.attempt}: {differs}"
+        return differs is None
 
     def _stray(self, place: Place, line: CostLine, number: int | None) -> None:
         """A bill that the journal knows no charge for."""
@@ -123,6 +140,10 @@ class Bills:
                 self._unlisted(place, ended.id, attempt)
             if ended.charge is not None and ended.charge.billing is Billing.MAYBE:
                 self._prices.check_worst(place, ended, ended.charge)
+        for key in ledger.settled.keys() - self._settled - self._wrong.keys():
+            settled = ledger.settlement(key)
+            assert settled is not None
+            self._unlisted(settled[1], settled[0].id, settled[0].attempt)
         for number, state in enumerate(ledger.standing):
             if state == State.FAILED or (state == State.SUCCEEDED and not ledger.marks[number] & BILL):
                 self._check_last(number)
@@ -147,13 +168,14 @@ class Bills:
 
     def _id_of(self, key: Key) -> str | None:
         number, attempt = parts_of(key)
-        charged = self._ledger.charged(number, attempt)
+        charged = self._ledger.charged(number, attempt) or self._ledger.settlement(key)
         return None if charged is None else charged[0].id
 
 
-def _difference(line: CostLine, charge: Charge) -> str | None:
+def _difference(line: CostLine, charge: Charge, source: Source | None = None) -> str | None:
     """How a line differs from what the journal says of its attempt; None where it does not."""
-    source = Source.UNKNOWN if charge.amount is None else Source.CATALOG
+    if source is None:
+        source = Source.UNKNOWN if charge.amount is None else Source.CATALOG
     pairs = {
         "state": (line.state, charge.billing),
         "model": (line.model, charge.model),

@@ -20,6 +20,7 @@ from batchrunner.journal.records import (
     Refunded,
     Reopened,
     Sent,
+    Settled,
     Started,
     Submitted,
     Synced,
@@ -45,6 +46,7 @@ _LENGTH_BITS: Final = 24
 
 #: A job's number and an attempt of it in one.
 Key = int
+_AboutJob = Ended | Sent | Reopened | Refunded | Settled | Submitted
 
 
 class Ledger:
@@ -70,9 +72,11 @@ class Ledger:
         self.reopened: set[int] = set()
         #: billed or perhaps billed attempts other than those which ended their job -> where the record stands
         self.others: dict[Key, int] = {}
+        #: attempts of which the platform's events tell -> where the newest record about that stands
+        self.settled: dict[Key, int] = {}
         self._reader = reader
         self._findings = findings
-        self._known: tuple[int, Ended | Sent | Reopened | Refunded | Submitted] | None = None
+        self._known: tuple[int, _AboutJob] | None = None
         self._intact = True
 
     def read(self, chain: Chain) -> None:
@@ -108,6 +112,16 @@ class Ledger:
             return None
         return ended, Place(JOURNAL, self.index.offsets[number])
 
+    def settlement(self, key: Key) -> tuple[Settled, Place] | None:
+        """The record that says what the platform charged an attempt; None where nothing is known of that."""
+        where = self.settled.get(key)
+        if where is None:
+            return None
+        offset, length = where >> _LENGTH_BITS, where & ((1 << _LENGTH_BITS) - 1)
+        record = self._record(offset, length)
+        assert isinstance(record, Settled)
+        return record, Place(JOURNAL, offset)
+
     def place(self, number: int) -> Place:
         """Where the journal tells how a job ended."""
         return Place(JOURNAL, self.index.offsets[number])
@@ -142,6 +156,8 @@ class Ledger:
                 self._reopened(place, length, record)
             case Refunded():
                 self._number(record.id, record.fp, offset, length)
+            case Settled():
+                self._settled(place, length, record)
             case Synced():
                 self._synced(place, record)
             case Finished():
@@ -209,6 +225,19 @@ class Ledger:
         if ended.line is None and costs(ended.charge):
             self.others[key_of(number, ended.attempt)] = _at(place.offset or 0, length)
 
+    def _settled(self, place: Place, length: int, settled: Settled) -> None:
+        number = self._number(settled.id, settled.fp, place.offset or 0, length)
+        key = key_of(number, settled.attempt)
+        earlier = self.settlement(key)
+        charged = self.charged(number, settled.attempt)
+        believed = earlier[0].charge if earlier is not None else charged and charged[0].charge
+        if believed != settled.was:
+            what = f"attempt {settled.attempt} is settled from a charge that it did not have"
+            self._impossible(place, settled.id, what, code="settled")
+        self.sums.add(settled.was, -1)
+        self.sums.add(settled.charge, 1)
+        self.settled[key] = _at(place.offset or 0, length)
+
     def _end(self, number: int, place: Place, ended: Ended) -> None:
         flying = self.standing[number] in OPEN
         match ended.what:
@@ -268,11 +297,11 @@ class Ledger:
     def _id_of(self, number: int) -> str | None:
         return self._record(self.index.offsets[number], self.index.lengths[number]).id
 
-    def _record(self, offset: int, length: int) -> Ended | Sent | Reopened | Refunded | Submitted:
+    def _record(self, offset: int, length: int) -> _AboutJob:
         """A record about a job, read again; the last one read is at hand."""
         if self._known is None or self._known[0] != offset:
             record = decode(self._reader.read(JOURNAL, offset, length))
-            assert isinstance(record, Ended | Sent | Reopened | Refunded | Submitted)
+            assert isinstance(record, Ended | Sent | Reopened | Refunded | Settled | Submitted)
             self._known = offset, record
         return self._known[1]
 

@@ -21,11 +21,11 @@ from batchrunner.disk import Disk, SystemDisk
 from batchrunner.errors import InvalidInput
 from batchrunner.index import Index
 from batchrunner.job import BadLine
-from batchrunner.journal import Facts, RunLock, Tariff, recover
+from batchrunner.journal import Facts, Recovered, RunLock, Tariff, recover
 from batchrunner.journal.files import COSTS, CUT, ERRORS, JOURNAL, RESULTS, whole_lines
-from batchrunner.journal.records import Ended, Refunded, Reopened, Sent, decode
+from batchrunner.journal.records import Ended, Refunded, Reopened, Sent, Settled, decode
 from batchrunner.pricing import PriceTable
-from batchrunner.run_directory import read_manifest
+from batchrunner.run_directory import Manifest, read_manifest
 from batchrunner.verification.chain import Chain
 from batchrunner.verification.reader import RunReader
 from batchrunner.verification.report import Findings
@@ -58,20 +58,25 @@ def repair(path: Path, clock: Clock) -> Repair:
     with RunLock(path, wall_ns=clock.wall_ns()), RunReader(path) as reader:
         disk = SystemDisk(path)
         before = {name: disk.size(name) or 0 for name in _FILES}
-        index = _index(reader, manifest.run_id)
-        recovered = recover(
-            disk,
-            run_id=manifest.run_id,
-            index=index,
-            clock=clock,
-            tariff=_tariff(reader, index, manifest.prices or PriceTable()),
-            pid=os.getpid(),
-            version=__version__,
-            bad_lines=_BadLines(disk),
-        )
+        recovered = recover_by_journal(reader, disk, manifest, clock, pid=os.getpid(), version=__version__)
         recovered.files.close()
         changes = [Change(name, before[name], disk.size(name) or 0) for name in _FILES]
     return Repair(recovered.warnings, [change for change in changes if change.before != change.after])
+
+
+def recover_by_journal(reader: RunReader, disk: Disk, manifest: Manifest, clock: Clock, *, pid: int, version: str) -> Recovered:
+    """Recover a run without its job file. The caller holds its lock. Raises: as `recover`."""
+    index = _index(reader, manifest.run_id)
+    return recover(
+        disk,
+        run_id=manifest.run_id,
+        index=index,
+        clock=clock,
+        tariff=_tariff(reader, index, manifest.prices or PriceTable()),
+        pid=pid,
+        version=version,
+        bad_lines=_BadLines(disk),
+    )
 
 
 def _index(reader: RunReader, run_id: str) -> Index:
@@ -79,12 +84,12 @@ def _index(reader: RunReader, run_id: str) -> Index:
 
     def id_of(number: int) -> str:
         record = decode(reader.read(JOURNAL, index.offsets[number], index.lengths[number]))
-        assert isinstance(record, Sent | Ended | Reopened | Refunded)
+        assert isinstance(record, Sent | Ended | Reopened | Refunded | Settled)
         return record.id
 
     index = Index(id_of)
     for place, line, record in Chain(reader, run_id, Findings()):
-        if not isinstance(record, Sent | Ended | Reopened | Refunded):
+        if not isinstance(record, Sent | Ended | Reopened | Refunded | Settled):
             continue
         offset, fingerprint = place.offset or 0, int(record.fp, 16)
         number = index.find(record.id, fingerprint)

@@ -9,10 +9,11 @@ import pytest
 
 from batchrunner.clock import NS_PER_SECOND
 from batchrunner.costs import Charge, Totals
+from batchrunner.events import Billing
 from batchrunner.index import Index
 from batchrunner.job import Usage
 from batchrunner.journal import History
-from batchrunner.journal.records import Ended, Line, Record, Refunded, Reopened, Sent, Started, What, fingerprint_text
+from batchrunner.journal.records import Ended, Line, Record, Refunded, Reopened, Sent, Settled, Started, What, fingerprint_text
 from batchrunner.journal.replay import RECENT_NS, Replay
 from batchrunner.lifecycle import IllegalTransitionError, State
 
@@ -66,6 +67,33 @@ def finished(what: What, number: int = 0, attempt: int = 1, **more: object) -> E
 
 def reopened(number: int = 0, attempt: int = 1) -> Reopened:
     return Reopened(f"job-{number}", fingerprint_text(number), attempt)
+
+
+def settled(charge: Charge, was: Charge | None, number: int = 0) -> Settled:
+    return Settled(f"job-{number}", fingerprint_text(number), 1, 0, charge, was=was)
+
+
+# Settlements ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_settlement_takes_the_place_of_what_was_believed() -> None:
+    """In the sums, as often as it comes; and its line of costs.jsonl is to be there."""
+    story = Story().tell(sent(), ended(What.AGAIN, charge=MAYBE), settled(BILLED, MAYBE))
+    assert (story.replay.totals.billed, story.replay.totals.maybe_billed) == (Decimal("0.25"), Decimal(0))
+    story.tell(settled(Charge("m", URL, Billing.NOT, amount=Decimal(0)), BILLED))
+    assert (story.replay.totals.billed, story.replay.totals.input_tokens) == (Decimal(0), 0)
+    assert [type(record) for _, record in story.replay.unsynced] == [Ended, Settled, Settled]
+
+
+def test_a_settlement_of_what_was_thought_to_cost_nothing_and_of_a_job_that_has_ended() -> None:
+    story = Story().tell(sent(), finished(What.FAILED), settled(BILLED, None))
+    assert story.replay.totals.billed == Decimal("0.25")
+
+
+def test_a_reply_that_turns_up_after_a_settlement_counts_once() -> None:
+    """It takes the place of what was settled, not of what was believed before."""
+    story = Story().tell(sent(), ended(What.LOST, charge=MAYBE), settled(BILLED, MAYBE), finished(What.DONE, charge=BILLED))
+    assert (story.replay.totals.billed, story.replay.totals.maybe_billed) == (Decimal("0.25"), Decimal(0))
 
 
 # Histories -----------------------------------------------------------------------------------------------------------

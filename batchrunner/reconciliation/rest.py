@@ -1,0 +1,88 @@
+"""Whatever its reply does not place: uncertain attempts, errors, and answers that several events fit."""
+
+from __future__ import annotations
+
+from batchrunner.events import Billing
+from batchrunner.job import Usage
+from batchrunner.reconciliation.books import Books
+from batchrunner.reconciliation.doubts import Doubts
+from batchrunner.reconciliation.explaining import Node, explain
+from batchrunner.reconciliation.kinds import Kind, agrees
+from batchrunner.reconciliation.records import EventReason
+from batchrunner.reconciliation.shelves import Counts, Shelf, Wanted
+from batchrunner.usage_event import UsageEvent
+
+
+def match_rest(books: Books) -> None:
+    """First answers that were errors, whose end was seen; then all others in the time in which answers come; then, what we
+    left, in all the time that the platform may take with it.
+    """
+    doubts = Doubts(books)
+    for errors in (True, False):
+        soon = []
+        for kind in books.kinds.values():
+            soon_ns = doubts.soon_ns(kind)
+            for number in kind.attempts:
+                attempt = books.attempts[number]
+                if books.attempt_claims[number] is None and (attempt.billing is Billing.NOT) is errors:
+                    window = books.window(number, attempt.sent_ns + soon_ns if attempt.left else None)
+                    soon.append(_node(books, kind, number, window))
+        doubts.see(soon)
+        doubts.weigh(soon)
+        explain(books, soon)
+    late = []
+    for kind in books.kinds.values():
+        for number in kind.attempts:
+            attempt, claim = books.attempts[number], books.attempt_claims[number]
+            if attempt.left and (claim is None or claim.event is None):
+                window = books.window(number, books.over_ns(attempt))
+                node = _node(books, kind, number, window, doubts.expected_twin(books.twins.get(attempt.request)))
+                if not doubts.is_too_late(node, kind):
+                    late.append(node)
+    doubts.weigh(late, late=True)
+    explain(books, late)
+
+
+def match_otherwise(books: Books) -> None:
+    """Answers whose events count tokens otherwise: by time, and by a part of the tokens."""
+    nodes = []
+    for kind in books.kinds.values():
+        for number in kind.attempts:
+            attempt = books.attempts[number]
+            if attempt.billing is Billing.BILLED and attempt.usage is not None and books.attempt_claims[number] is None:
+                fits = [
+                    place
+                    for place in kind.succeeded.fitting(Wanted(*books.window(number)))
+                    if books.event_claims[place] is None and _is_partly(attempt.usage, books.events[place])
+                ]
+                nodes.append(Node(number, must=True, fits=fits))
+    explain(books, nodes, EventReason.COUNTED_OTHERWISE)
+
+
+def _node(books: Books, kind: Kind, number: int, window: tuple[int, int], exact: Counts | None = None) -> Node:
+    """An attempt with the events of either outcome that it fits. `exact`: tokens that these must have."""
+    attempt = books.attempts[number]
+    twin = None if attempt.billing is Billing.BILLED else books.twins.get(attempt.request)
+    asked = kind.wanted(attempt, window, twin)
+    shelves: dict[bool, tuple[Shelf, Wanted]] = {}
+    fits: list[int] = []
+    for failed, shelf, wanted in (
+        (False, kind.succeeded, asked if exact is None else asked._replace(exact=exact)),
+        (True, kind.failed, Wanted(*window)),
+    ):
+        if attempt.billing is (Billing.BILLED if failed else Billing.NOT):
+            continue
+        found = [place for place in shelf.fitting(wanted) if books.event_claims[place] is None]
+        if failed:
+            found = [place for place in found if agrees(attempt, books.events[place], books.codes)]
+        if found:
+            shelves[failed] = shelf, wanted
+            fits += found
+    return Node(number, must=attempt.billing is Billing.BILLED, fits=fits, wanted=shelves, twin=twin)
+
+
+def _is_partly(told: Usage, event: UsageEvent) -> bool:
+    """Whether a part of the tokens is as the reply told."""
+    found = event.tokens
+    parts = ("input_tokens", "output_tokens", "total_tokens")
+    return found is None or any(getattr(told, part) == getattr(found, part) for part in parts)
