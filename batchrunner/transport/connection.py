@@ -121,10 +121,12 @@ class Connection:
         *,
         max_body_bytes: int = MAX_BODY_BYTES,
         stream: Callable[[], BodyTaker] | None = None,
+        of_any_type: bool = False,
     ) -> Reply:
         """Send a request and return the whole reply, whatever its status.
 
-        Where a success comes as a stream of events, what `stream` makes takes its body, and the reply has none.
+        Where a success comes as a stream of events (`of_any_type`: however it comes), what `stream` makes takes its body, and the
+        reply has none.
 
         `head` comes from `wire.Head` or `wire.request_head`, with the body's length. The connection is spent afterwards:
         back in the pool where it may carry another exchange, closed where anything was unclean, also when cancelled.
@@ -133,7 +135,7 @@ class Connection:
         """
         if self._spent:
             raise RuntimeError("a connection carries one exchange: get another from the pool")
-        parser = ReplyParser(max_body_bytes=max_body_bytes, stream=stream)
+        parser = ReplyParser(max_body_bytes=max_body_bytes, stream=stream, of_any_type=of_any_type)
         clean = False
         try:
             await trio.lowlevel.checkpoint_if_cancelled()

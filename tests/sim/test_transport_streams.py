@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import trio
 import trio.testing
@@ -38,12 +40,12 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-async def stream(pool: Pool, taker: Taker, **limits: int) -> Reply:
+async def stream(pool: Pool, taker: Taker, **limits: Any) -> Reply:
     connection = await pool.connect(LIMITS)
     return await connection.exchange(HEAD, BODY, LIMITS, stream=lambda: taker, **limits)
 
 
-async def fail(pool: Pool, taker: Taker, **limits: int) -> FailureKind:
+async def fail(pool: Pool, taker: Taker, **limits: Any) -> FailureKind:
     with pytest.raises(TransportError) as caught:
         await stream(pool, taker, **limits)
     assert caught.value.failure.sent
