@@ -87,6 +87,7 @@ class Folder:
 class _Part:
     """Takes a body into a file. An error of the disk's is kept: it must not come out of the parser."""
 
+    began = True
     complete = False
 
     def __init__(self, fd: int) -> None:
@@ -153,14 +154,15 @@ class Downloads:
     async def run(self) -> None:
         """Fetch, as results come, until `finish`."""
         self._news.set()
-        while True:
-            await self._news.wait()
-            self._news = trio.Event()
-            over = self._over
-            await self._fetch_new()
-            if over:
-                self._finished.set()
-                return
+        try:
+            while not self._over or self._news.is_set():
+                await self._news.wait()
+                self._news = trio.Event()
+                await self._fetch_new()
+        except Exception as error:  # a defect here must not cost a paid run
+            self._say(f"a defect of batchrun: {type(error).__name__} while files were saved: no more are. The run goes on.")
+        finally:
+            self._finished.set()
 
     async def _fetch_new(self) -> None:
         limiter = trio.CapacityLimiter(AT_ONCE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import random
@@ -25,7 +26,7 @@ from batchrunner.clock import Clock
 from batchrunner.config import Options
 from batchrunner.costs import timestamp
 from batchrunner.downloads import Downloads, Folder
-from batchrunner.errors import AccountError, InvalidInput, UnreachableError, UsageError
+from batchrunner.errors import AccountError, BatchrunError, InvalidInput, UnreachableError, UsageError
 from batchrunner.events import Event, Onlookers, Sink
 from batchrunner.heads import Heads
 from batchrunner.index import Index
@@ -200,8 +201,10 @@ def _downloads(
     """What saves media. This machine is asked for them only where a server of the run is on it."""
 
     def endpoint_of(custom_id: str) -> str | None:
-        number = index.find(custom_id)
-        return None if number is None else inputs.load(index, number).url
+        with contextlib.suppress(BatchrunError):  # the file was changed: the run itself tells of it
+            number = index.find(custom_id)
+            return None if number is None else inputs.load(index, number).url
+        return None
 
     loopback = any(Origin.parse(account.base_url).is_loopback for account in accounts)
     return Downloads(folder, directory.disk, endpoint_of, say, loopback=loopback)

@@ -217,6 +217,9 @@ class Connection:
                 if not budget.may_read(share, parser.held_bytes):
                     phases.enter(FailureKind.ATTEMPT_TIMEOUT, math.inf)
                     await budget.wait(share)
+                if parser.thinking:  # the head of a stream comes at once, and says nothing of when its words will
+                    phases.enter(FailureKind.FIRST_BYTE_TIMEOUT, phases.timeouts.first_byte_seconds)
+                    continue
                 between_seconds = LINGER_SECONDS if parser.answered else phases.timeouts.between_bytes_seconds
                 phases.enter(FailureKind.BETWEEN_BYTES_TIMEOUT, between_seconds)
         finally:

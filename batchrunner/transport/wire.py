@@ -59,6 +59,11 @@ class BodyTaker(Protocol):
         ...
 
     @property
+    def began(self) -> bool:
+        """Something of the answer itself has come: until then whoever writes it may still be thinking."""
+        ...
+
+    @property
     def complete(self) -> bool:
         """All that is wanted of the body has come."""
         ...
@@ -221,6 +226,11 @@ class ReplyParser:
     def held_bytes(self) -> int:
         """What of the body is kept in memory."""
         return self.body_bytes if self._taker is None else self._taker.held_bytes
+
+    @property
+    def thinking(self) -> bool:
+        """A stream has been promised, and none of its words has come."""
+        return self._taker is not None and not self._taker.began
 
     @property
     def answered(self) -> bool:

@@ -193,6 +193,20 @@ async def test_no_link_leads_out_of_the_folder(autojump_clock: MockClock, saving
     assert downloads.statistics().failed == 1
 
 
+async def test_a_defect_of_ours_ends_no_run(autojump_clock: MockClock, saving: Saving) -> None:
+    """It is told, and nothing waits for files that will not come."""
+
+    class Broken(dict[str, str]):
+        def get(self, *_: object) -> str:
+            raise RuntimeError("a defect")
+
+    saving.add("one", A)
+    saving.endpoints = Broken()
+    downloads = await saving.save()
+    assert (downloads.statistics().files, saving.asked) == (0, [])
+    assert "a defect of batchrun" in saving.said[0]
+
+
 async def test_many_failures_are_told_in_few_words(autojump_clock: MockClock, saving: Saving) -> None:
     """The count says the rest."""
     saving.answers["one.example.com"] = [status(404)]
