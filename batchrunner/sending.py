@@ -35,6 +35,10 @@ class Listener:
         return 0 if self.stream is None else self.stream.held_bytes
 
     @property
+    def began(self) -> bool:
+        return self.first_words_ns is not None
+
+    @property
     def complete(self) -> bool:
         return self.stream is not None and self.stream.complete
 

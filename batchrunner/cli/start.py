@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import random
@@ -26,7 +27,8 @@ from batchrunner.cli.signals import Signals
 from batchrunner.cli.watching import last_scrape, watch
 from batchrunner.clock import Clock
 from batchrunner.config import Options
-from batchrunner.errors import AccountError, InvalidInput, UnreachableError, UsageError
+from batchrunner.downloads import Downloads, Folder
+from batchrunner.errors import AccountError, BatchrunError, InvalidInput, UnreachableError, UsageError
 from batchrunner.events import Event, Onlookers, Sink
 from batchrunner.heads import Heads
 from batchrunner.index import Index
@@ -45,6 +47,7 @@ from batchrunner.spending import Spending
 from batchrunner.status import Status
 from batchrunner.tally import Tally
 from batchrunner.transport import Origin, Pool
+from batchrunner.wording import counted
 
 #: Failures that are told one by one; all of them stand in errors.jsonl.
 FAILURES_TOLD = 10
@@ -66,6 +69,7 @@ def carry_out(
     local_prices: PriceTable | None,
     state_dir: str | None,
     part: Part | None = None,
+    folder: Folder | None = None,
 ) -> Status:
     """Bring a run to where it stands and go on to its end, or to that of a part of it; its last status.
 
@@ -101,7 +105,7 @@ def carry_out(
     if part is not None:
         part.set_others_aside(index)
     opened = own_account if options.simulate else partial(shared_account, clock=clock, state_dir=state_dir)
-    live = partial(_live, accounts=accounts, heads=heads, opened=opened, progress_mode=progress_mode, part=part)
+    live = partial(_live, accounts=accounts, heads=heads, opened=opened, progress_mode=progress_mode, part=part, folder=folder)
     return trio.run(live, options, clock, directory, inputs, index, recovered, prices, signals, metrics)
 
 
@@ -141,6 +145,7 @@ async def _live(
     opened: OpenedAccount,
     progress_mode: Mode,
     part: Part | None,
+    folder: Folder | None,
 ) -> Status:
     """Put the parts together and let them run, with everything that looks on."""
     assert directory.manifest is not None
@@ -177,6 +182,9 @@ async def _live(
         onlookers = Onlookers(progress.say)
         onlookers.add(_Failures(progress, index).on_event)
         sinks.append(onlookers.on_event)
+        downloads = None if folder is None else _downloads(folder, directory, inputs, index, accounts, progress.say)
+        if downloads is not None:
+            onlookers.add(downloads.on_event)
         if metrics is not None:
             watch(metrics, run, onlookers)
         async with trio.open_nursery() as nursery:
@@ -185,13 +193,41 @@ async def _live(
             controls = Controls(run, progress, signals)
             await nursery.start(live_socket.serve, directory.path, controls.respond, progress.say)
             nursery.start_soon(lengths.keep, run.parts.estimator, [account.store for account in parts])
+            if downloads is not None:
+                nursery.start_soon(downloads.run)
             status = await run.run()
+            if downloads is not None:
+                await _saved(downloads, status, progress.say)
             if metrics is not None and status.stopped_by != "signal":
                 await last_scrape(metrics.scrapes, clock, progress.say)
             nursery.cancel_scope.cancel()
         if part is not None:
             part.lengths = run.parts.estimator
     return status
+
+
+def _downloads(
+    folder: Folder, directory: RunDirectory, inputs: Inputs, index: Index, accounts: Sequence[Account], say: Callable[[str], None]
+) -> Downloads:
+    """What saves media. This machine is asked for them only where a server of the run is on it."""
+
+    def endpoint_of(custom_id: str) -> str | None:
+        with contextlib.suppress(BatchrunError):  # the file was changed: the run itself tells of it
+            number = index.find(custom_id)
+            return None if number is None else inputs.load(index, number).url
+        return None
+
+    loopback = any(Origin.parse(account.base_url).is_loopback for account in accounts)
+    return Downloads(folder, directory.disk, endpoint_of, say, loopback=loopback)
+
+
+async def _saved(downloads: Downloads, status: Status, say: Callable[[str], None]) -> None:
+    """Wait for the last files, unless somebody is in a hurry; say how many there are."""
+    if status.stopped_by != "signal":
+        await downloads.finish()
+    found = downloads.statistics()
+    failed = f", {found.failed:,} could not be had: the same command tries again" if found.failed else ""
+    say(f"{counted(found.files, 'file')} saved, {found.bytes:,} bytes{failed}.")
 
 
 async def _account_parts(

@@ -39,6 +39,8 @@ from batchrunner.config import (
     default_run_dir,
     in_flight_cap,
 )
+from batchrunner.downloads import Folder
+from batchrunner.errors import UsageError
 from batchrunner.job import MAX_STEPS
 from batchrunner.metrics import Metrics, parse_address, url
 from batchrunner.progress import MODES
@@ -179,6 +181,12 @@ class _MaxFailures(click.ParamType):  # type: ignore[type-arg]  # generic in the
     show_default=True,
     help="Send an Idempotency-Key, the same for a repeat of what may have been done.",
 )
+@click.option(
+    "--download",
+    type=click.Path(),
+    metavar="DIR",
+    help="Save the pictures, sounds and films that answers name here.",
+)
 @click.option("--max-cost", type=Usd(), metavar="USD", help="Send nothing more once this is spent or predicted to be.")
 @click.option("--prices", type=click.Path(), metavar="FILE", help="Prices of your own, as JSON; the server is asked for none.")
 @click.option(
@@ -262,8 +270,9 @@ def run_jobs(context: click.Context, clock: Clock, signals: Signals, part: Part 
         sources = held.enter_context(opened(options.inputs))
         directory = held.enter_context(contextlib.closing(RunDirectory(Path(options.run_dir), clock)))
         finished = directory.finished(directory.copies.identity(sources), options)
-        if finished is not None and not (given["retry_failed"] and finished.failed):
+        if finished is not None and not (given["retry_failed"] and finished.failed) and given["download"] is None:
             return finished
+        folder = None if given["download"] is None else held.enter_context(_folder(given["download"]))
         metrics = None if metrics_address is None else held.enter_context(_metrics(clock, *metrics_address))
         directory.begin(options, _told_identity(directory, accounts, simulate=options.simulate))
         with terminable():
@@ -286,6 +295,7 @@ def run_jobs(context: click.Context, clock: Clock, signals: Signals, part: Part 
             local_prices=local_prices,
             state_dir=given["state_dir"],
             part=part,
+            folder=folder,
         )
 
 
@@ -300,6 +310,17 @@ def _told_identity(directory: RunDirectory, accounts: Sequence[Account], *, simu
             "and costs are from two accounts, unless only the key is another one. A named account (--account) survives its keys."
         )
     return identity
+
+
+@contextlib.contextmanager
+def _folder(path: str) -> Iterator[Folder]:
+    """The directory that media are saved in. Raises: UsageError where there can be none."""
+    try:
+        folder = Folder(path)
+    except OSError as error:
+        raise UsageError(f"--download {path}: {error.strerror}.") from error
+    with contextlib.closing(folder):
+        yield folder
 
 
 @contextlib.contextmanager

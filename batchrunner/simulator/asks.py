@@ -59,6 +59,8 @@ _BATCHED = frozenset({Dialect.COMPLETIONS, Dialect.EMBEDDINGS})
 _CHOOSERS = frozenset({Dialect.CHAT_COMPLETIONS, Dialect.COMPLETIONS, Dialect.IMAGES})
 #: answered with the name of work that is asked for
 WORKS = frozenset({Dialect.VIDEOS, Dialect.TRANSCRIPTIONS})
+#: answered by addresses of files, at once
+POINTERS = frozenset({Dialect.IMAGES, Dialect.SPEECH, Dialect.SEARCH, Dialect.DETECT})
 #: write text: their answers have a length, and their requests a cap
 WRITERS = _TURNS | {Dialect.COMPLETIONS}
 #: the fields that may hold a cap; the first that is there counts

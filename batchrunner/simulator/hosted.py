@@ -1,4 +1,4 @@
-"""Answers that point at files: pictures, speech, search, detection. Nothing is behind the addresses."""
+"""Answers that point at files: pictures, speech, search, detection. Nothing is behind the addresses but where it is served."""
 
 from __future__ import annotations
 

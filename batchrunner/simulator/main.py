@@ -93,7 +93,8 @@ async def serve(
     listeners = await trio.open_tcp_listeners(port, host=HOST, backlog=BACKLOG)
     offset_ns = time.time_ns() - trio_now_ns()
     platform = Platform(settings, ledger=ledger, now_ns=lambda: trio_now_ns() + offset_ns)
-    task_status.started(f"http://{HOST}:{listeners[0].socket.getsockname()[1]}")
+    platform.url = f"http://{HOST}:{listeners[0].socket.getsockname()[1]}"
+    task_status.started(platform.url)
     await serve_tcp(platform, listeners)
 
 

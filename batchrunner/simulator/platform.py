@@ -9,10 +9,10 @@ from urllib.parse import parse_qsl, unquote
 import msgspec
 import trio
 
-from batchrunner.simulator import chats, hosted, replies, streams, works
+from batchrunner.simulator import chats, files, hosted, replies, streams, works
 from batchrunner.simulator.accounts import Accounts, digest
 from batchrunner.simulator.answers import Answer, failure, refusal
-from batchrunner.simulator.asks import WORKS, Ask, Dialect, Refusal, read
+from batchrunner.simulator.asks import POINTERS, WORKS, Ask, Dialect, Refusal, read
 from batchrunner.simulator.catalog import Catalog, entry
 from batchrunner.simulator.counters import Counters
 from batchrunner.simulator.draws import Draws
@@ -92,6 +92,8 @@ class Platform:
         self._plan: Plan = SeededPlan(settings) if plan is None else plan
         self._now_ns = now_ns or trio_now_ns
         self._replies = 0
+        #: where it is served: addresses of files lead there, and else nowhere
+        self.url: str | None = None
         self.works = Works(settings.seed, settings.work_seconds)
 
     async def answer(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Answer:
@@ -101,7 +103,9 @@ class Platform:
         path, _, query = target.partition("?")
         dialect = _DIALECTS.get(path)
         try:
-            if path.startswith(works.PATH):
+            if path.startswith(files.PATH):
+                answer = files.answer(path.removeprefix(files.PATH), request_id)
+            elif path.startswith(works.PATH):
                 answer = self._asked_for(method, path.removeprefix(works.PATH), headers, request_id)
             elif dialect is None:
                 answer = Answer(200, self._read_only(method, path, query, headers), request_id)
@@ -111,6 +115,8 @@ class Platform:
                 answer = await self._model(dialect, headers, body, request_id)
         except Refusal as error:
             answer = refusal(dialect, error.status, error.code, error.message, request_id)
+        if self.url is not None and (dialect in POINTERS or path.startswith(works.PATH)):
+            answer = msgspec.structs.replace(answer, body=files.hosted_at(answer.body, self.url))
         if answer.delivery is _WHOLE or answer.delivery in WHOLE:
             self.counters.statuses[str(answer.status)] += 1
         return answer

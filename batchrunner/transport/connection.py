@@ -121,10 +121,12 @@ class Connection:
         *,
         max_body_bytes: int = MAX_BODY_BYTES,
         stream: Callable[[], BodyTaker] | None = None,
+        of_any_type: bool = False,
     ) -> Reply:
         """Send a request and return the whole reply, whatever its status.
 
-        Where a success comes as a stream of events, what `stream` makes takes its body, and the reply has none.
+        Where a success comes as a stream of events (`of_any_type`: however it comes), what `stream` makes takes its body, and the
+        reply has none.
 
         `head` comes from `wire.Head` or `wire.request_head`, with the body's length. The connection is spent afterwards:
         back in the pool where it may carry another exchange, closed where anything was unclean, also when cancelled.
@@ -133,7 +135,7 @@ class Connection:
         """
         if self._spent:
             raise RuntimeError("a connection carries one exchange: get another from the pool")
-        parser = ReplyParser(max_body_bytes=max_body_bytes, stream=stream)
+        parser = ReplyParser(max_body_bytes=max_body_bytes, stream=stream, of_any_type=of_any_type)
         clean = False
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
@@ -215,6 +217,9 @@ class Connection:
                 if not budget.may_read(share, parser.held_bytes):
                     phases.enter(FailureKind.ATTEMPT_TIMEOUT, math.inf)
                     await budget.wait(share)
+                if parser.thinking:  # the head of a stream comes at once, and says nothing of when its words will
+                    phases.enter(FailureKind.FIRST_BYTE_TIMEOUT, phases.timeouts.first_byte_seconds)
+                    continue
                 between_seconds = LINGER_SECONDS if parser.answered else phases.timeouts.between_bytes_seconds
                 phases.enter(FailureKind.BETWEEN_BYTES_TIMEOUT, between_seconds)
         finally:

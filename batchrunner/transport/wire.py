@@ -59,6 +59,11 @@ class BodyTaker(Protocol):
         ...
 
     @property
+    def began(self) -> bool:
+        """Something of the answer itself has come: until then whoever writes it may still be thinking."""
+        ...
+
+    @property
     def complete(self) -> bool:
         """All that is wanted of the body has come."""
         ...
@@ -144,7 +149,8 @@ class ReplyParser:
     responses are skipped. A parser that raised WireError, or is complete, takes nothing more.
 
     `max_head_bytes` bounds status line, headers, interim responses and trailers together; `max_body_bytes` the body, or what is
-    kept of it. `stream` makes what takes a success that comes as a stream of events, whose reply then has no body.
+    kept of it. `stream` makes what takes a success that comes as a stream of events, whose reply then has no body; `of_any_type`:
+    any success.
     """
 
     __slots__ = (
@@ -161,6 +167,7 @@ class ReplyParser:
         "_max_body_bytes",
         "_max_head_bytes",
         "_names",
+        "_of_any_type",
         "_parser",
         "_stream",
         "_taker",
@@ -178,6 +185,7 @@ class ReplyParser:
         max_body_bytes: int = MAX_BODY_BYTES,
         max_head_bytes: int = MAX_HEAD_BYTES,
         stream: Callable[[], BodyTaker] | None = None,
+        of_any_type: bool = False,
     ) -> None:
         #: the final status code, as soon as its whole head has been read
         self.status: int | None = None
@@ -190,6 +198,7 @@ class ReplyParser:
         #: bytes of body read so far
         self.body_bytes = 0
         self._stream = stream
+        self._of_any_type = of_any_type
         self._taker: BodyTaker | None = None
         self._max_body_bytes = max_body_bytes
         self._max_head_bytes = max_head_bytes
@@ -217,6 +226,11 @@ class ReplyParser:
     def held_bytes(self) -> int:
         """What of the body is kept in memory."""
         return self.body_bytes if self._taker is None else self._taker.held_bytes
+
+    @property
+    def thinking(self) -> bool:
+        """A stream has been promised, and none of its words has come."""
+        return self._taker is not None and not self._taker.began
 
     @property
     def answered(self) -> bool:
@@ -318,7 +332,7 @@ class ReplyParser:
             self._head_done = True
             self._headers = self._decode_headers()
             self._read_framing(status)
-            if self._stream is not None and 200 <= status < 300 and self._is_event_stream():
+            if self._stream is not None and 200 <= status < 300 and self._is_taken():
                 self._taker = self._stream()
 
     def on_chunk_header(self) -> None:
@@ -385,7 +399,9 @@ class ReplyParser:
         if length is not None and status not in (204, 304) and int(length) > self._max_body_bytes:
             self._error = self._too_large_body()
 
-    def _is_event_stream(self) -> bool:
+    def _is_taken(self) -> bool:
+        if self._of_any_type:
+            return True
         return any(name == "content-type" and value.lower().startswith(EVENT_STREAM) for name, value in self._headers)
 
     def _head_bytes(self) -> int:

@@ -13,7 +13,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from batchrunner import polling
+from batchrunner import polling, story
 from batchrunner.clock import NS_PER_SECOND
 from batchrunner.events import AttemptResult, Billing
 from batchrunner.journal.files import ERRORS, JOURNAL, RESULTS
@@ -21,6 +21,7 @@ from batchrunner.journal.records import Submitted, decode
 from batchrunner.runner import Run
 from batchrunner.simulator.answers import Answer
 from batchrunner.simulator.settings import Rule, Settings
+from batchrunner.story_text import story_text
 from tests.sim.nights import CHAT, PRICES, Night, WatchedPlatform, after, assert_bill, assert_once, assert_whole, jobs
 from tests.verified import assert_clean, written
 
@@ -129,6 +130,21 @@ async def test_a_killed_run_goes_on_asking(autojump_clock: MockClock, night_of: 
     assert (status.completed, status.attempts, status.billed_usd) == (4, 4, 4 * PRICE_USD)
     assert not status.maybe_billed_usd
     assert_verified(night)
+
+
+async def test_a_job_that_the_server_works_on_has_a_story(autojump_clock: MockClock, night_of: Any) -> None:
+    """Taken on, under which name, and that it is asked for; then its end."""
+    night = night_of(lines(1), work_seconds=600.0)
+    await night.run(after(30, Run.drain))
+    told = story.tell(written(night.disk, night.path.with_suffix(".run"), run_id="night", prices=PRICES), "work-0")
+    assert ([step.what for step in told.steps], told.state) == (["process", "sent", "submitted"][1:], "in_flight")
+    (record,) = submissions(night)
+    text = story_text(told, None, live=True)
+    assert f"attempt 1 was taken on by the server, as {record.job}; it is asked for the result" in text
+    assert "The server works on it" in text
+    await night.run()
+    told = story.tell(written(night.disk, night.path.with_suffix(".run"), run_id="night", prices=PRICES), "work-0")
+    assert ([step.what for step in told.steps], told.state) == (["sent", "submitted", "process", "done"], "succeeded")
 
 
 @pytest.mark.parametrize("stop", [Run.drain, Run.cancel])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import trio
 import trio.testing
@@ -27,6 +29,10 @@ class Taker:
         return len(self.taken)
 
     @property
+    def began(self) -> bool:
+        return bool(self.taken)
+
+    @property
     def complete(self) -> bool:
         return self.taken.endswith(self._enough)
 
@@ -38,12 +44,12 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-async def stream(pool: Pool, taker: Taker, **limits: int) -> Reply:
+async def stream(pool: Pool, taker: Taker, **limits: Any) -> Reply:
     connection = await pool.connect(LIMITS)
     return await connection.exchange(HEAD, BODY, LIMITS, stream=lambda: taker, **limits)
 
 
-async def fail(pool: Pool, taker: Taker, **limits: int) -> FailureKind:
+async def fail(pool: Pool, taker: Taker, **limits: Any) -> FailureKind:
     with pytest.raises(TransportError) as caught:
         await stream(pool, taker, **limits)
     assert caught.value.failure.sent
@@ -106,6 +112,16 @@ async def test_silence_between_two_bytes_ends_a_stream(autojump_clock: trio.test
         began = trio.current_time()
         assert await fail(pool, Taker()) is FailureKind.ATTEMPT_TIMEOUT
         assert trio.current_time() - began == 100
+
+
+async def test_a_model_may_think_before_its_first_words(autojump_clock: trio.testing.MockClock) -> None:
+    """The head comes at once: what follows it has as long as a first byte has, and not what lies between two words."""
+    async with pool_over(answers(START, 25.0, chunk(b"a"), 1.0, chunk(b"[DONE]"), END)) as (pool, _):
+        assert (await stream(pool, Taker())).status == 200
+    async with pool_over(answers(START, 1000.0)) as (pool, _):
+        began = trio.current_time()
+        assert await fail(pool, Taker()) is FailureKind.FIRST_BYTE_TIMEOUT
+        assert trio.current_time() - began == LIMITS.first_byte_seconds
 
 
 async def test_a_stream_that_is_broken_off_is_truncated(autojump_clock: trio.testing.MockClock) -> None:
