@@ -7,6 +7,7 @@ one kind of error, `Unusable`, which says what to do; the file may be whole agai
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import re
@@ -30,6 +31,9 @@ VERSION: Final = 1
 BUSY_SECONDS: Final = 2.0
 #: Learned lengths are of no use beyond that: no account has so many models.
 LENGTHS_MAX_BYTES: Final = 1 << 20
+
+#: what a killed process leaves beside the file: a new one of the same name would take it for its own
+_LEFT_BEHIND: Final = ("-wal", "-shm", "-journal")
 
 _T = TypeVar("_T")
 _SCHEMA: Final = (
@@ -195,10 +199,28 @@ def _make(path: Path) -> None:
             database.execute(f"PRAGMA user_version = {VERSION}")
             for table in _SCHEMA:
                 database.execute(table)
-        with contextlib.suppress(FileExistsError):
+        with _alone_in(path.parent) as alone, contextlib.suppress(FileExistsError):
+            if alone and _identity(path) is None:
+                for leftover in _LEFT_BEHIND:
+                    path.with_name(path.name + leftover).unlink(missing_ok=True)
             os.link(aside, path)
     finally:
         os.unlink(aside)
+
+
+@contextlib.contextmanager
+def _alone_in(directory: Path) -> Iterator[bool]:
+    """Whether nobody else makes files in this directory meanwhile; no where directories cannot be locked."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
 
 
 def _read(database: sqlite3.Connection) -> Row | None:

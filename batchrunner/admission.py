@@ -24,7 +24,7 @@ from batchrunner.job import RequestSize, Usage
 from batchrunner.lookahead import LookAhead
 from batchrunner.refused import RefusedJobs
 from batchrunner.tickets import Backoff, Candidate, Due, Held, NotNow, Then, Ticket
-from batchrunner.waits import Cause, JobWaits, Waits
+from batchrunner.waits import CAUSES, Cause, JobWaits, Waits
 
 #: No sleep is shorter: a nanosecond lost in a float must not make a loop spin.
 SHORTEST_SLEEP_NS = 1_000
@@ -90,7 +90,7 @@ class Admission:
         self._queue = queue
         self._clock = clock
         self._load = load
-        self._due = due or _now
+        self._due = due or (lambda now_ns: Due(now_ns, "work"))
         self._hopeless = hopeless
         self._max_in_flight = max_in_flight
         self._tpm = tpm
@@ -102,7 +102,10 @@ class Admission:
         self._paced = True
         self._closed = self._resigned = False
         self._replanned = False  # slots that were reserved before are void
-        self._changed = trio.Event()
+        #: how often something has changed that one may wait for
+        self._changes = 0
+        #: where somebody waits for that
+        self._wakes: trio.Event | None = None
         self._waits = Waits()
         self._job_waits = JobWaits()
 
@@ -117,13 +120,13 @@ class Admission:
             if self.idle:
                 if self._crew is None or self._crew.idle:
                     break
-                await self._wait(self._changed, "work", None)
+                await self._wait(self._changes, "work", None)
             elif self._in_flight >= self._max_in_flight:
-                await self._wait(self._changed, "in_flight", None)
+                await self._wait(self._changes, "in_flight", None)
             elif not is_due:
-                await self._wait(self._changed, due.reason, due.at_ns)
+                await self._wait(self._changes, due.reason, due.at_ns)
             elif not self._release_the_hopeless(now_ns):
-                await self._wait(self._changed, self._idle_reason(), self._queue.next_due_ns(now_ns))
+                await self._wait(self._changes, self._idle_reason(), self._queue.next_due_ns(now_ns))
         if self._crew is not None:
             self._crew.wake()
         return False
@@ -139,17 +142,17 @@ class Admission:
         slot: budget.Slot | None = None
         while await self.ready():
             # What changes from here on, while the store is asked too, ends the next wait.
-            changed = self._changed
-            now_ns = self._clock.monotonic_ns()
+            changes = self._changes
             if self._replanned:
                 slot, self._replanned = None, False
             if slot is None and self._paced:
+                now_ns = self._clock.monotonic_ns()
                 decision = await self._store.step(now_ns, budget.Reserve())
                 assert isinstance(decision, budget.Slot)
                 slot = decision
                 self._paced = slot.at_ns > now_ns
-            if slot is not None and slot.at_ns > now_ns:
-                await self._wait(changed, "requests", slot.at_ns)
+            if slot is not None and slot.at_ns > self._clock.monotonic_ns():
+                await self._wait(changes, "requests", slot.at_ns)
                 continue
             number = slot.slot if slot is not None else 0
             if self._crew is None:
@@ -164,7 +167,7 @@ class Admission:
                 case Ticket():
                     return chosen
                 case _Wait(reason, until_ns):
-                    await self._wait(changed, reason, until_ns)
+                    await self._wait(changes, reason, until_ns)
                 case _Next.JOB:
                     await trio.lowlevel.checkpoint()  # a whole file of them must not keep signals and the writer waiting
                 case _Next.SLOT:
@@ -182,16 +185,17 @@ class Admission:
         candidate = self._load(number)
         if not isinstance(candidate, Candidate):
             return self._pass_over(number, candidate, now_ns)
-        wants_alone = self._refused.alone(number, candidate.tokens, self._tpm)
-        offered = self._ahead.offered(number, candidate.offer, slot, alone=wants_alone)
+        offer = candidate.offer
+        wants_alone = self._refused.alone(number, offer.tokens, self._tpm)
+        offered = self._ahead.offered(number, offer, slot, alone=wants_alone)
         match await self._store.step(now_ns, offered.take):
             case budget.Taken(entry) if self._closed:  # while a shared store was asked
                 await self._store.step(self._clock.monotonic_ns(), budget.Lost(entry))
                 return _Next.SLOT
-            case budget.Taken(entry, offer, alone, delay_ns):
-                if offer:
+            case budget.Taken(entry, chosen, alone, delay_ns):
+                if chosen:
                     self._ahead.passed(number, delay_ns)
-                    instead = await self._load_instead(offered.numbers[offer], entry, now_ns)
+                    instead = await self._load_instead(offered.numbers[chosen], entry, now_ns)
                     if not isinstance(instead, Candidate):
                         return _Next.SLOT
                     candidate = instead
@@ -232,7 +236,7 @@ class Admission:
     def close(self) -> None:
         """Admit nothing more. What is in flight goes on."""
         self._closed = True
-        self.wake()
+        (self._crew or self).wake()  # the others may have waited for nothing else
 
     def resign(self) -> None:
         """Admit nothing more, and leave all jobs to the others of the crew: those too that come back later."""
@@ -334,17 +338,20 @@ class Admission:
 
     def statistics(self) -> Statistics:
         waits, queue = self._waits, self._queue.statistics()
+        waited_ns = waits.at(self._clock.monotonic_ns())
         return Statistics(
             in_flight=self._in_flight,
             backing_off=queue.backing_off,
             held=queue.held,
             waits_for=waits.cause,
-            waited_seconds={cause: ns / NS_PER_SECOND for cause, ns in waits.at(self._clock.monotonic_ns()).items()},
+            waited_seconds={cause: waited_ns.get(cause, 0) / NS_PER_SECOND for cause in CAUSES},
             admitted=self._admitted,
         )
 
     def _requeue(self, ticket: Ticket, then: Then) -> None:
         # Before the request is given back: else the dispatcher could see nothing queued and nothing in flight, and end.
+        if then is None:
+            return
         number, now_ns = ticket.job.number, self._clock.monotonic_ns()
         match then:
             case Backoff(after_ns, repeat):
@@ -359,27 +366,26 @@ class Admission:
             self._queue.surrender()
         self._in_flight -= 1
         await self._store.step(self._clock.monotonic_ns(), event)
-        self.wake()
-        if self._crew is not None:
-            self._crew.wake()
+        (self._crew or self).wake()
 
-    async def _wait(self, changed: trio.Event, reason: Cause, until_ns: int | None) -> None:
-        """Sleep until `until_ns`, or until something has changed since `changed` was looked at."""
-        if self._closed:  # by `load` perhaps, after the last look at it: nothing might ever change again
+    async def _wait(self, changes: int, reason: Cause, until_ns: int | None) -> None:
+        """Sleep until `until_ns`, or until something changes; not at all where it has, since there were so many `changes`."""
+        if changes != self._changes or self._closed:  # by `load` perhaps: nothing might ever change again
+            await trio.lowlevel.checkpoint()
             return
         now_ns = self._clock.monotonic_ns()
         gate_seconds = self._store.statistics(now_ns).closed_for_seconds
         cause: Cause = "rate_limited" if gate_seconds and reason == "requests" else reason
         self._waits = self._waits.begin(cause, now_ns)
         seconds = float("inf") if until_ns is None else max(until_ns - now_ns, SHORTEST_SLEEP_NS) / NS_PER_SECOND
+        if self._wakes is None:
+            self._wakes = trio.Event()
         with trio.move_on_after(seconds):
-            await changed.wait()
+            await self._wakes.wait()
         self._waits = self._waits.end(self._clock.monotonic_ns())
 
     def wake(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()
-
-
-def _now(now_ns: int) -> Due:
-    return Due(now_ns, "work")
+        self._changes += 1
+        if self._wakes is not None:
+            self._wakes.set()
+            self._wakes = None

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 NS_PER_SECOND = 1_000_000_000
+#: it answers in milliseconds, or there is something wrong with it
+SYSCTL_SECONDS = 5.0
+_SYSCTL = ("/usr/sbin/sysctl", "-n", "kern.bootsessionuuid")
 
 
 class Clock(Protocol):
@@ -61,8 +65,22 @@ class VirtualClock:
 
 
 def _read_boot_id() -> str:
-    """The kernel's boot id, shortened. Elsewhere the boot time in seconds, which is as good for telling boots apart."""
+    """The kernel's boot id, shortened: Linux's, else macOS's. Elsewhere the boot time in seconds, which tells boots apart, but
+    by the wall clock: where that is set a process takes what others wrote before for another boot's.
+    """
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", "")[:12]
+        found = Path("/proc/sys/kernel/random/boot_id").read_text()
     except OSError:
-        return f"b{round(time.time() - time.monotonic())}"
+        found = _boot_session()
+    return found.strip().replace("-", "")[:12] or f"b{round(time.time() - time.monotonic())}"
+
+
+def _boot_session() -> str:
+    """What macOS calls its present boot; empty on other systems."""
+    try:
+        asked = subprocess.run(  # noqa: S603 - a fixed path
+            _SYSCTL, capture_output=True, check=True, timeout=SYSCTL_SECONDS, env={}
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return asked.stdout.decode(errors="replace")

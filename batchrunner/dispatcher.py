@@ -53,12 +53,14 @@ class Dispatcher:
         #: waits for the server to be there
         self.connecting = False
         self._parts = parts
+        self._alone = crew is None
         self._stop = stop
         self._unusable = unusable
         self.attempts = Attempts(parts, account, common, stop)
+        self._queue = FairQueue(lanes.all, lanes.of, limits=account.limits, retries=retries, foreign=foreign, most_held=most_held)
         self.admission = Admission(
             account.store,
-            FairQueue(lanes.all, lanes.of, limits=account.limits, retries=retries, foreign=foreign, most_held=most_held),
+            self._queue,
             parts.clock,
             load=self.attempts.load,
             look=self.attempts.look,
@@ -79,6 +81,9 @@ class Dispatcher:
             changed=self.admission.wake,
         )
         self._reached = False
+        self._unreached_since_ns = account.unreached_since_ns
+        #: in a row
+        self._failures = 0
         self._stopping = trio.Event()
         self._opening = trio.CancelScope()
 
@@ -90,7 +95,7 @@ class Dispatcher:
                 # Opened before its slot is due: a handshake must not make a send late, nor a dead server cost a job.
                 connection = await self._connect()
                 if connection is None:
-                    break
+                    continue  # others may have done all meanwhile, or it is over, of which they are told there
                 try:
                     ticket = await self.admission.admit()
                 except BatchrunError as error:
@@ -126,31 +131,35 @@ class Dispatcher:
         return self._stopping.is_set()
 
     async def _connect(self) -> Connection | None:
-        """An open connection; None once the run is stopping. A server that is away is waited for, unless it never was there."""
-        unreached_since_ns = self.account.unreached_since_ns
-        failures = 0
-        while not self._stopping.is_set():
-            try:
-                with trio.CancelScope() as self._opening:
-                    connection = await self.account.pool.connect()
-                if self._opening.cancelled_caught:
-                    return None
-            except TransportError as error:
-                failures += 1
-                now_ns = self._parts.clock.monotonic_ns()
-                unreached_since_ns = now_ns if unreached_since_ns is None else unreached_since_ns
-                if not self._reached and now_ns - unreached_since_ns >= UNREACHED_SECONDS * NS_PER_SECOND:
-                    self._stop("unreachable", error.failure.message)
-                    return None
-                if failures == 1:
-                    self._parts.say(f"{error.failure.message}; trying again")
-                self.connecting = True
-                cap = CONNECT_BACKOFF_CAP_SECONDS if self._reached else UNREACHED_BACKOFF_CAP_SECONDS
-                ceiling = min(cap, CONNECT_BACKOFF_BASE_SECONDS * 2 ** min(failures, 10))
-                with trio.move_on_after(self._parts.rng.uniform(ceiling / 2, ceiling)):
-                    await self._stopping.wait()
-            else:
-                self._reached = True
-                self.connecting = False
-                return connection
-        return None
+        """An open connection; None where there is none yet, after a while, or the run is stopping."""
+        try:
+            with trio.CancelScope() as self._opening:
+                connection = await self.account.pool.connect()
+            if self._opening.cancelled_caught:
+                return None
+        except TransportError as error:
+            await self._failed(error.failure.message)
+            return None
+        self._reached = True
+        self._failures = 0
+        self.connecting = False
+        return connection
+
+    async def _failed(self, message: str) -> None:
+        """Wait before the next try. A server that was there before may take its time, one that never was may not."""
+        now_ns = self._parts.clock.monotonic_ns()
+        if self._unreached_since_ns is None:
+            self._unreached_since_ns = now_ns
+        if not self._reached and now_ns - self._unreached_since_ns >= UNREACHED_SECONDS * NS_PER_SECOND:
+            self._stop("unreachable", message)
+            return
+        self._failures += 1
+        if self._failures == 1:
+            self._parts.say(f"{message}; trying again")
+        self.connecting = True
+        if not self._alone:
+            self._queue.surrender()  # jobs that came back from here need not wait for this server
+        cap = CONNECT_BACKOFF_CAP_SECONDS if self._reached else UNREACHED_BACKOFF_CAP_SECONDS
+        ceiling = min(cap, CONNECT_BACKOFF_BASE_SECONDS * 2 ** min(self._failures, 10))
+        with trio.move_on_after(self._parts.rng.uniform(ceiling / 2, ceiling)):
+            await self._stopping.wait()

@@ -200,7 +200,7 @@ class FairQueue:
         return [number for number, _ in aside.jobs]
 
     def surrender(self) -> None:
-        """Put all that came back from a request, or is held, into its lane again: this queue is not asked any more."""
+        """Put all that came back from a request, or is held, into its lane again, where others may find it."""
         waiting = [number for heap in (self._refused, self._backoffs, self._repeats) for _, number in heap]
         waiting += [number for aside in self._held.values() for number, _ in aside.jobs]
         for jobs in (self._refused, self._backoffs, self._repeats, self._held):

@@ -21,6 +21,8 @@ AHEAD: Final = 63
 LARGE_DIVISOR: Final = 100
 #: Bodies are read for it: so many at a time, so that nobody waits for long.
 SIZED_AT_ONCE: Final = 8
+#: Other accounts send jobs that were looked at here, and nobody tells: beyond so many, all but what is in sight is forgotten.
+MOST_KEPT: Final = 4 * AHEAD
 #: What goes before a job can make it wait for so much longer, in all.
 PROMISE_NS: Final = 5_000_000_000
 
@@ -80,6 +82,8 @@ class LookAhead:
         if not self._reasons:
             return Offered((number,), budget.Take(slot, (offer,), alone))
         behind, others = self._queue.beside(number, AHEAD)
+        if len(self._sizes) > MOST_KEPT or len(self._promises) > MOST_KEPT:
+            self._keep_only({number, *behind, *others})
         found = self._sized(behind)
         equals = 1 + len(found)
         found += self._sized(others)
@@ -102,6 +106,10 @@ class LookAhead:
         promise = self._promises.setdefault(number, _Promise())
         promise.passed += 1
         promise.spare_ns -= delay_ns
+
+    def _keep_only(self, numbers: set[int]) -> None:
+        self._sizes = {number: size for number, size in self._sizes.items() if number in numbers}
+        self._promises = {number: promise for number, promise in self._promises.items() if number in numbers}
 
     def _sized(self, numbers: list[int]) -> list[tuple[int, budget.Offer]]:
         """Those that may be sent, as far as they were looked at."""

@@ -35,13 +35,26 @@ EPOCH_SECONDS = 10**9
 EPOCH_MILLISECONDS = 10**12
 
 _MILLISECONDS = ("retry-after-ms", "x-ms-retry-after-ms")
-_UNITS_NS = {"d": 86_400 * NS, "h": 3_600 * NS, "m": 60 * NS, "s": NS, "ms": 10**6, "us": 10**3, "µs": 10**3, "ns": 1}
+_UNITS_NS = {
+    "d": 86_400 * NS,
+    "h": 3_600 * NS,
+    "m": 60 * NS,
+    "s": NS,
+    "ms": 10**6,
+    "us": 10**3,
+    "µs": 10**3,
+    "\u03bcs": 10**3,
+    "ns": 1,
+}
 _NUMBER = re.compile(r"[0-9]{1,15}(?:\.[0-9]{0,20})?")
+# ASCII: beyond it there are letters that are these but for case, and no unit's.
+_ANY_CASE = re.IGNORECASE | re.ASCII
 _PART = re.compile(
-    r"([0-9]{1,9}(?:\.[0-9]{1,20})?) ?(milliseconds?|minutes?|seconds?|hours?|days?|ms|us|µs|ns|m|s|h|d)(?![a-z])", re.IGNORECASE
+    r"([0-9]{1,9}(?:\.[0-9]{1,20})?) ?(milliseconds?|minutes?|seconds?|hours?|days?|ms|us|µs|\u03bcs|ns|m|s|h|d)(?![a-z])",
+    _ANY_CASE,
 )
-_DURATION = re.compile(f"(?:{_PART.pattern})+", re.IGNORECASE)
-_AGAIN = re.compile(rf"(?:try again|retry) (?:in|after) ((?:{_PART.pattern}(?:,| and)? ?)+)", re.IGNORECASE)
+_DURATION = re.compile(f"(?:{_PART.pattern})+", _ANY_CASE)
+_AGAIN = re.compile(rf"(?:try again|retry) (?:in|after) ((?:{_PART.pattern}(?:,| and)? ?)+)", _ANY_CASE)
 
 
 def retry_after_ns(reply: Reply, wall_ns: int) -> int | None:

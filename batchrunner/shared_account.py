@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -15,6 +16,7 @@ from batchrunner import budget, estimate
 from batchrunner.account_file import BUSY_SECONDS, LENGTHS_MAX_BYTES, AccountFile, Row, Unusable
 from batchrunner.budget import holders, leases, survival
 from batchrunner.budget.holders import Shared
+from batchrunner.budget.pacer import SAFE_WINDOW_NS
 from batchrunner.clock import NS_PER_SECOND, Clock
 from batchrunner.estimate import Estimator
 
@@ -156,6 +158,11 @@ class SharedAccount:
         if row is None:  # nothing was ever sent, or the file was removed under us
             row = Row(boot, self._last or Shared(budget.State(self._limits)), [], 0)
         elif self._is_foreign(row, now_ns):
+            if self._last is not None:  # no reboot, then: two would make each other forget 429s and the last minute
+                raise Unusable(
+                    f"{self._file.path}: another machine, or a program with another clock, uses it too. Give each a directory of "
+                    "its own with --state-dir."
+                )
             row = Row(boot, Shared(budget.after_reboot(row.shared.state, now_ns)), [], 0)
         held = row.shared.lease
         ends: Sequence[budget.Event] = ()
@@ -182,7 +189,7 @@ class SharedAccount:
         if row is None:
             return lambda event: event
         past = None if self._is_foreign(row, self._clock.monotonic_ns()) else ()
-        return lambda event: budget.Open(past, event.jobs) if isinstance(event, budget.Open) else event
+        return lambda event: msgspec.structs.replace(event, past=past) if isinstance(event, budget.Open) else event
 
     def _tell_of_limits(self, limits: budget.Limits) -> None:
         if (limits.rpm, limits.tpm) == (self._told_limits.rpm, self._told_limits.tpm):
@@ -202,7 +209,14 @@ class SharedAccount:
         now_ns = self._clock.monotonic_ns()
         last = back or self._last
         shared = survival.apart(last, self._name, self._limits, now_ns)
-        self._apart = _Apart(shared, now_ns + RETRY_NS, holders=len(last.holders) if last is not None else 1)
+        ends = back.lease.ends if back is not None and back.lease is not None else ()
+        self._apart = _Apart(
+            shared,
+            shared.holders[self._name].entries.copy(),
+            now_ns + RETRY_NS,
+            ends,
+            holders=len(last.holders) if last is not None else 1,
+        )
         part = "its limits, without a fast start" if last is None else f"its share of the limits, {_shown(shared.state.limits)}"
         self._say(f"warning: {why} Until then this run keeps to {part}, and knows nothing of other runs on the account.")
         return self._apart
@@ -211,26 +225,30 @@ class SharedAccount:
 class _Apart:
     """The account while its file cannot be used, and what the others have to be told of afterwards."""
 
-    def __init__(self, shared: Shared, retry_ns: int, *, holders: int) -> None:
+    def __init__(self, shared: Shared, before: set[int], retry_ns: int, ends: Sequence[budget.Event], *, holders: int) -> None:
         self.shared = shared
         self._holders = max(1, holders)
         self.retry_ns = retry_ns
-        self._sends: list[budget.PastSend] = []
-        #: ends of requests that the others know of
-        self._owed: list[budget.Event] = []
+        #: requests that the others know of
+        self._before = before
+        #: of the last minute
+        self._sends: deque[budget.PastSend] = deque()
+        #: their ends, the first of them under a lease that was not given back
+        self._owed = list(ends)
 
     def step(self, name: str, now_ns: int, event: budget.Event) -> budget.Decision:
         if isinstance(event, budget.Open):
-            event = budget.Open(None, event.jobs)
+            event = msgspec.structs.replace(event, past=None)
         if isinstance(event, budget.Change):
             event = budget.Change(survival.part_of(event.limits, self._holders))
-        if isinstance(event, (budget.Settle, budget.Refuse, budget.Lost)) and event.entry < survival.FIRST_APART:
-            self._owed.append(event)
+        if isinstance(event, (budget.Settle, budget.Refuse, budget.Lost)) and event.entry in self._before:
+            # Its hint counts from now on: the gate that hears of it here comes along.
+            self._owed.append(msgspec.structs.replace(event, retry_after_ns=None) if isinstance(event, budget.Refuse) else event)
         decision = holders.step(self.shared, name, now_ns, event)
         if isinstance(event, budget.Take) and isinstance(decision, budget.Taken):
             self._sends.append(budget.PastSend(now_ns, event.offers[decision.offer].tokens))
-            if len(self._sends) > 2 * max(1_000, self.shared.state.limits.rpm):
-                self._sends = survival.recent(self._sends, now_ns)
+            while self._sends[0].sent_ns + SAFE_WINDOW_NS <= now_ns:
+                self._sends.popleft()
         return decision
 
     def rejoin(self, shared: Shared, name: str, now_ns: int) -> None:

@@ -22,12 +22,14 @@ Cause = Literal[
 OwnCause = Literal["backoff", "held"]
 
 _NS_PER_MS: Final = 1_000_000
-_NOTHING: Final[Mapping[Cause, int]] = MappingProxyType(dict.fromkeys(get_args(Cause), 0))
+CAUSES: Final[tuple[Cause, ...]] = get_args(Cause)
+_NOTHING: Final[Mapping[Cause, int]] = MappingProxyType({})
 
 
 class Waits(msgspec.Struct, frozen=True):
     """What the dispatcher waits for and has waited for. Never changed, so that other threads may look at it."""
 
+    #: by cause; those that were never waited for are not there
     ended_ns: Mapping[Cause, int] = _NOTHING
     cause: Cause | None = None
     since_ns: int = 0
@@ -42,7 +44,7 @@ class Waits(msgspec.Struct, frozen=True):
         """By cause, up to now."""
         if self.cause is None:
             return self.ended_ns
-        return {**self.ended_ns, self.cause: self.ended_ns[self.cause] + max(0, now_ns - self.since_ns)}
+        return {**self.ended_ns, self.cause: self.ended_ns.get(self.cause, 0) + max(0, now_ns - self.since_ns)}
 
 
 class _Back(msgspec.Struct):
@@ -90,5 +92,5 @@ class JobWaits:
         self.released([number], now_ns)
         back = self._back.pop(number)
         found: dict[str, int] = {"backoff": back.backoff_ns, "held": back.held_ns}
-        found |= {cause: ns - back.before_ns[cause] for cause, ns in waits.at(now_ns).items()}
+        found |= {cause: ns - back.before_ns.get(cause, 0) for cause, ns in waits.at(now_ns).items()}
         return {cause: ns // _NS_PER_MS for cause, ns in found.items() if ns >= _NS_PER_MS}

@@ -32,6 +32,10 @@ class Charging(enum.IntEnum):
     ESTIMATE = 2
 
 
+#: By name: to get at a member through its class takes longer than most of what is done with it.
+ACTUAL, SETTLE, ESTIMATE = Charging
+
+
 #: A minute that is this full by some reckoning explains a 429, in hundredths of the limit.
 FULL_PERCENT = 92
 #: A request let in at this load by some reckoning refutes it: a bucket lets two minutes' worth through in 60 s, nothing more.
@@ -47,7 +51,7 @@ class Belief(msgspec.Struct):
     Invariant: it is never one that an accepted request has refuted.
     """
 
-    way: Charging = Charging.ACTUAL
+    way: Charging = ACTUAL
     #: the greatest load, by each of the stricter ways, at which a request was let in
     settle_accepted: int = 0
     estimate_accepted: int = 0
@@ -74,16 +78,18 @@ class Belief(msgspec.Struct):
         """A request was let in that had found, itself included, these loads. Whether that refutes what was believed."""
         self.settle_accepted = max(self.settle_accepted, settle_load)
         self.estimate_accepted = max(self.estimate_accepted, estimate_load)
-        return self.refuted(self.way, tpm) and self._laxer(now_ns, tpm)
+        return self.way is not ACTUAL and self.refuted(self.way, tpm) and self._laxer(now_ns, tpm)
 
     def refuted(self, way: Charging, tpm: int) -> bool:
         """Whether more was let in than a server could that charges in this way. Nothing refutes the laxest."""
-        most = {Charging.SETTLE: self.settle_accepted, Charging.ESTIMATE: self.estimate_accepted}
-        return way in most and most[way] * 100 >= REFUTED_PERCENT * tpm
+        if way is ACTUAL:
+            return False
+        most = self.settle_accepted if way is SETTLE else self.estimate_accepted
+        return most * 100 >= REFUTED_PERCENT * tpm
 
     def relax(self, now_ns: int, tpm: int) -> bool:
         """Go back to a laxer way, if it is time to try one. Whether it was."""
-        return self.way is not Charging.ACTUAL and now_ns >= self.laxer_ns and self._laxer(now_ns, tpm)
+        return self.way is not ACTUAL and now_ns >= self.laxer_ns and self._laxer(now_ns, tpm)
 
     def _laxer(self, now_ns: int, tpm: int) -> bool:
         """Go by the next laxer way that is not refuted."""

@@ -46,12 +46,14 @@ class Wait(msgspec.Struct, frozen=True):
 
 def choose(state: State, now_ns: int, take: Take) -> Choice | Wait:
     """Which offer goes now, as far as tokens are concerned; or until when none does."""
+    if not state.limits.tpm:
+        return _FIRST
     first_ns = _due_ns(state, now_ns, take.offers[0], alone=take.alone)
     if len(take.offers) == 1:
         return _FIRST if first_ns <= now_ns else Wait(first_ns)
     if first_ns > now_ns:
         return _smaller(state, now_ns, take, first_ns)
-    if take.passed < MOST_PASSES and state.limits.tpm and state.tokens.overflow_soon(now_ns):
+    if take.passed < MOST_PASSES and state.tokens.overflow_soon(now_ns):
         return _largest(state, now_ns, take)
     return _FIRST
 
@@ -90,5 +92,4 @@ def _instead(state: State, now_ns: int, take: Take, number: int, first_ns: int) 
 
 def _due_ns(state: State, now_ns: int, offer: Offer, *, alone: bool = False, before: Offer | None = None) -> int:
     """When the account has the tokens for a request, by itself or after another."""
-    tpm = state.limits.tpm
-    return state.tokens.due_ns(now_ns, state.window, tpm, offer, alone=alone, before=before) if tpm else now_ns
+    return state.tokens.due_ns(now_ns, state.window, state.limits.tpm, offer, alone=alone, before=before)

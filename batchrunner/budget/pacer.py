@@ -21,8 +21,9 @@ FAST_START_DOUBLES_AFTER = (4, 25)
 BURST_DIVISOR = 50
 #: of those that went through before a fast start was refused, so many are counted on the next time
 BURST_KEPT = (3, 4)
-#: Share of a minute's tokens that may be taken at once.
+#: Share of a minute's tokens that may be taken at once, and the time in which they flow in.
 TOKEN_BURST_DIVISOR = 4
+TOKEN_BURST_NS = SAFE_WINDOW_NS // TOKEN_BURST_DIVISOR
 
 
 def interval_ns(rpm: int) -> int:
@@ -50,6 +51,8 @@ class RequestPacer(msgspec.Struct):
     burst_flows: bool = False
     #: idle time is made up for by up to so many sends
     credit: int = 0
+    #: what was sent up to then was of a fast start that came to its own end; a 429 to it may still come
+    fast_until_ns: int = -1
 
     def advance(self, at_ns: int, rpm: int) -> None:
         """Account for a send planned at `at_ns`. Idle time is never banked beyond LATENESS_NS."""
@@ -62,6 +65,8 @@ class RequestPacer(msgspec.Struct):
         self.due_ns = max(self.due_ns, at_ns - self._forgiven_ns(rpm)) + self.spacing_ns(rpm)
         self.fast_left -= 1
         self.fast_made += 1
+        if self.fast_left == 0:
+            self.fast_until_ns = at_ns + interval_ns(rpm)
 
     def spacing_ns(self, rpm: int) -> int:
         """How long after the next send the one behind it may follow."""
@@ -88,7 +93,12 @@ class RequestPacer(msgspec.Struct):
         """Send so many faster than the pace, or as many as are known to be let through."""
         self.fast_left = min(sends, self.burst) if self.burst_ends else sends
         self.fast_made = self.fast_minutes = 0
+        self.fast_until_ns = -1
         self.credit = max(0, self.burst - 1) if self.burst_flows else 0
+
+    def is_fast(self, sent_ns: int) -> bool:
+        """Whether what was sent then, and not refused before, is of a fast start."""
+        return self.fast_left > 0 or sent_ns <= self.fast_until_ns
 
     def accepted(self) -> None:
         """A request was let in. Refusals come sooner than answers do: so were those of the fast start before it."""
@@ -98,10 +108,12 @@ class RequestPacer(msgspec.Struct):
     def end_fast(self) -> None:
         """Go on at the pace, for another reason than a refusal."""
         self.fast_left = self.credit = 0
+        self.fast_until_ns = -1
 
     def stop_fast(self, before: int) -> None:
         """A request of the fast start was refused, that had `before` it so many; negative: nobody knows any more."""
         self.fast_left = 0
+        self.fast_until_ns = -1
         if before < 0:
             return
         self.burst_ends = True
@@ -122,15 +134,15 @@ class TokenPacer(msgspec.Struct):
     def earliest(self, now_ns: int, tokens: int, tpm: int) -> int:
         """When `tokens` may be taken. A request larger than the burst waits for a full bucket, not for ever."""
         price = tokens * SAFE_WINDOW_NS // tpm
-        tolerance = max(price, SAFE_WINDOW_NS // TOKEN_BURST_DIVISOR)
-        return max(now_ns, self.empty_ns + price - tolerance)
+        due_ns = self.empty_ns + price - max(price, TOKEN_BURST_NS)
+        return max(now_ns, due_ns)
 
     def take(self, now_ns: int, tokens: int, tpm: int) -> None:
         self.empty_ns = max(self.empty_ns, now_ns) + tokens * SAFE_WINDOW_NS // tpm
 
     def drain(self, now_ns: int, left: int, tpm: int) -> None:
         """Leave no more than `left` tokens to be taken at once."""
-        self.empty_ns = max(self.empty_ns, now_ns + SAFE_WINDOW_NS // TOKEN_BURST_DIVISOR - left * SAFE_WINDOW_NS // tpm)
+        self.empty_ns = max(self.empty_ns, now_ns + TOKEN_BURST_NS - left * SAFE_WINDOW_NS // tpm)
 
     def adopt(self, now_ns: int, before: int, tpm: int, used: int) -> None:
         """Another limit holds: what is still to be paid back are tokens, and takes another time. `used`: in the last minute,

@@ -50,13 +50,14 @@ def step(state: State, now_ns: int, event: Event) -> Decision:
     no-ops or Stale, so that an answer that comes twice or too late does no harm.
     """
     state.window.expire(now_ns)
-    if state.requests.limit != state.limits.rpm:
-        state.requests.adopt(state.limits.rpm)
-    if state.requests.missing:
-        state.requests.probe(now_ns, state.limits.rpm)
-    if state.tokens.strict and state.limits.tpm:
-        state.tokens.pass_time(now_ns, state.window, state.limits.tpm)
-    if state.limits.auto:
+    limits, requests = state.limits, state.requests
+    if requests.limit != limits.rpm:
+        requests.adopt(limits.rpm)
+    if requests.missing:
+        requests.probe(now_ns, limits.rpm)
+    if limits.tpm and state.tokens.strict:
+        state.tokens.pass_time(now_ns, state.window, limits.tpm)
+    if limits.auto:
         growth.grow(state, now_ns)
     return _STEPS[type(event)](state, now_ns, event)
 
@@ -107,7 +108,7 @@ def _open(state: State, now_ns: int, event: Open) -> None:
         expire(state, now_ns)
     if state.began_ns < 0:
         state.began_ns = now_ns
-    state.tokens.buckets.wall_offset_ns = event.wall_offset_ns
+    state.tokens.buckets.set_clock(now_ns, event.wall_offset_ns)
     for past in event.past or ():
         if past.sent_ns + SAFE_WINDOW_NS <= now_ns:
             continue
@@ -207,13 +208,14 @@ def _settle(state: State, now_ns: int, event: Settle) -> None:
     if event.hints is not None:
         _hear(state, now_ns, flight, event.hints, refused=False)
     state.pacer.accepted()
-    taking = flight.taking if state.limits.tpm else None
+    offer, used, tpm = flight.offer, event.tokens, state.limits.tpm
+    taking = flight.taking if tpm else None
     if taking:
-        state.tokens.accept(now_ns, state.window, taking, state.limits.tpm)
-    if event.tokens is not None:
-        state.window.settle(flight.cell, event.tokens - flight.offer.tokens, event.tokens - flight.offer.reserved_tokens)
+        state.tokens.accept(now_ns, state.window, taking, tpm)
+    if used is not None:
+        state.window.settle(flight.cell, used - offer.tokens, used - offer.reserved_tokens)
         if taking:
-            state.tokens.settle(now_ns, flight.sent_ns, taking, state.limits.tpm, event.tokens)
+            state.tokens.settle(now_ns, flight.sent_ns, taking, tpm, used)
 
 
 def _refuse(state: State, now_ns: int, event: Refuse) -> None:
@@ -252,7 +254,7 @@ def _hear(state: State, now_ns: int, flight: InFlight, hints: Hints, *, refused:
 def _explain(state: State, now_ns: int, flight: InFlight) -> None:
     """Find what a 429 says of the server. Only what nothing else explains lowers the rate."""
     limits, gate = state.limits, state.gate
-    if state.pacer.fast_left:
+    if state.pacer.is_fast(flight.sent_ns):
         state.pacer.stop_fast(state.window.requests - state.window.sent_since(flight.sent_ns) - 1)
         return
     accepted = _accepted(state, now_ns)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import zlib
+from collections.abc import Iterable
 
 import msgspec
 
@@ -29,6 +30,7 @@ def apart(shared: Shared | None, name: str, limits: Limits, now_ns: int) -> Shar
     state.limits = part
     if shared is not None:
         state.gate = copy.copy(shared.state.gate)
+        state.tokens.buckets.wall_offset_ns = shared.state.tokens.buckets.wall_offset_ns
         cells = shared.state.window.cells[-1::-holders][::-1]
         state.window = Window(
             cells=[copy.copy(cell) for cell in cells],
@@ -43,6 +45,10 @@ def apart(shared: Shared | None, name: str, limits: Limits, now_ns: int) -> Shar
     state.next_entry = FIRST_APART * (1 + zlib.crc32(name.encode()) // 4)
     alone = Shared(state)
     meet(alone, name, part, now_ns)
+    if shared is not None:
+        _take_along(shared.state, shared.holders[name].entries, alone, name)
+        # Of another time apart some may be under way.
+        state.next_entry = max((state.next_entry, *(entry + 1 for entry in state.in_flight)))
     return alone
 
 
@@ -52,10 +58,10 @@ def part_of(limits: Limits, holders: int) -> Limits:
     return Limits(rpm, tpm)
 
 
-def together(shared: Shared, name: str, mine: Shared, sends: list[PastSend], now_ns: int) -> None:
+def together(shared: Shared, name: str, mine: Shared, sends: Iterable[PastSend], now_ns: int) -> None:
     """Back to the account that all share, with what this holder has sent apart (`sends`) and what it has in flight."""
     state, own = shared.state, mine.state
-    last_minute = recent(sends, now_ns)
+    last_minute = [send for send in sends if send.sent_ns + SAFE_WINDOW_NS > now_ns]
     first_cell = state.window.first_cell
     places = state.window.insert([(send.sent_ns, send.tokens) for send in last_minute])
     for flight in state.in_flight.values():
@@ -64,15 +70,13 @@ def together(shared: Shared, name: str, mine: Shared, sends: list[PastSend], now
     if last_minute and state.limits.rpm:
         state.pacer.due_ns = max(state.pacer.due_ns, last_minute[-1].sent_ns + interval_ns(state.limits.rpm))
     state.tokens.pacer.empty_ns = max(state.tokens.pacer.empty_ns, own.tokens.pacer.empty_ns)
-    for entry in mine.holders[name].entries:
-        flight = own.in_flight[entry]
-        # Its cell is another window's; what it was charged stays as it was predicted.
-        state.in_flight[entry] = msgspec.structs.replace(flight, cell=-1)
-        shared.holders[name].entries.add(entry)
+    _take_along(own, mine.holders[name].entries - shared.holders[name].entries, shared, name)
     if own.gate.epoch_ns > state.gate.epoch_ns:
-        state.gate = own.gate
+        state.gate = copy.copy(own.gate)
 
 
-def recent(sends: list[PastSend], now_ns: int) -> list[PastSend]:
-    """Those that are still in the window."""
-    return [send for send in sends if send.sent_ns + SAFE_WINDOW_NS > now_ns]
+def _take_along(state: State, entries: set[int], to: Shared, name: str) -> None:
+    """A holder's requests in flight. Their cells are another window's: what they were charged stays as it was predicted."""
+    for entry in entries:
+        to.state.in_flight[entry] = msgspec.structs.replace(state.in_flight[entry], cell=-1)
+        to.holders[name].entries.add(entry)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from batchrunner.budget.charging import Belief, Charging
+from batchrunner.budget.charging import ACTUAL, ESTIMATE, SETTLE, Belief, Charging
 from batchrunner.budget.effective import FULL, TokenCeiling
-from batchrunner.budget.pacer import SAFE_WINDOW_NS, TOKEN_BURST_DIVISOR, TokenPacer
+from batchrunner.budget.pacer import SAFE_WINDOW_NS, TOKEN_BURST_NS, TokenPacer
 from batchrunner.budget.two_bucket import TwoBuckets
 from batchrunner.budget.window import Window
 
@@ -50,7 +50,7 @@ class Tokens(msgspec.Struct):
     @property
     def strict(self) -> bool:
         """Whether less is taken than the limit and the laxest way of charging would allow."""
-        return self.charging.way is not Charging.ACTUAL or self.ceiling.thousandths < FULL
+        return self.charging.way is not ACTUAL or self.ceiling.thousandths < FULL
 
     def pass_time(self, now_ns: int, window: Window, limit: int) -> None:
         """Try again what is due to be tried."""
@@ -95,7 +95,7 @@ class Tokens(msgspec.Struct):
 
     def overflow_soon(self, now_ns: int) -> bool:
         """Whether so much of the burst is unused that what flows in may soon be lost: more than 60 % of it."""
-        return (self.pacer.empty_ns - now_ns) * 5 * TOKEN_BURST_DIVISOR < 2 * SAFE_WINDOW_NS
+        return (self.pacer.empty_ns - now_ns) * 5 < 2 * TOKEN_BURST_NS
 
     def take(self, now_ns: int, window: Window, limit: int, offer: Offer) -> Taking:
         """Charge a request that goes out and has just been entered into the window."""
@@ -111,9 +111,9 @@ class Tokens(msgspec.Struct):
 
     def settle(self, now_ns: int, sent_ns: int, taking: Taking, limit: int, used: int) -> None:
         """It has ended, and used so many."""
-        if taking.way is not Charging.ESTIMATE:
+        if taking.way is not ESTIMATE:
             self.pacer.correct(now_ns, used - taking.paced, self.ceiling.tpm(limit))
-        if self.charging.way is not Charging.ESTIMATE:
+        if self.charging.way is not ESTIMATE:
             self.buckets.correct(now_ns, sent_ns, used - _asked(self.charging.way, taking.offer))
 
     def refuse(self, now_ns: int, sent_ns: int, taking: Taking, limit: int) -> None:
@@ -129,10 +129,10 @@ class Tokens(msgspec.Struct):
         """
         tpm = self.ceiling.tpm(limit)
         loads = {
-            Charging.ACTUAL: window.used,
+            ACTUAL: window.used,
             # Something may have left the window, or been settled, while the 429 was on its way.
-            Charging.SETTLE: max(taking.settle_load, window.held),
-            Charging.ESTIMATE: max(taking.estimate_load, window.reserved),
+            SETTLE: max(taking.settle_load, window.held),
+            ESTIMATE: max(taking.estimate_load, window.reserved),
         }
         bucket_load = max(taking.bucket_load, self.buckets.load(now_ns))
         if self.charging.explain(now_ns, loads, tpm):
@@ -151,9 +151,9 @@ class Tokens(msgspec.Struct):
 
 def _paced(way: Charging, offer: Offer) -> int:
     """What a request costs the pacer."""
-    return offer.reserved_tokens if way is Charging.ESTIMATE else offer.tokens
+    return offer.reserved_tokens if way is ESTIMATE else offer.tokens
 
 
 def _asked(way: Charging, offer: Offer) -> int:
     """What a request takes of a minute when it is sent."""
-    return offer.tokens if way is Charging.ACTUAL else offer.reserved_tokens
+    return offer.tokens if way is ACTUAL else offer.reserved_tokens

@@ -40,6 +40,11 @@ class TwoBuckets(msgspec.Struct):
     #: what was sent before is not in them: the log did not know of it any more when they were counted again
     since_ns: int = -WINDOW_NS
 
+    def set_clock(self, now_ns: int, wall_offset_ns: int | None) -> None:
+        """Go by this wall clock, as it is less the monotonic one."""
+        self.wall_offset_ns = wall_offset_ns
+        self._begin(now_ns)
+
     def add(self, now_ns: int, tokens: int) -> int:
         """Enter what a request takes; what these buckets hold with it."""
         into_ns = self._turn(now_ns)
@@ -102,6 +107,11 @@ class TwoBuckets(msgspec.Struct):
 
     def _turn(self, now_ns: int) -> int:
         """Begin a new minute where it is time to; how far into it we are."""
+        into_ns = now_ns - self.began_ns
+        return into_ns if into_ns < WINDOW_NS else self._begin(now_ns)
+
+    def _begin(self, now_ns: int) -> int:
+        """Find the minute that this is by the wall clock; how far into it we are."""
         into_ns = (now_ns + (self.wall_offset_ns or 0)) % WINDOW_NS
         # Whole minutes but for what the wall clock was set by since: a step of a millisecond back is no minute that has passed.
         passed = (now_ns - into_ns - self.began_ns + WINDOW_NS // 2) // WINDOW_NS

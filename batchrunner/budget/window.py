@@ -7,7 +7,7 @@ from operator import attrgetter
 
 import msgspec
 
-from batchrunner.budget.charging import Charging
+from batchrunner.budget.charging import ACTUAL, ESTIMATE, SETTLE, Charging
 from batchrunner.budget.pacer import NS, SAFE_WINDOW_NS
 
 #: Above this many entries, sends share cells, so that the log of a 100,000 RPM account stays small.
@@ -48,6 +48,8 @@ class Window(msgspec.Struct):
 
     def expire(self, now_ns: int) -> None:
         """Forget what has left the window."""
+        if not self.cells or self.cells[0].last_ns + SAFE_WINDOW_NS > now_ns:
+            return
         gone = 0
         for cell in self.cells:
             if cell.last_ns + SAFE_WINDOW_NS > now_ns:
@@ -58,9 +60,8 @@ class Window(msgspec.Struct):
             self.used -= cell.used
             self.held -= cell.held
             self.reserved -= cell.reserved
-        if gone:
-            del self.cells[:gone]
-            self.first_cell += gone
+        del self.cells[:gone]
+        self.first_cell += gone
 
     def sums(self, now_ns: int) -> tuple[int, int]:
         """Requests, and the tokens that they use, in the window at `now_ns`, which may lie after the last `expire`."""
@@ -161,13 +162,13 @@ class Window(msgspec.Struct):
 
     def room_for_tokens_ns(self, now_ns: int, way: Charging, tokens: int, tpm: int) -> int:
         """When `tokens` more fit by one way of charging. More than a whole minute's go alone: when the window is empty."""
-        held = self.load(way)
-        over = min(held, held + tokens - tpm)
+        of = _TOKENS[way]
+        held = of(self)
+        over = held if tokens > tpm else held + tokens - tpm
         if over <= 0:
             return now_ns
-        of_cell = _TOKENS[way]
         for cell in self.cells:
-            over -= of_cell(cell)
+            over -= of(cell)
             if over <= 0:
                 return max(now_ns, cell.last_ns + SAFE_WINDOW_NS)
         raise AssertionError("the window's sum is more than its cells hold")
@@ -175,7 +176,7 @@ class Window(msgspec.Struct):
 
 #: of a window or a cell
 _TOKENS: dict[Charging, Callable[[Window | Cell], int]] = {
-    Charging.ACTUAL: attrgetter("used"),
-    Charging.SETTLE: attrgetter("held"),
-    Charging.ESTIMATE: attrgetter("reserved"),
+    ACTUAL: attrgetter("used"),
+    SETTLE: attrgetter("held"),
+    ESTIMATE: attrgetter("reserved"),
 }

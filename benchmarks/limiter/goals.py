@@ -194,4 +194,6 @@ def _verdict(goal: Goal, figures: Figures) -> Verdict:
     asked = " or ".join(" / ".join(f"{bound.sign} {bound.shown(bound.bound)}" for bound in bounds) for bounds in sets)
     met = any(all(bound.met(figures) for bound in bounds) for bounds in sets)
     shown = " / ".join("never" if (value := bound.of(figures)) is None else bound.shown(value) for bound in goal.bounds)
+    if figures.stuck or figures.lost:
+        met, shown = False, f"{shown}, with jobs undone"
     return Verdict(goal.title, asked, shown, met)

@@ -13,8 +13,6 @@ from collections.abc import Callable, Coroutine, Generator
 from functools import partial
 from typing import Any
 
-import trio
-
 from batchrunner import budget
 from batchrunner.account_store import AccountStore, MemoryStore
 from batchrunner.admission import SHORTEST_SLEEP_NS, Admission
@@ -100,8 +98,8 @@ class Stepped(Admission):
 
     on_change: Callable[[], None] = staticmethod(lambda: None)
 
-    async def _wait(self, changed: trio.Event, reason: Cause, until_ns: int | None) -> None:  # noqa: ARG002 - the parent's
-        if not self._closed and not changed.is_set():
+    async def _wait(self, changes: int, reason: Cause, until_ns: int | None) -> None:  # noqa: ARG002 - the parent's
+        if not self._closed and changes == self._changes:
             soonest_ns = self._clock.monotonic_ns() + SHORTEST_SLEEP_NS
             await _pause(None if until_ns is None else max(until_ns, soonest_ns))
 

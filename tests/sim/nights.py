@@ -127,8 +127,16 @@ class Server:
         self._nursery = nursery
         self._open: dict[MemoryStream, trio.CancelScope] = {}
 
-    def driver(self) -> StreamDriver:
-        return StreamDriver(self._connect, is_alive=lambda stream: self.hides_closing or stream in self._open)
+    def driver(self, away: Callable[[], bool] = lambda: False) -> StreamDriver:
+        """`away`: nobody listens to whoever connects with it."""
+
+        async def connect() -> trio.abc.Stream:
+            if away():
+                await trio.lowlevel.checkpoint()
+                raise OSError(111, "Connection refused")
+            return await self._connect()
+
+        return StreamDriver(connect, is_alive=lambda stream: self.hides_closing or stream in self._open)
 
     def hang_up(self) -> None:
         """Close every connection from this side."""
@@ -186,6 +194,8 @@ class Night:
         self.asks_for_balance = False
         #: keys by the name of their account, where a run goes under several
         self.accounts: dict[Any, tuple[str, ...]] = {}
+        #: accounts whose server takes no new connections
+        self.away: frozenset[str] = frozenset()
         self.said: list[str] = []
         #: of the newest run
         self.events: list[Event] = []
@@ -246,9 +256,10 @@ class Night:
             store = self.store_of(limits)
             await store.step(clock.monotonic_ns(), Open(_last_minute(recovered, name), jobs=jobs))
             heads = Heads(ORIGIN, [Secret(key) for key in keys])
-            balance = partial(fetch_balance, ControlPlane(pool, heads, self.said.append)) if self.asks_for_balance else None
+            its = Pool(ORIGIN, self.server.driver(partial(self._is_away, name))) if self.accounts else pool
+            balance = partial(fetch_balance, ControlPlane(its, heads, self.said.append)) if self.asks_for_balance else None
             accounts.append(
-                AccountParts(name=name, server=str(ORIGIN), limits=limits, store=store, pool=pool, heads=heads, balance=balance)
+                AccountParts(name=name, server=str(ORIGIN), limits=limits, store=store, pool=its, heads=heads, balance=balance)
             )
         parts = Parts(
             options=options,
@@ -268,6 +279,9 @@ class Night:
             say=self.said.append,
         )
         return Run(parts), pool
+
+    def _is_away(self, account: str | None) -> bool:
+        return account in self.away
 
     def recovered(self, recovered: Recovered, index: Index) -> None:
         """A run is about to go on from here."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from itertools import pairwise
+from typing import get_args
 
 import pytest
 import trio
@@ -14,12 +15,14 @@ from batchrunner import budget
 from batchrunner.account_store import MemoryStore
 from batchrunner.admission import Admission
 from batchrunner.clock import NS_PER_SECOND, VirtualClock
+from batchrunner.crew import Crew
 from batchrunner.fair import FairQueue
 from batchrunner.job import Job, RequestSize, Usage
 from batchrunner.lanes import Lane
 from batchrunner.refused import UNSATISFIABLE_AFTER
 from batchrunner.simulator.windows import CalendarMinute, SlidingLog, TokenBucket, Window
 from batchrunner.tickets import Backoff, Candidate, NotNow, Ticket
+from batchrunner.waits import Cause
 
 HOUR_SECONDS = 3_600
 
@@ -36,12 +39,13 @@ async def admission_for(
     tpm: int = 0,
     max_in_flight: int = 1_000,
     load: Callable[[int], Candidate | NotNow] = candidate,
+    crew: Crew | None = None,
 ) -> Admission:
     clock = VirtualClock(trio.current_time)
     store = MemoryStore(budget.Limits(rpm, tpm))
     await store.step(clock.monotonic_ns(), budget.Open(past=(), jobs=jobs))
     queue = FairQueue([Lane(iter(range(jobs)))])
-    return Admission(store, queue, clock, load=load, max_in_flight=max_in_flight, tpm=tpm, rng=random.Random(7))
+    return Admission(store, queue, clock, load=load, max_in_flight=max_in_flight, tpm=tpm, rng=random.Random(7), crew=crew)
 
 
 async def admit(admission: Admission) -> Ticket:
@@ -293,7 +297,7 @@ async def test_an_account_that_refuses_everything_fails_no_job(autojump_clock: M
 
 
 async def test_waits_are_added_up_by_what_was_waited_for(autojump_clock: MockClock) -> None:
-    """Each second in which nothing could be sent counts for one cause, the wait that is under way included."""
+    """Each second in which nothing could be sent counts for one cause, the one under way included; all causes are named."""
     admission = await admission_for(2_000, rpm=60, max_in_flight=100)
     first = await admit(admission)
     began = trio.current_time()
@@ -303,6 +307,7 @@ async def test_waits_are_added_up_by_what_was_waited_for(autojump_clock: MockClo
     waited = admission.statistics().waited_seconds
     assert waited["requests"] == pytest.approx(paced)
     assert sum(waited.values()) == pytest.approx(paced)
+    assert set(waited) == set(get_args(Cause))
     await admission.refused(first, None)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(admission.admit)
@@ -310,3 +315,18 @@ async def test_waits_are_added_up_by_what_was_waited_for(autojump_clock: MockClo
         assert admission.statistics().waits_for == "rate_limited"
         assert admission.statistics().waited_seconds["rate_limited"] == pytest.approx(0.1)
         nursery.cancel_scope.cancel()
+
+
+async def test_an_account_that_is_closed_does_not_keep_the_others_of_its_crew_waiting(autojump_clock: MockClock) -> None:
+    """They have nothing to send themselves, and wait for what it might leave them."""
+    crew = Crew()
+    busy, done = await admission_for(2, crew=crew), await admission_for(0, crew=crew)
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def _() -> None:
+            assert not await done.ready()
+
+        await trio.sleep(1)
+        assert len(nursery.child_tasks) == 1
+        busy.close()

@@ -322,6 +322,15 @@ def test_who_loses_jobs_has_not_done_the_file(lost: int, shown: str) -> None:
     assert f"| cookbook | {shown}" in "\n".join(tables(cells, {(cells[0].name, "cookbook"): figures}))
 
 
+@pytest.mark.parametrize(("stuck", "lost"), [(1, 0), (0, 1)])
+def test_who_has_not_done_the_file_meets_no_goal(stuck: int, lost: int) -> None:
+    """However well it did as far as it came."""
+    figures = Figures(runs=1, jobs=10_000, steady=1, steady_most=1, stuck=stuck, lost=lost)
+    verdict = verdicts({"steady-50/short/sliding": figures}, WHOLE)[0]
+    assert not verdict.met
+    assert "undone" in verdict.measured
+
+
 def test_a_goal_may_be_met_in_another_way() -> None:
     """Seconds' slices at 600 a minute: 91 % at 6 in 1,000, or 88 % at 1."""
     name = "steady-600/short/seconds"

@@ -6,9 +6,11 @@ from collections import Counter
 from decimal import Decimal
 from typing import Any
 
+import pytest
 import trio
 from trio.testing import MockClock
 
+from batchrunner.dispatcher import CONNECT_BACKOFF_CAP_SECONDS
 from batchrunner.journal.files import JOURNAL
 from batchrunner.journal.records import Sent, decode
 from batchrunner.runner import Run
@@ -170,6 +172,37 @@ async def test_a_server_that_never_was_there_stops_all(autojump_clock: MockClock
     assert (status.state, status.stopped_by) == ("stopped", "unreachable")
     night.server.down = False
     assert_whole(night, await night.run(rpm=60))
+
+
+async def test_a_server_that_never_was_there_keeps_its_own_jobs_and_ends_the_run(
+    autojump_clock: MockClock, make_night: MakeNight
+) -> None:
+    """The other account has long been done when the first is given up, and has not waited for anything else to happen."""
+    night = two(make_night, [*(job(f"bound-{n}", account="a") for n in range(3)), *jobs(20)])
+    night.away = frozenset({"a"})
+    status = await night.run(rpm=60)
+    assert (status.state, status.stopped_by) == ("stopped", "unreachable")
+    assert sorted(night.succeeded()) == sorted(f"job-{n}" for n in range(20))
+    assert trio.current_time() < 60
+    night.away = frozenset()
+    assert_whole(night, await night.run(rpm=60))
+
+
+@pytest.mark.parametrize("away_after", [0, 30])
+async def test_an_account_whose_server_is_away_is_not_waited_for_where_others_have_done_all(
+    autojump_clock: MockClock, make_night: MakeNight, away_after: int
+) -> None:
+    """Whether it was ever there or not: the run ends with its last job."""
+    night = two(make_night, jobs(200))
+
+    def go_away(_: Run) -> None:
+        night.away = frozenset({"a"})
+        night.server.hang_up()
+
+    status = await night.run(after(away_after, go_away), rpm=60)
+    assert_once(night, status)
+    assert (status.state, status.stopped_by) == ("completed", None)
+    assert trio.current_time() < 200 + CONNECT_BACKOFF_CAP_SECONDS + 30
 
 
 async def test_whatever_happens_to_answers_each_job_ends_once(autojump_clock: MockClock, make_night: MakeNight) -> None:

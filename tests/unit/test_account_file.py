@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import sqlite3
 from pathlib import Path
@@ -61,14 +63,14 @@ def test_it_is_made_where_it_is_missing(path: Path) -> None:
 
 def test_of_two_that_make_it_at_the_same_time_one_does(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other uses it as it is; nothing else is left in the directory."""
-    link = os.link
+    flock = fcntl.flock
 
-    def slower(aside: Path, to: Path) -> None:
-        monkeypatch.setattr(os, "link", link)
+    def slower(descriptor: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
         write(AccountFile(path), 3)
-        link(aside, to)
+        flock(descriptor, operation)
 
-    monkeypatch.setattr(os, "link", slower)
+    monkeypatch.setattr(fcntl, "flock", slower)
     assert read(AccountFile(path)) == a_row(3)
     assert {file.name.split(".sqlite")[0] for file in path.parent.iterdir()} == {"account"}
 
@@ -141,6 +143,27 @@ def test_a_file_that_was_damaged_is_good_again_once_it_is_removed(path: Path) ->
     path.unlink()
     write(file, 2)
     assert read(file) == a_row(2)
+
+
+def test_a_new_file_has_nothing_of_the_one_that_was_removed(path: Path) -> None:
+    """A run that was killed leaves its log beside the file, from which a new one would have the same content, damage and all."""
+    file = AccountFile(path)
+    write(file, 5)
+    log = path.with_name(f"{path.name}-wal")
+    left_behind = log.read_bytes()
+    file.close()
+    path.unlink()
+    log.write_bytes(left_behind)
+    assert read(file) is None
+
+
+def test_a_directory_that_cannot_be_locked_has_files_all_the_same(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_descriptor: int, _operation: int) -> None:
+        raise OSError(errno.ENOLCK, "no locks here")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    write(AccountFile(path), 5)
+    assert read(AccountFile(path)) == a_row(5)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def worn() -> budget.State:
     """A state in which all is other than at first."""
     state = budget.State(
         LIMITS,
-        pacer=RequestPacer(10**15, 3, 4, 5, 8, burst_ends=True, burst_flows=True, credit=7),
+        pacer=RequestPacer(10**15, 3, 4, 5, 8, burst_ends=True, burst_flows=True, credit=7, fast_until_ns=9),
         requests=RequestCeiling(20, 50, 3, 30, 8, 10**15, 25, 10**15, 10**15),
         tokens=Tokens(
             charging=Belief(Charging.ESTIMATE, 10, 20, 10**15, 2),

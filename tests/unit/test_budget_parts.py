@@ -289,6 +289,28 @@ def test_three_minutes_of_jobs_still_start_fast() -> None:
     assert (opened(rpm=50, jobs=150).pacer.fast_left, opened(rpm=50, jobs=151).pacer.fast_left) == (150, 0)
 
 
+def test_a_429_to_the_last_of_a_fast_start_is_not_taken_for_a_lower_limit() -> None:
+    """All has been sent by the time it comes: it says how many go through at once, and nothing of the rate."""
+    state = opened(rpm=50, jobs=8)
+    entries = [send(state, 0)[1] for _ in range(8)]
+    assert state.pacer.fast_left == 0
+    budget.step(state, 5 * NS, budget.Refuse(entries[-1], None, 0.0))
+    assert (state.pacer.burst_ends, state.pacer.burst, state.requests.missing) == (True, 5, 0)
+
+
+def test_a_429_to_what_was_sent_at_the_pace_after_a_fast_start_lowers_the_rate() -> None:
+    """As it does a second time to what was: a fast start is over with its first refusal."""
+    state = opened(rpm=50, jobs=2)
+    sent = [send(state, at_ns) for at_ns in (0, 0, 30 * NS)]
+    budget.step(state, 31 * NS, budget.Refuse(sent[2][1], None, 0.0))
+    assert (state.pacer.burst_ends, state.requests.missing) == (False, 1)
+    again = opened(rpm=50, jobs=2)
+    entries = [send(again, 0)[1] for _ in range(2)]
+    again.pacer.stop_fast(1)
+    budget.step(again, NS, budget.Refuse(entries[1], None, 0.0))
+    assert again.requests.missing == 1
+
+
 def test_a_past_send_has_left_the_window_when_it_is_its_length_old() -> None:
     """Those behind it count on."""
     state = budget.State(budget.Limits(50, 0))

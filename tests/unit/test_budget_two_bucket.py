@@ -55,7 +55,7 @@ def test_the_first_minute_began_where_the_wall_clock_says() -> None:
 def test_a_wall_clock_that_was_set_ends_no_minute(set_ns: int) -> None:
     """What was sent a moment ago stays counted, at the edge of a minute too."""
     buckets = at_minute(used=500)
-    buckets.wall_offset_ns = set_ns
+    buckets.set_clock(3 * WINDOW_NS - NS, set_ns)
     buckets.load(3 * WINDOW_NS + 1)
     buckets.load(3 * WINDOW_NS + NS // 500)
     assert buckets.used + buckets.last == 500

@@ -6,7 +6,7 @@ from batchrunner import budget
 from batchrunner.fair import FairQueue
 from batchrunner.job import RequestSize, Usage
 from batchrunner.lanes import Lane
-from batchrunner.lookahead import AHEAD, PROMISE_NS, SIZED_AT_ONCE, LookAhead
+from batchrunner.lookahead import AHEAD, MOST_KEPT, PROMISE_NS, SIZED_AT_ONCE, LookAhead
 
 TPM = 100_000
 LARGE = 1_001
@@ -108,3 +108,17 @@ def test_what_a_job_was_promised_is_kept() -> None:
     held.go(0)
     _, take = held.offered(LARGE)
     assert (take.passed, take.spare_ns) == (0, PROMISE_NS)
+
+
+def test_what_others_have_sent_is_not_kept() -> None:
+    """Two accounts look at the same lanes: of jobs that one has sized up the other sends many, for as long as files last."""
+    held = Ahead(100_000)
+    for _ in range(1_000):
+        numbers, take = held.offered(LARGE)
+        assert (len(numbers), take.passed) == (SIZED_AT_ONCE + 1, 0)
+        held.ahead.passed(numbers[0], 1)
+        for number in numbers[:-1]:
+            held.queue.remove(number, 0)
+        held.go(numbers[-1])
+    assert len(held.ahead._sizes) <= MOST_KEPT + SIZED_AT_ONCE
+    assert len(held.ahead._promises) <= MOST_KEPT + 1

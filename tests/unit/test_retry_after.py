@@ -190,3 +190,17 @@ def test_any_text_is_a_bounded_wait_or_none(text: str, now_ns: int) -> None:
     reply = Reply(429, (("retry-after", text), ("date", text)), text.encode())
     for found in (wait_ns(text, now_ns), retry_after_ns(reply, now_ns)):
         assert found is None or 0 <= found <= LONGEST_WAIT_NS
+
+
+@pytest.mark.parametrize("unit", ["\u017f", "\u039cs"])
+def test_letters_that_only_look_like_a_unit_are_none(unit: str) -> None:
+    """Unicode has some that are the same but for case: a server that writes one must not end the run."""
+    assert wait_ns(f"5{unit}", 0) is None
+    assert retry_after_ns(reply_429({"error": {"message": f"Please try again in 5{unit}."}}), 0) is None
+
+
+@pytest.mark.parametrize("micro", ["\u00b5", "\u03bc"])
+def test_a_microsecond_has_two_spellings(micro: str) -> None:
+    """The sign, which Go writes, and the Greek letter."""
+    assert wait_ns(f"5{micro}s", 0) == 5_000
+    assert retry_after_ns(reply_429({"error": {"message": f"Please try again in 1s5{micro}s."}}), 0) == 1_000_005_000

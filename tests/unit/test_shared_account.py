@@ -10,11 +10,9 @@ import pytest
 
 from batchrunner import budget
 from batchrunner.account_file import AccountFile
-from batchrunner.budget import holders, survival
-from batchrunner.budget.holders import Shared
-from batchrunner.budget.pacer import SAFE_WINDOW_NS, interval_ns
+from batchrunner.budget.pacer import interval_ns
+from batchrunner.clock import VirtualClock
 from batchrunner.shared_account import RETRY_NS, SharedAccount
-from tests.unit.budgets import take
 from tests.unit.crowds import NS, Crowd, MemoryFile, Process
 
 MINUTE = 60 * NS
@@ -72,6 +70,22 @@ def test_without_a_row_the_runs_own_knowledge_counts() -> None:
     assert account.seen.window.requests == 1
 
 
+def test_every_run_says_what_the_wall_clock_shows() -> None:
+    """The first one, those that find a row, those that find another boot's, and those that find no file: a server's minutes are
+    the wall clock's.
+    """
+    crowd = Crowd(start_ns=10 * NS)
+    for number, boot_id in enumerate(("boot", "boot", "another")):
+        clock = VirtualClock(lambda: 0, start_ns=10 * NS, boot_id=boot_id)
+        account = SharedAccount(crowd.file, budget.Limits(50, 0), clock, name=str(number), say=crowd.said.append)
+        account.apply([budget.Open((), 40, wall_offset_ns=number + 1)])
+        assert account.seen.tokens.buckets.wall_offset_ns == number + 1
+    broken(crowd).broken = True
+    account = SharedAccount(crowd.file, budget.Limits(50, 0), crowd.clock, name="apart", say=crowd.said.append)
+    account.apply([budget.Open((), 40, wall_offset_ns=7)])
+    assert account.seen.tokens.buckets.wall_offset_ns == 7
+
+
 @pytest.mark.parametrize(("boot_id", "start_ns"), [("another", NS), ("another", 10**15), ("boot", NS)])
 def test_times_of_another_boot_mean_nothing(boot_id: str, start_ns: int) -> None:
     """After a reboot, or on a clock that shows less than the row has seen, a run begins at its pace and is stopped by nothing."""
@@ -83,6 +97,26 @@ def test_times_of_another_boot_mean_nothing(boot_id: str, start_ns: int) -> None
     after.run(start_ns + 2 * MINUTE)
     assert len(after.sends) == 40
     assert min(gaps(after)) >= interval_ns(50) - NS // 20
+
+
+@pytest.mark.parametrize("clock_ahead_ns", [0, 10**12])
+def test_two_machines_with_one_file_do_not_make_each_other_forget(clock_ahead_ns: int) -> None:
+    """Neither can read the other's times. Who was there first notices, says so, and keeps to its limits by itself."""
+    first = Crowd(start_ns=10**14)
+    second = Crowd(first.file, start_ns=10**14 + clock_ahead_ns, boot_id="boot" if clock_ahead_ns else "another")
+    first.process("a", 50)
+    first.run(10**14 + MINUTE)
+    second.process("b", 50)
+    for _ in range(3 * MINUTE // (NS // 10)):
+        first.run(first.now_ns + NS // 10)
+        second.run(second.now_ns + NS // 10)
+    assert first.most_sends() <= 50
+    assert second.most_sends() <= 50
+    assert len(first.sends) >= 0.98 * 200
+    assert len(first.said) == 1
+    assert "another machine" in first.said[0]
+    assert "--state-dir" in first.said[0]
+    assert not second.said
 
 
 def test_a_reboot_keeps_the_limits_and_no_time() -> None:
@@ -185,63 +219,6 @@ def test_what_was_sent_apart_is_in_the_minute_that_is_shared_again() -> None:
     assert len(crowd.sends) >= 0.98 * 300
 
 
-def test_ends_of_requests_cross_over() -> None:
-    """What was sent while the account was shared and ended apart is settled when it is shared again, and the other way round."""
-    crowd = Crowd()
-    file = broken(crowd)
-    account = SharedAccount(file, budget.Limits(0, 1_000), crowd.clock, name="a", say=crowd.said.append)
-    account.apply([budget.Open((), 10)])
-    before = sent(account, 300)
-    file.broken = True
-    apart = sent(account, 200)
-    account.apply([budget.Settle(before, 100)])
-    file.broken = False
-    crowd.run(RETRY_NS + 1)
-    account.apply([])
-    row = file.read()
-    assert row is not None
-    assert row.shared.state.window.used == 100 + 200
-    assert row.shared.state.in_flight.keys() == {apart} == row.shared.holders["a"].entries
-    account.apply([budget.Settle(apart, 50)])
-    row = file.read()
-    assert row is not None
-    assert not row.shared.state.in_flight
-
-
-def test_a_429_while_the_file_was_lost_is_felt_by_all_afterwards() -> None:
-    crowd = Crowd()
-    file = broken(crowd)
-    account = SharedAccount(file, budget.Limits(0, 0), crowd.clock, name="a", say=crowd.said.append)
-    account.apply([budget.Open((), 10)])
-    file.broken = True
-    account.apply([budget.Refuse(sent(account, 0), 600 * NS, 0.5)])
-    file.broken = False
-    crowd.run(RETRY_NS + 1)
-    account.apply([])
-    row = file.read()
-    assert row is not None
-    assert row.shared.state.gate.until_ns > 500 * NS
-
-
-def sent(account: SharedAccount, tokens: int) -> int:
-    slots = account.apply([budget.Reserve()]).decisions
-    assert slots
-    assert isinstance(slots[0], budget.Slot)
-    decisions = account.apply([take(slots[0].slot, tokens)]).decisions
-    assert decisions
-    taken = decisions[0]
-    assert isinstance(taken, budget.Taken)
-    return taken.entry
-
-
-def test_two_that_send_apart_use_other_numbers() -> None:
-    """An entry of one is never taken for the other's, nor for one of the shared account."""
-    numbers = {survival.apart(None, f"{pid}-{pid * 7919:x}", budget.Limits(50, 0), 0).state.next_entry for pid in range(1_000)}
-    assert len(numbers) == 1_000
-    assert min(numbers) >= survival.FIRST_APART
-    assert max(numbers) < 1 << 63
-
-
 def test_a_file_that_is_removed_under_a_run_is_made_anew_with_what_it_knows(tmp_path: Path) -> None:
     """The last minute included: a run that begins then is no stranger to it."""
     crowd = Crowd(AccountFile(tmp_path / "account.sqlite"))
@@ -307,19 +284,3 @@ def test_a_defect_is_not_taken_for_a_bad_file() -> None:
     process: Process = crowd.process("a", 50)
     with pytest.raises(AttributeError):
         process.account.apply([object()])  # type: ignore[list-item]
-
-
-def test_apart_keeps_its_part_of_what_was_sent() -> None:
-    """Every k-th of the sends, and none of the tokens of others' requests can be settled in it."""
-    shared = Shared(budget.State(budget.Limits(60, 600)))
-    for name in "abc":
-        holders.meet(shared, name, budget.Limits(60, 600), 0)
-    for number in range(30):
-        shared.state.window.add(number * NS, 10, 10)
-    alone = survival.apart(shared, "a", budget.Limits(60, 600), 30 * NS)
-    assert alone.state.limits == budget.Limits(20, 200)
-    assert (alone.state.window.requests, alone.state.window.used) == (10, 100)
-    alone.state.window.settle(5, -10, -10)
-    assert alone.state.window.used == 100
-    alone.state.window.expire(30 * NS + SAFE_WINDOW_NS)
-    assert alone.state.window.requests == 0

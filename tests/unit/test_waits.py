@@ -15,9 +15,7 @@ S = NS_PER_SECOND
 
 def test_the_dispatcher_sums_what_it_waits_for_by_cause() -> None:
     waits = Waits().begin("requests", 10 * S).end(13 * S).begin("tokens", 13 * S).end(14 * S).begin("requests", 20 * S)
-    at = waits.at(22 * S)
-    assert {cause: ns for cause, ns in at.items() if ns} == {"requests": 5 * S, "tokens": 1 * S}
-    assert set(at) == set(get_args(Cause))
+    assert waits.at(22 * S) == {"requests": 5 * S, "tokens": 1 * S}
 
 
 def test_a_wait_never_counts_below_nothing() -> None:
