@@ -165,7 +165,7 @@ class Estimator(msgspec.Struct):
 
     def learn(self, size: RequestSize, usage: Usage, seconds: float | None = None) -> None:
         """Take in what a request was reported to have taken, and how long. A figure that no answer has is not learned from."""
-        if usage.total_tokens > MOST_TOKENS:
+        if usage.total_tokens > MOST_TOKENS or not usage.tokens_known:
             return
         model, predicted = _model(size), self.predict(size)
         errors = _entry(self.errors, model, Errors)

@@ -134,7 +134,7 @@ class Survey:
         shape = dialect.for_url(line.url)
         size = shape.size(line.body)
         predicted = self._lengths.predict(size)
-        looked = Looked(size, _fields(line.body), predicted, self._lengths.outputs_of(size))
+        looked = Looked(line.url, size, _fields(line.body), predicted, self._lengths.outputs_of(size))
         failing = False
         for problem in checks.problems(looked, self._catalog, rpm=self._rpm, tpm=self._tpm):
             self._note(problem, place)
