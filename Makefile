@@ -8,7 +8,7 @@ SECONDS ?= 60
 # Counted, they would outlast their own patience; others reach all that they do.
 SLOW_WHEN_COUNTED := not torn_at_any_byte and not through_every_transient_fault
 MODULES ?= outcome hints lifecycle budget journal
-TARGETS ?= job_file reply hints rate wire catalog echo gunzip journal
+TARGETS ?= job_file reply hints rate wire catalog usage chats echo gunzip journal
 
 # A model that takes its time and a server that stumbles now and then, as real ones do.
 DEMO_PLATFORM ?= --latency 3 --latency-sigma 0.5 --faults model_unavailable=0.02,upstream_error=0.01,reset_body=0.005

@@ -38,6 +38,12 @@ RATE_CODES = frozenset({"rate_limit_exceeded"})
 MODEL_CODES = frozenset({"model_unavailable", "upstream_error"})
 #: Limits that no waiting of ours lifts, and what does not exist: these fail the job, also where they come as a 429.
 PERMANENT_CODES = frozenset({"gpu_limit_exceeded", "agent_limit_reached", "model_not_found"})
+#: What a limit of the account means that shows as an error and nowhere else.
+LIMITS_OF_THE_ACCOUNT = {
+    "gpu_limit_exceeded": "the account has all the GPUs of GPU Cloud that it may have, 10 unless support has raised it",
+    "agent_limit_reached": "the account has all the hosted agents that it may have, 3 unless support has raised it",
+}
+_FREE_ONE = "waiting does not lift it: free one, then --retry-failed"
 #: An earlier request under the same Idempotency-Key is still being worked on: its answer is there for the asking later on.
 IN_USE_CODES = frozenset({"idempotency_key_in_use"})
 IN_USE_WAIT_NS = 10 * NS
@@ -210,6 +216,8 @@ def _judge_error(reply: Reply, attempts: Tries, rng: random.Random, wall_ns: int
         return SuspendKey(message)
     code = error.code or f"http_{reply.status}"
     if error.code in PERMANENT_CODES:
+        if error.code in LIMITS_OF_THE_ACCOUNT:
+            message = f"{message} ({LIMITS_OF_THE_ACCOUNT[error.code]}; {_FREE_ONE})"
         return Failed(code, message, AttemptResult.INVALID, billing, permanent=True)
     if status == 429 or error.code in RATE_CODES:
         return Refused(retry_after_ns(reply, wall_ns), message)

@@ -17,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-from batchrunner.dialect import is_json, without_bom
+from batchrunner.dialect import is_json, on_one_line, without_bom
 from batchrunner.exchange import Reply
 from batchrunner.job import BadLine
 
@@ -143,16 +143,12 @@ def _line(identity: str, custom_id: str, response: bytes, error: bytes) -> bytes
 def _response(reply: Reply) -> bytes:
     server_id = request_id(reply)
     named = b"null" if server_id is None else _encode(clean(server_id))
-    return b'{"status_code":%d,"request_id":%b,"body":%b}' % (reply.status, named, _on_one_line(reply.body))
+    return b'{"status_code":%d,"request_id":%b,"body":%b}' % (reply.status, named, _embedded(reply.body))
 
 
-def _on_one_line(body: bytes) -> bytes:
+def _embedded(body: bytes) -> bytes:
     body = without_bom(body)
-    if not is_json(body):
-        return _encode(body.decode("utf-8", "replace"))
-    if b"\n" in body or b"\r" in body:  # JSON allows them only between tokens
-        body = body.replace(b"\n", b" ").replace(b"\r", b" ")
-    return body
+    return on_one_line(body) if is_json(body) else _encode(body.decode("utf-8", "replace"))
 
 
 def _error(code: str, message: str) -> bytes:

@@ -11,6 +11,7 @@ from typing import NoReturn
 import click
 
 from batchrunner import __version__
+from batchrunner.cli.chats import chats
 from batchrunner.cli.config_show import config
 from batchrunner.cli.explain import explain
 from batchrunner.cli.help_text import InOrder
@@ -20,6 +21,7 @@ from batchrunner.cli.plan import plan
 from batchrunner.cli.simulate import simulate
 from batchrunner.cli.status import status
 from batchrunner.cli.submit import submit
+from batchrunner.cli.usage import usage_command
 from batchrunner.cli.verify import verify_command
 from batchrunner.errors import BatchrunError, UsageError
 
@@ -49,6 +51,8 @@ batchrun.add_command(submit)
 batchrun.add_command(plan)
 batchrun.add_command(status)
 batchrun.add_command(models_command)
+batchrun.add_command(usage_command)
+batchrun.add_command(chats)
 batchrun.add_command(simulate)
 batchrun.add_command(config)
 batchrun.add_command(verify_command)

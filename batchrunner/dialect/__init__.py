@@ -7,7 +7,7 @@ the wrong type counts as absent, and nothing that stands in a body or a reply ra
 from __future__ import annotations
 
 from batchrunner.dialect.facts import Dialect, Finish, ReplyFacts
-from batchrunner.dialect.json_text import is_json, read_exact_json, without_bom
+from batchrunner.dialect.json_text import is_json, mended, on_one_line, read_exact_json, read_json, without_bom
 from batchrunner.dialect.urls import ASYNCHRONOUS_URLS, MAX_URL_BYTES, URLS, for_url, is_read_only, is_sound, of
 
 __all__ = [
@@ -21,7 +21,10 @@ __all__ = [
     "is_json",
     "is_read_only",
     "is_sound",
+    "mended",
     "of",
+    "on_one_line",
     "read_exact_json",
+    "read_json",
     "without_bom",
 ]

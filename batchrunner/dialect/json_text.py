@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import decimal
 import json
+import re
 from decimal import Decimal
 from typing import Final, NoReturn
 
@@ -17,11 +18,33 @@ import msgspec
 
 #: some servers and editors begin a text with it
 BOM: Final = b"\xef\xbb\xbf"
+#: an escaped backslash, which escapes nothing that follows; a whole pair of surrogates; half of one
+_ESCAPES: Final = re.compile(
+    rb"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
+)
 
 
 def without_bom(data: bytes) -> bytes:
     """The text behind a byte order mark. A second one is no mark, and no JSON begins with it."""
     return data.removeprefix(BOM)
+
+
+def mended(text: bytes) -> bytes:
+    """The JSON with U+FFFD for what is no character: half of an escaped one (a text cut in the middle of an emoji), or no UTF-8.
+
+    For records of which none may be lost over what stands in a text. A byte order mark is taken off.
+    """
+    text = without_bom(text)
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        text = text.decode("utf-8", "replace").encode()
+    return _ESCAPES.sub(lambda found: found[0] if found[1] is None else rb"\ufffd", text) if rb"\u" in text else text
+
+
+def on_one_line(text: bytes) -> bytes:
+    """The JSON without line breaks, which it allows between tokens only."""
+    return text.replace(b"\n", b" ").replace(b"\r", b" ") if b"\n" in text or b"\r" in text else text
 
 
 def is_json(data: bytes) -> bool:

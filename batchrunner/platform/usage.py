@@ -21,7 +21,7 @@ import msgspec
 from batchrunner.dialect import read_exact_json
 from batchrunner.dialect.facts import mapping
 from batchrunner.platform.control import ControlPlane, RefusedError
-from batchrunner.platform.usage_events import Page, read_page, time_of
+from batchrunner.platform.usage_events import Page, moment_ns, read_page, time_of
 from batchrunner.usage_event import UsageEvent
 
 USAGE_PATH: Final = "/v1/account/usage"
@@ -57,18 +57,24 @@ class Filters(msgspec.Struct, frozen=True, kw_only=True):
 class UsagePages:
     """The pages of one list: `async for page in UsagePages(control, filters)`, each with events that no other one has.
 
+    `most`: no more events than this, the newest. Times are held to `from` and `to` here too: a server that does not know these
+    filters would give everything.
+
     Memory: three pages, and an id for each page. Ask for it once.
     Raises, while it goes on: as `ControlPlane.get`; AccountError where an answer holds no list of events.
     """
 
-    def __init__(self, control: ControlPlane, filters: Filters | None = None) -> None:
+    def __init__(self, control: ControlPlane, filters: Filters | None = None, *, most: int | None = None) -> None:
         #: USD, as the first answer says
         self.balance_usd: Decimal | None = None
         #: False where there are older events, as far as the server says, and no way led to them
         self.complete = True
         self._control = control
         self._query = (filters or Filters()).query()
-        self._sizes = iter(PAGE_SIZES)
+        self._span = (moment_ns(self._query.get("from")), moment_ns(self._query.get("to")))
+        self._left = most
+        sizes = PAGE_SIZES if most is None else dict.fromkeys(size and min(size, most) for size in PAGE_SIZES)
+        self._sizes = iter(sizes)
         self._size = next(self._sizes)
         #: the ways to ask for the next page that are left; one once it is sure
         self._ways: tuple[_Way, ...] = (_by_id, _just_after, _just_after_in_iso, _by_time)
@@ -82,15 +88,16 @@ class UsagePages:
 
     async def __aiter__(self) -> AsyncIterator[Page]:
         page: Page | None = await self._first()
-        while page is not None and page.events:
-            fresh = _without(page, self._before | self._known)
+        while page is not None:
+            fresh = self._fresh(page)
             self._before, self._known = self._known, frozenset(map(_identity, page.events, page.lines))
-            yield fresh
-            turn = _identity(page.events[-1], page.lines[-1])
-            if page.has_more is False or turn in self._turns:
+            if fresh.events:
+                yield fresh
+            if self._left is not None:
+                self._left -= len(fresh.events)
+            if self._left == 0:
                 return
-            self._turns.add(turn)
-            page = await self._further(page)
+            page = None if page.has_more is False else await self._further(page)
 
     async def _first(self) -> Page:
         """The first page, as large as the server takes."""
@@ -107,8 +114,11 @@ class UsagePages:
 
     async def _further(self, page: Page) -> Page | None:
         """The page behind this one: the first that ends with something new, in one way or another; None where none does."""
-        answered = False
-        for way in self._ways:
+        turn = _identity(page.events[-1], page.lines[-1]) if page.events else None
+        ways = () if turn is None or turn in self._turns else self._ways
+        self._turns.add(turn)
+        answered = not ways
+        for way in ways:
             cursor = way(page.events[-1], page.lines[-1])
             further = None if cursor is None else await self._behind(cursor)
             answered |= further is not None
@@ -132,6 +142,27 @@ class UsagePages:
         size = {} if self._size is None else {"limit": str(self._size)}
         return read_page(await self._control.get(USAGE_PATH, self._query | size | more, what=WHAT), WHAT)
 
+    def _fresh(self, page: Page) -> Page:
+        """The page without what is known, what stands in it twice, and what was not asked for."""
+        seen = set(self._before | self._known)
+        kept: list[int] = []
+        for place, (event, line) in enumerate(zip(page.events, page.lines, strict=True)):
+            identity = _identity(event, line)
+            if identity not in seen and self._is_within(event):
+                kept.append(place)
+            if event.id:  # two without an id may be two that are alike
+                seen.add(identity)
+        kept = kept[: self._left]
+        if len(kept) == len(page.events):
+            return page
+        events, lines = (page.events[place] for place in kept), (page.lines[place] for place in kept)
+        return msgspec.structs.replace(page, events=tuple(events), lines=tuple(lines))
+
+    def _is_within(self, event: UsageEvent) -> bool:
+        """Whether an event is of the time that was asked for, as far as it names its own."""
+        begin_ns, end_ns = self._span
+        return event.at_ns is None or ((begin_ns or 0) <= event.at_ns and (end_ns is None or event.at_ns < end_ns))
+
     def _knows(self, event: UsageEvent, line: bytes) -> bool:
         identity = _identity(event, line)
         return identity in self._known or identity in self._before
@@ -146,23 +177,6 @@ async def usage_events(control: ControlPlane, filters: Filters | None = None) ->
 
 def _identity(event: UsageEvent, line: bytes) -> object:
     return event.id or line
-
-
-def _without(page: Page, known: frozenset[object]) -> Page:
-    """The page without what is known, and without what stands in it twice."""
-    seen: set[object] = set()
-    kept: list[int] = []
-    for place, (event, line) in enumerate(zip(page.events, page.lines, strict=True)):
-        identity = _identity(event, line)
-        if identity not in known and identity not in seen:
-            kept.append(place)
-        if event.id:  # two without an id may be two that are alike
-            seen.add(identity)
-    if len(kept) == len(page.events):
-        return page
-    return msgspec.structs.replace(
-        page, events=tuple(page.events[place] for place in kept), lines=tuple(page.lines[place] for place in kept)
-    )
 
 
 def _by_id(last: UsageEvent, _line: bytes) -> str | None:

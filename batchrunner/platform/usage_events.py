@@ -18,12 +18,12 @@ from typing import Any, Final
 
 import msgspec
 
-from batchrunner.dialect import read_exact_json, without_bom
+from batchrunner.dialect import mended, read_exact_json
 from batchrunner.dialect.facts import count, mapping, string
 from batchrunner.dialect.usage import tool_usage_of
 from batchrunner.errors import AccountError
 from batchrunner.job import Usage
-from batchrunner.platform.answers import read_answer, without_halves
+from batchrunner.platform.answers import read_answer
 from batchrunner.usage_event import UsageEvent
 
 LISTS: Final = ("data", "events", "usage_events", "items")
@@ -34,7 +34,9 @@ NS_PER_SECOND: Final = 1_000_000_000
 _FINER: Final = ((10**17, 1), (10**14, 10**3), (10**11, 10**6))
 
 _AMOUNT: Final = re.compile(r"-?[0-9]{1,20}(?:\.[0-9]{0,40})?(?:[eE][+-]?[0-9]{1,2})?")
-_MOST_DIGITS: Final = 60
+#: before the point, and after it
+_MOST_DIGITS: Final = 50
+_YEAR_10000_NS: Final = 253_402_300_800 * NS_PER_SECOND
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -52,8 +54,9 @@ class Page(msgspec.Struct, frozen=True):
 
 def read_page(body: bytes, what: str) -> Page:
     """Raises: AccountError where the answer holds no list of events; `what` names it in the message."""
-    page = _object(body) or _object(body := without_halves(body))
-    listed = next((page[name] for name in LISTS if name in page), b"null") if page else without_bom(body)
+    text = mended(body)
+    page = _object(text)
+    listed = next((page[name] for name in LISTS if name in page), b"null") if page else text
     try:
         raw = msgspec.json.decode(listed, type=list[msgspec.Raw])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -105,7 +108,8 @@ def moment_ns(value: object) -> int | None:
     number = amount_of(value)
     if number is not None:
         unit_ns = next((unit_ns for least, unit_ns in _FINER if number >= least), NS_PER_SECOND)
-        return int(number * unit_ns) if number >= 0 else None
+        at_ns = int(number * unit_ns)
+        return at_ns if 0 <= at_ns < _YEAR_10000_NS else None
     if not isinstance(value, str):
         return None
     try:
@@ -118,17 +122,26 @@ def moment_ns(value: object) -> int | None:
 
 def amount_of(value: object) -> Decimal | None:
     """An exact number from a number, a string, or an object's `amount`. None for anything else, and for another currency."""
-    if isinstance(value, dict):
-        currency = value.get("currency")
+    # By type, the likeliest first: an event has six of these, and an account has hundreds of thousands of events.
+    kind = type(value)
+    if value is None:
+        return None
+    if kind is Decimal or kind is int:
+        return _bounded(Decimal(value))  # type: ignore[arg-type]  # it is one of the two
+    if kind is dict:
+        said = mapping(value)
+        currency, amount = said.get("currency"), said.get("amount")
         usd = currency is None or (isinstance(currency, str) and currency.upper() == "USD")
-        return amount_of(value.get("amount")) if usd and not isinstance(value.get("amount"), dict) else None
-    if isinstance(value, bool) or not isinstance(value, (int, str, Decimal)):
-        return None
-    text = str(value).strip()
-    if not _AMOUNT.fullmatch(text):
-        return None
-    amount = Decimal(text)
-    return amount if len(format(amount, "f")) <= _MOST_DIGITS else None
+        return amount_of(amount) if usd and not isinstance(amount, dict) else None
+    if kind is str and _AMOUNT.fullmatch(text := str(value).strip()):
+        return _bounded(Decimal(text))
+    return None
+
+
+def _bounded(amount: Decimal) -> Decimal | None:
+    """An amount of no more digits than anyone means: sums of such are exact, and none takes a page to print."""
+    exponent = amount.as_tuple().exponent
+    return amount if isinstance(exponent, int) and exponent > -_MOST_DIGITS and amount.adjusted() < _MOST_DIGITS else None
 
 
 def _tokens(said: dict[str, Any]) -> Usage | None:
@@ -162,10 +175,10 @@ def _text(value: object) -> str | None:
     return str(value) if type(value) is int else string(value)
 
 
-def _object(body: bytes) -> dict[str, msgspec.Raw]:
+def _object(text: bytes) -> dict[str, msgspec.Raw]:
     """The fields of an object, unread; none where the body is something else."""
     try:
-        return msgspec.json.decode(without_bom(body), type=dict[str, msgspec.Raw])
+        return msgspec.json.decode(text, type=dict[str, msgspec.Raw])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return {}
 

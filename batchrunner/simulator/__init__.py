@@ -9,6 +9,7 @@
     answers   what goes back: a reply, a refusal, or what a fault puts in its place
     asks      a request's body as the platform understands it
     accounts  whose key it is, and what becomes of accounts in mid-run; foreign: another program that uses one
+    strangers  others on the same account, whose usage events look like ours; chats: saved conversations
     usage     an account: its limits, its balance and its usage events
     limits    RPM and TPM as one gate, and what is charged when
     windows   a minute as servers count it; window_shapes: in all its shapes

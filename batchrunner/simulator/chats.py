@@ -34,9 +34,7 @@ def answer(path: str, query: dict[str, str], *, seed: int, account: str, count: 
         limit = page_limit(query)
         first = next((place + 1 for place, one in enumerate(saved) if one["id"] == query.get("before")), 0)
         shown = [{name: value for name, value in one.items() if name != "messages"} for one in saved[first : first + limit]]
-        return msgspec.json.encode(
-            {"object": "list", "data": shown, "has_more": first + limit < len(saved), "total": len(saved), "limit": CAP}
-        )
+        return msgspec.json.encode({"object": "list", "data": shown, "has_more": first + limit < len(saved), "total": len(saved)})
     found = next((one for one in saved if path == f"{PATH}/{one['id']}"), None)
     if found is None:
         raise Refusal(404, "conversation_not_found", "There is no such conversation.")

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from batchrunner.simulator import hosted
 from batchrunner.simulator.asks import Ask
 from batchrunner.simulator.counters import Counters
 from batchrunner.simulator.draws import Draws
@@ -98,7 +99,16 @@ class Strangers:
             status, code = (200, None) if billed else (fault.status, fault.code or "upstream_error")
             source = "playground" if visit.owner is PLAYGROUND else "api"
             event = account.record(
-                visit.at_ns, ask.model.id, str(ask.dialect), tokens, list_usd, status, code, source=source, tool_usage=tool_usage
+                visit.at_ns,
+                ask.model.id,
+                str(ask.dialect),
+                tokens,
+                list_usd,
+                status,
+                code,
+                source=source,
+                tool_usage=tool_usage,
+                output_urls=hosted.output_urls(ask, f"{self._seed:x}{visit.number:012d}") if billed else (),
             )
             self._note(visit, event, fault)
 

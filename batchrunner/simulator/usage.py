@@ -20,6 +20,7 @@ MAX_LIMIT = 1_000
 #: when twice as many have come, the older half is forgotten
 KEPT_EVENTS = 100_000
 _ID_PREFIX = "ue_"
+_NO_TOOLS: dict[str, int] = {}
 #: more are no number that anybody means
 _MAX_DIGITS = 15
 
@@ -107,7 +108,7 @@ class Account:
         error: str | None = None,
         *,
         source: str = "api",
-        tool_usage: dict[str, int] | None = None,
+        tool_usage: dict[str, int] = _NO_TOOLS,
         output_urls: tuple[str, ...] = (),
     ) -> UsageEvent:
         """Charge the account what is left of a list price after its discount, and note the event."""
@@ -124,7 +125,7 @@ class Account:
             status_code,
             error,
             source,
-            tool_usage or {},
+            tool_usage,
             output_urls,
         )
         self._events.append(event)

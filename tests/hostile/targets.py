@@ -33,7 +33,7 @@ from batchrunner.retry_after import LONGEST_WAIT_NS, retry_after_ns
 from batchrunner.secret import Blotter
 from batchrunner.transport.wire import ReplyParser, WireError
 from batchrunner.wording import escape_terminal
-from tests.hostile import seeds, torn
+from tests.hostile import account_targets, seeds, torn
 
 SHAPES: tuple[Dialect, ...] = (
     *{one.name: one for one in dialect.URLS.values()}.values(),
@@ -262,6 +262,8 @@ TARGETS: dict[str, Target] = {
     "rate": Target(rate, seeds.RATES, seeds.RATE_WORDS),
     "wire": Target(wire, [b"\7" + data for data in seeds.RESPONSES], seeds.WIRE_WORDS),
     "catalog": Target(catalog, seeds.CATALOGS, seeds.CATALOG_WORDS),
+    "usage": Target(account_targets.usage, account_targets.PAGES, account_targets.PAGE_WORDS),
+    "chats": Target(account_targets.saved_chats, account_targets.CHATS, account_targets.CHAT_WORDS),
     "echo": Target(echo, seeds.ECHOES, seeds.ECHO_WORDS),
     "gunzip": Target(packed, seeds.GZIPS, seeds.GZIP_WORDS),
     "journal": Target(torn.recover_damaged, torn.SCRIPTS, torn.WORDS),

@@ -192,5 +192,6 @@ def assert_failed_at_once(ended: Night, status: Status, spelling: Spelling, came
     assert (status.completed, status.attempts, exits(status)) == (19, 20, 1)
     (line,) = ended.lines(ERRORS)
     assert line["response"]["status_code"] == came_with
-    assert line["error"]["message"] == (WORDS if spelling.words else f"the server answered with status {came_with}")
+    # Behind them stands, for a limit of the account, what it is.
+    assert line["error"]["message"].startswith(WORDS if spelling.words else f"the server answered with status {came_with}")
     assert_not_billed(ended, "job-3")

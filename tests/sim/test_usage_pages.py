@@ -260,3 +260,53 @@ def test_on_any_server_each_event_once(
         assert pages.complete
 
     trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+@pytest.mark.parametrize("most", [1, 25, 100, 130, 999_999])
+async def test_no_more_than_the_newest_few_are_had_where_so_many_are_asked_for(autojump_clock: MockClock, most: int) -> None:
+    """Nor is a larger page asked for."""
+    server = Server(list(range(300)), largest=100)
+    async with control_over(server) as asked:
+        found = [event.id async for page in UsagePages(asked.control, most=most) for event in page.events]
+    assert found == ids(min(most, 300))
+    assert all(int(query.get("limit", 25)) <= max(most, 25) for query in asked.queries)
+
+
+async def test_a_server_that_knows_no_times_is_held_to_them(autojump_clock: MockClock) -> None:
+    """It gives everything: what is from before and after is left out, what names no time is not."""
+    server = Server([1_700_000_000 + number for number in range(50)], before="id")
+    server.events.append({"id": "timeless"})
+    found, _, _ = await fetched(server, Filters(from_="1700000010", to="2023-11-14T22:13:40Z"))
+    assert found == [*(f"e{number}" for number in range(30, 40)), "timeless"]
+
+
+@pytest.mark.parametrize("before", ["id", "time"])
+async def test_what_is_asked_for_behind_a_time_is_never_passed(autojump_clock: MockClock, before: str) -> None:
+    """The pages go on from there, by id or by time, and nothing that is as late comes with them."""
+    times = [1_700_000_000 + number for number in range(300)]
+    server = Server(times, before=before, largest=100)
+    start = "e99" if before == "id" else "1700000200"
+    found, _, asked = await fetched(server, Filters(before=start))
+    assert found == ids(300)[100:]
+    assert all("before" in query for query in asked.queries)
+
+
+@pytest.mark.parametrize(("says_more", "complete"), [(True, False), (False, True), (None, True)])
+async def test_a_page_without_events_is_the_end_unless_the_server_says_otherwise(
+    autojump_clock: MockClock, says_more: bool | None, complete: bool
+) -> None:
+    """A server that filters a page after it was cut leaves nothing to go on from: that is told, and not taken for the end."""
+    page: dict[str, object] = {"data": []} | ({} if says_more is None else {"has_more": says_more})
+    found, pages, asked = await fetched(lambda _: (200, page))
+    assert (found, pages.complete, len(asked.queries)) == ([], complete, 1)
+
+
+async def test_a_circle_of_which_the_server_says_that_it_goes_on_is_not_the_whole(autojump_clock: MockClock) -> None:
+    events = [{"id": f"e{number}"} for number in range(8)]
+
+    def server(question: Question) -> Answer:
+        first = int(question.query.get("before", "e-1").removeprefix("e")) + 1
+        return 200, {"data": [events[(first + step) % 8] for step in range(2)], "has_more": True}
+
+    _, pages, _ = await fetched(server)
+    assert not pages.complete

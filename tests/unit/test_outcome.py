@@ -294,6 +294,17 @@ def test_code_gpu_and_agent_limits_4xx(code: str, status: int) -> None:
     assert (outcome.code, outcome.permanent, outcome.billing) == (code, True, Billing.NOT)
 
 
+@pytest.mark.parametrize(
+    ("code", "meaning"), [("gpu_limit_exceeded", "all the GPUs"), ("agent_limit_reached", "all the hosted agents")]
+)
+def test_a_limit_of_the_account_is_shown_for_what_it_is(code: str, meaning: str) -> None:
+    """Behind the server's own words: which limit it is, and what lifts it."""
+    outcome = judge(error(429, code))
+    assert isinstance(outcome, Failed)
+    assert outcome.message.startswith(f"No. (the account has {meaning} ")
+    assert outcome.message.endswith("; waiting does not lift it: free one, then --retry-failed)")
+
+
 @pytest.mark.parametrize(("code", "status"), [("model_unavailable", 503), ("upstream_error", 502), ("model_unavailable", 404)])
 def test_code_model_unavailable_503_and_upstream_error_502(code: str, status: int) -> None:
     """The model's trouble and nobody else's: another attempt, and only the model's breaker hears of it."""

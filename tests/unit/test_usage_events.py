@@ -81,8 +81,13 @@ def test_what_is_no_object_is_no_event(line: bytes) -> None:
         ("$5", None),
         ("NaN", None),
         ("1e999999999", None),
-        ("1e50", "1" + "0" * 50),
-        (10**30, None),
+        ("1e49", "1" + "0" * 49),
+        ("1e50", None),
+        ("1e-49", "0." + "0" * 48 + "1"),
+        (Decimal("1e-50"), None),
+        (10**30, str(10**30)),
+        (10**50, None),
+        (Decimal("Infinity"), None),
         ([], None),
         (None, None),
     ],
@@ -126,7 +131,7 @@ def test_a_time_in_each_spelling(name: str, said: object) -> None:
     assert event(**{name: said}).at_ns == MOMENT_NS
 
 
-@pytest.mark.parametrize("said", ["yesterday", -5, "", {}, "9999999999999999999999", "0001-01-01T00:00:00+23:59"])
+@pytest.mark.parametrize("said", ["yesterday", -5, "", {}, "9999999999999999999999", 10**30, "0001-01-01T00:00:00+23:59"])
 def test_what_is_no_time_is_none(said: object) -> None:
     assert moment_ns(said) is None
 
@@ -188,6 +193,14 @@ def test_a_page(name: str, balance: bytes) -> None:
 def test_a_bare_list_is_a_page() -> None:
     page = read_page(b'\xef\xbb\xbf[{"id": 7}]', "it")
     assert ([event.id for event in page.events], page.balance_usd, page.has_more) == (["7"], None, None)
+
+
+def test_what_is_no_utf_8_in_an_event_loses_none() -> None:
+    """A model's name in some other encoding: the charge is no less one."""
+    page = read_page(b'{"data":[{"id":"a","cost":"0.1","model":"gr\xf6\xdfe"},{"id":"b"}]}', "it")
+    assert [event.id for event in page.events] == ["a", "b"]
+    assert page.events[0].model == "gr\ufffd\ufffde"
+    assert page.lines[0].decode()
 
 
 def test_half_an_emoji_in_an_event_spoils_nothing() -> None:
