@@ -9,7 +9,11 @@ import trio
 from trio.testing import MockClock
 
 from batchrunner.duration import Binding, Limits, Work, duration
-from tests.sim.nights import MakeNight, assert_whole, jobs
+from batchrunner.jobfile import parse
+from batchrunner.plan import forecast, times
+from batchrunner.runner import Run
+from batchrunner.survey import Place, Survey
+from tests.sim.nights import PRICES, MakeNight, assert_whole, job, jobs
 
 #: jobs, limits, the platform, and what binds
 SHAPES: list[tuple[int, dict[str, int], dict[str, Any], Binding]] = [
@@ -46,3 +50,35 @@ async def test_a_run_takes_as_long_as_was_forecast(
     found = duration(work, Limits(limits["rpm"], limits["tpm"], limits.get("max_in_flight", 10_000)))
     assert found.binding == binding
     assert found.seconds == pytest.approx(taken, rel=0.1)
+
+
+@pytest.mark.parametrize(("count", "limits", "settings", "binding"), [SHAPES[0], SHAPES[3], SHAPES[5]])
+async def test_what_one_run_has_learned_tells_how_long_the_next_will_take(
+    count: int,
+    limits: dict[str, int],
+    settings: dict[str, Any],
+    binding: Binding,
+    make_night: MakeNight,
+    autojump_clock: MockClock,
+) -> None:
+    """Tokens and latencies of 200 jobs, other jobs afterwards: their time within a tenth, their cost within its interval."""
+    platform, wishes = {"rpm": limits["rpm"], "tpm": limits["tpm"]} | settings, dict[str, Any](limits)
+    learned: list[Run] = []
+
+    async def remember(run: Run) -> None:
+        await trio.lowlevel.checkpoint()
+        learned.append(run)
+
+    assert_whole(before := make_night(jobs(200), **platform), await before.run(remember, **wishes))
+    lines = [job(f"later-{number}", text=f"How high is moon number {number}?") for number in range(count)]
+    survey = Survey(None, PRICES, learned[0].parts.estimator, rpm=limits["rpm"], tpm=limits["tpm"])
+    for number, line in enumerate(lines):
+        survey.add(number, parse(line), Place("jobs.jsonl", number + 1, None))
+    bounds = Limits(limits["rpm"], limits["tpm"], limits.get("max_in_flight", 10_000))
+    (expected,) = times(survey.kinds.values(), {None: bounds}, tokens=None)
+    cost = forecast(survey.kinds.values(), PRICES).cost_usd
+    night, began = make_night(lines, **platform), trio.current_time()
+    assert_whole(night, await night.run(**wishes))
+    assert expected.time.binding == binding
+    assert expected.time.seconds == pytest.approx(trio.current_time() - began, rel=0.1)
+    assert cost.low <= night.platform.counters.billed_usd <= (cost.high or 0)
