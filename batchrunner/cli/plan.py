@@ -35,7 +35,7 @@ from batchrunner.estimate import Estimator
 from batchrunner.index import Index
 from batchrunner.inputs import BadLines, InputFile, Inputs, PlainFile, index_inputs
 from batchrunner.job import BadLine
-from batchrunner.plan import Stratum, forecast, measured_forecast, strata, times
+from batchrunner.plan import Stratum, forecast, latency, measured_forecast, strata, times
 from batchrunner.plan_report import (
     MOST_BAD_LINES,
     BadLineFound,
@@ -170,7 +170,7 @@ class _Planned:
         limits = {account.name: Limits(account.rpm, account.tpm, self._in_flight()) for account in self._accounts}
         by_account = account_rows(times(kinds, limits, tokens=tokens))
         longest = max(by_account, key=lambda row: row.seconds)
-        known = [kind.seconds for kind in kinds if kind.seconds is not None]
+        known = latency(kinds)
         bad = [_bad_line(line, index) for line, _ in zip(bad_lines, range(MOST_BAD_LINES), strict=False)]
         report = PlanReport(
             files=self._options.inputs,
@@ -185,7 +185,7 @@ class _Planned:
             accounts=by_account,
             seconds=longest.seconds,
             binding=longest.binding,
-            latency_seconds=round(sum(known) / len(known), 3) if known else None,
+            latency_seconds=None if known is None else round(known.mean, 3),
             balance=None if balance is None else Balance.against(balance, total.cost_usd),
             sample=None if paid is None else _sample_row(self._options, drawn, paid),
         )

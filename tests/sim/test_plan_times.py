@@ -9,6 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from batchrunner.duration import Binding, Limits, Work, duration
+from batchrunner.estimate import Latency
 from batchrunner.jobfile import parse
 from batchrunner.plan import forecast, times
 from batchrunner.runner import Run
@@ -19,6 +20,8 @@ from tests.sim.nights import PRICES, MakeNight, assert_whole, job, jobs
 SHAPES: list[tuple[int, dict[str, int], dict[str, Any], Binding]] = [
     (400, {"rpm": 50, "tpm": 0}, {}, "requests"),
     (2_000, {"rpm": 600, "tpm": 0}, {"latency_median_seconds": 3.0}, "requests"),
+    (400, {"rpm": 600, "tpm": 0}, {"latency_median_seconds": 3.0}, "requests"),
+    (300, {"rpm": 0, "tpm": 0}, {"latency_median_seconds": 10.0, "latency_sigma": 0.5}, "latency"),
     (120, {"rpm": 50, "tpm": 0}, {}, "requests"),
     (300, {"rpm": 600, "tpm": 4_000}, {}, "tokens"),
     (300, {"rpm": 0, "tpm": 3_000}, {"output_median_tokens": 40}, "tokens"),
@@ -45,14 +48,14 @@ async def test_a_run_takes_as_long_as_was_forecast(
     taken = trio.current_time() - began
     assert_whole(night, status)
     tokens = sum(entry.tokens.total for entry in night.platform.billed)
-    latency = sum(event.seconds for event in night.events if event.succeeded) / count
-    work = Work(count, tokens, latency)
+    seconds = [event.seconds for event in night.events if event.succeeded]
+    work = Work(count, tokens, Latency(sum(seconds) / count, max(seconds), count))
     found = duration(work, Limits(limits["rpm"], limits["tpm"], limits.get("max_in_flight", 10_000)))
     assert found.binding == binding
     assert found.seconds == pytest.approx(taken, rel=0.1)
 
 
-@pytest.mark.parametrize(("count", "limits", "settings", "binding"), [SHAPES[0], SHAPES[3], SHAPES[5]])
+@pytest.mark.parametrize(("count", "limits", "settings", "binding"), [SHAPES[0], SHAPES[2], SHAPES[5], SHAPES[7]])
 async def test_what_one_run_has_learned_tells_how_long_the_next_will_take(
     count: int,
     limits: dict[str, int],

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrunner.estimate import MAX_KEYS, UNKNOWN_OUTPUT_TOKENS, WINDOW, Estimator, Share, Statistics
+from batchrunner.estimate import MAX_KEYS, UNKNOWN_OUTPUT_TOKENS, WINDOW, Estimator, Latency, Share, Statistics
 from batchrunner.job import RequestSize, Usage
 
 
@@ -225,8 +225,8 @@ def test_how_long_answers_take_is_learned_by_kind() -> None:
     estimator = Estimator()
     for seconds in (1.0, 3.0, -1.0, 1e9):
         estimator.learn(size(), Usage(10, 10), seconds)
-    assert estimator.seconds_of(size()) == pytest.approx(2.0, abs=0.001)
-    assert estimator.seconds_of(size(cap=10)) is None
+    assert estimator.latency_of(size()) == Latency(2.0, 3.0, 2)
+    assert estimator.latency_of(size(cap=10)) is None
 
 
 def test_how_much_answers_differ_is_known_from_their_like() -> None:
