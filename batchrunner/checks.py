@@ -5,11 +5,13 @@ An error is what is certain to fail. All else is a warning: catalogs lag behind,
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, Literal
 
 import msgspec
 
+from batchrunner import dialect
 from batchrunner.advice import is_generous
 from batchrunner.catalog import Model
 from batchrunner.estimate import Outputs
@@ -22,8 +24,21 @@ _SHAPE: Final = frozenset(
 )
 _CAPS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 
+#: all that the platform documents
+_URLS: Final = (
+    dialect.URLS.keys()
+    | dialect.ASYNCHRONOUS_URLS
+    | {
+        "/v1/images/generations",
+        "/v1/audio/speech",
+        "/v1/search",
+        "/v1/detect",
+    }
+)
+
 Level = Literal["error", "warning"]
 Code = Literal[
+    "unknown_url",
     "no_model",
     "unknown_model",
     "model_unavailable",
@@ -52,6 +67,7 @@ class Problem(msgspec.Struct, frozen=True):
 class Looked(msgspec.Struct, frozen=True):
     """A job as the checks see it."""
 
+    url: str
     size: RequestSize
     #: the body's fields, not decoded
     fields: Mapping[str, msgspec.Raw]
@@ -63,6 +79,11 @@ class Looked(msgspec.Struct, frozen=True):
 def problems(job: Looked, catalog: Mapping[str, Model] | None, *, rpm: int, tpm: int) -> Iterator[Problem]:
     """What speaks against a job. `catalog`: by id; None where it cannot be had. Limits: 0 is none."""
     size = job.size
+    if job.url not in _URLS:
+        near = "".join(f" Did you mean {url}?" for url in difflib.get_close_matches(job.url, sorted(_URLS), n=1))
+        yield Problem(
+            "warning", "unknown_url", size.model, job.url, f"{job.url} is none of the platform's documented paths.{near}"
+        )
     yield from _limits(job, rpm, tpm)
     if catalog is None:
         return

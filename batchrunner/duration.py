@@ -7,7 +7,7 @@ with a quarter of a minute's at once.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, Literal
 
 import msgspec
@@ -20,6 +20,7 @@ from batchrunner.budget.pacer import (
     TOKEN_BURST_DIVISOR,
 )
 from batchrunner.budget.steps import FAST_START_MINUTES
+from batchrunner.estimate import Latency
 
 _MINUTE_SECONDS: Final = SAFE_WINDOW_NS / NS
 
@@ -32,8 +33,8 @@ class Work(msgspec.Struct, frozen=True):
     jobs: int
     #: input and output together, as expected
     tokens: float
-    #: of one answer, in the mean; None where nothing is known of it
-    latency_seconds: float | None = None
+    #: of answers; None where nothing is known of them
+    latency: Latency | None = None
     #: jobs that take more than a minute's tokens, and go alone
     oversize: int = 0
 
@@ -54,7 +55,7 @@ class Duration(msgspec.Struct, frozen=True):
 
 def duration(work: Work, limits: Limits) -> Duration:
     """From the first request to the last answer."""
-    latency = work.latency_seconds or 0.0
+    latency = work.latency.mean if work.latency is not None else 0.0
     if not work.jobs:
         return Duration(0.0, "latency")
     starts: dict[Binding, float] = {
@@ -64,7 +65,7 @@ def duration(work: Work, limits: Limits) -> Duration:
         "in_flight": max(0, work.jobs - limits.max_in_flight) / limits.max_in_flight * latency if limits.max_in_flight else 0.0,
     }
     binding = max(starts, key=lambda name: starts[name])
-    return Duration(starts[binding] + latency, binding)
+    return Duration(starts[binding] + _last_answer(work, starts[binding]), binding)
 
 
 def shared(bound: Sequence[Work], free: Work, limits: Sequence[Limits]) -> list[Duration]:
@@ -83,6 +84,21 @@ def shared(bound: Sequence[Work], free: Work, limits: Sequence[Limits]) -> list[
     rooms = [_room(work, free, limit, high) for work, limit in zip(bound, limits, strict=True)]
     whole = sum(rooms) or 1.0
     return [duration(_and(work, free, room / whole), limit) for work, limit, room in zip(bound, limits, rooms, strict=True)]
+
+
+def _last_answer(work: Work, last_start: float) -> float:
+    """How long after the last start the last answer comes: the more are under way by then, the slower is the slowest of them.
+
+    The longest of k waits grows about as ln k, for the tails that latencies have.
+    """
+    if work.latency is None:
+        return 0.0
+    mean, slowest, known = work.latency.mean, work.latency.slowest, work.latency.answers
+    # Those that began within the last answer's time, of which half have had half of theirs.
+    under_way = work.jobs * min(1.0, mean / last_start if last_start else 1.0) / 2
+    if under_way <= 1 or known < 2:
+        return mean
+    return mean + max(0.0, slowest - mean) * min(1.0, math.log(under_way) / math.log(known))
 
 
 def _by_requests(jobs: int, rpm: int) -> float:
@@ -120,7 +136,16 @@ def _room(bound: Work, free: Work, limits: Limits, seconds: float) -> float:
 def _and(bound: Work, free: Work, share: float) -> Work:
     """What is bound, and a share of what is free. Latencies are weighed by jobs."""
     jobs = bound.jobs + round(free.jobs * share)
-    known = [(work.latency_seconds, work.jobs) for work in (bound, free) if work.latency_seconds is not None and work.jobs]
-    weight = sum(count for _, count in known)
-    latency = sum(seconds * count for seconds, count in known) / weight if weight else None
+    latency = weighed((work.latency, work.jobs) for work in (bound, free))
     return Work(jobs, bound.tokens + free.tokens * share, latency, bound.oversize + round(free.oversize * share))
+
+
+def weighed(latencies: Iterable[tuple[Latency | None, int]]) -> Latency | None:
+    """Latencies of several kinds of jobs taken together, each with the number of its jobs; None where none is known."""
+    known = [(latency, jobs) for latency, jobs in latencies if latency is not None and jobs]
+    jobs = sum(count for _, count in known)
+    if not jobs:
+        return None
+    mean = math.fsum(latency.mean * count for latency, count in known) / jobs
+    slowest = max((latency for latency, _ in known), key=lambda latency: latency.slowest)
+    return Latency(mean, slowest.slowest, slowest.answers)

@@ -133,6 +133,15 @@ class Share(msgspec.Struct, frozen=True):
         return self.off / self.used if self.used else None
 
 
+class Latency(msgspec.Struct, frozen=True):
+    """From requests to their answers, in seconds."""
+
+    mean: float
+    slowest: float
+    #: on how many that rests
+    answers: int
+
+
 class Statistics(msgspec.Struct, frozen=True):
     """How good predictions were, by model, over about the last `WINDOW` answers of each."""
 
@@ -154,7 +163,7 @@ class Estimator(msgspec.Struct):
     #: how much requests of one kind differ: by model, class of cap and class of size
     kinds: dict[str, dict[int, Moments]] = {}
     #: from the request to its answer, milliseconds, by model and class of cap
-    latencies: dict[str, Mean] = {}
+    latencies: dict[str, Outputs] = {}
 
     def predict(self, size: RequestSize) -> Usage:
         """What a request will take. The output is never above the body's own cap."""
@@ -180,7 +189,7 @@ class Estimator(msgspec.Struct):
         if size.input_tokens <= MOST_TOKENS:
             _entry(self.kinds, _kind(size), dict).setdefault(size_class(size), Moments()).add(size.input_tokens, usage)
         if seconds is not None and 0 <= seconds <= LONGEST_SECONDS:
-            _entry(self.latencies, _output_class(size), Mean).add(round(seconds * 1000))
+            _entry(self.latencies, _output_class(size), Outputs).add(round(seconds * 1000))
 
     def outputs_of(self, size: RequestSize) -> Outputs | None:
         """What answers to requests like this one have taken; None where there were none, or they share an entry with others."""
@@ -195,10 +204,10 @@ class Estimator(msgspec.Struct):
         together = sum(known.values(), Moments())
         return together if together.count >= FEW else None
 
-    def seconds_of(self, size: RequestSize) -> float | None:
-        """How long answers to requests like this one have taken, in the mean."""
-        mean = self.latencies.get(_output_class(size))
-        return None if mean is None else mean.tokens / 1000
+    def latency_of(self, size: RequestSize) -> Latency | None:
+        """How long answers to requests like this one have taken."""
+        known = self.latencies.get(_output_class(size))
+        return None if known is None else Latency(known.tokens / 1000, known.most / 1000, known.count)
 
     def statistics(self) -> Statistics:
         """Only reads, so that another thread may look too."""
@@ -234,7 +243,7 @@ class _Kept(msgspec.Struct, forbid_unknown_fields=True):
     outputs: dict[str, Outputs]
     #: older programs did not keep these
     kinds: dict[str, dict[int, Moments]] = {}
-    latencies: dict[str, Mean] = {}
+    latencies: dict[str, Outputs] = {}
 
 
 _KEPT: Final = msgspec.msgpack.Decoder(_Kept)

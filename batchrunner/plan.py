@@ -10,7 +10,8 @@ from typing import Final, Literal
 import msgspec
 
 from batchrunner.catalog_prices import ModelPrice
-from batchrunner.duration import Duration, Limits, Work, shared
+from batchrunner.duration import Duration, Limits, Work, shared, weighed
+from batchrunner.estimate import Latency
 from batchrunner.forecast import NOTHING, UNKNOWN, Interval, allotted, expanded, predicted
 from batchrunner.moments import Moments, Rates
 from batchrunner.pricing import PriceTable
@@ -200,17 +201,15 @@ class AccountTime(msgspec.Struct, frozen=True):
     time: Duration
 
 
-def times(
-    kinds: Iterable[Kind], accounts: Mapping[str | None, Limits], *, tokens: float | None, latency_seconds: float | None = None
-) -> list[AccountTime]:
-    """Each account's part. `tokens`: of all jobs, where they were measured; `latency_seconds`: the same."""
+def times(kinds: Iterable[Kind], accounts: Mapping[str | None, Limits], *, tokens: float | None) -> list[AccountTime]:
+    """Each account's part. `tokens`: of all jobs, where they were measured."""
     kinds = list(kinds)
     expected = sum(_expected_tokens(kind) for kind in kinds)
     scale = 1.0 if tokens is None or not expected else tokens / expected
     one = len(accounts) == 1
     bound = {name: kinds if one else [kind for kind in kinds if kind.key.account == name] for name in accounts}
-    works = {name: _work(its, scale, latency_seconds) for name, its in bound.items()}
-    free = _work([] if one else [kind for kind in kinds if not kind.key.account], scale, latency_seconds)
+    works = {name: _work(its, scale) for name, its in bound.items()}
+    free = _work([] if one else [kind for kind in kinds if not kind.key.account], scale)
     found = shared(list(works.values()), free, list(accounts.values()))
     return [
         AccountTime(name, limits.rpm, limits.tpm, works[name].jobs, time)
@@ -224,15 +223,15 @@ def _expected_tokens(kind: Kind) -> float:
     return kind.moments.total(Rates(1, 0, 1), kind.jobs, kind.guessed).mean
 
 
-def _work(kinds: list[Kind], scale: float, latency_seconds: float | None) -> Work:
-    known = [kind for kind in kinds if kind.seconds is not None]
-    jobs = sum(kind.jobs for kind in known)
-    latency = latency_seconds
-    if latency is None and jobs:
-        latency = math.fsum((kind.seconds or 0.0) * kind.jobs for kind in known) / jobs
+def _work(kinds: list[Kind], scale: float) -> Work:
     return Work(
         sum(kind.jobs for kind in kinds),
         math.fsum(map(_expected_tokens, kinds)) * scale,
-        latency,
+        latency(kinds),
         sum(kind.oversize for kind in kinds),
     )
+
+
+def latency(kinds: Iterable[Kind]) -> Latency | None:
+    """Of the answers to jobs of these kinds, as far as it is known."""
+    return weighed((kind.latency, kind.jobs) for kind in kinds)

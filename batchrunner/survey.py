@@ -15,7 +15,7 @@ import msgspec
 from batchrunner import checks, dialect
 from batchrunner.catalog import Model
 from batchrunner.checks import Looked, Problem
-from batchrunner.estimate import Estimator, size_class
+from batchrunner.estimate import Estimator, Latency, size_class
 from batchrunner.job import RequestSize, Usage
 from batchrunner.jobfile import ParsedLine
 from batchrunner.moments import Moments
@@ -80,7 +80,7 @@ class Kind(msgspec.Struct):
     size: RequestSize
     #: what is known of answers to their like
     moments: Moments | None
-    seconds: float | None
+    latency: Latency | None
     jobs: int = 0
     #: input tokens by their bytes
     guessed: int = 0
@@ -134,7 +134,7 @@ class Survey:
         shape = dialect.for_url(line.url)
         size = shape.size(line.body)
         predicted = self._lengths.predict(size)
-        looked = Looked(size, _fields(line.body), predicted, self._lengths.outputs_of(size))
+        looked = Looked(line.url, size, _fields(line.body), predicted, self._lengths.outputs_of(size))
         failing = False
         for problem in checks.problems(looked, self._catalog, rpm=self._rpm, tpm=self._tpm):
             self._note(problem, place)
@@ -153,7 +153,7 @@ class Survey:
         """Go by what is known by now."""
         for kind in self.kinds.values():
             kind.moments = lengths.moments_of(kind.size) or kind.moments
-            kind.seconds = lengths.seconds_of(kind.size) or kind.seconds
+            kind.latency = lengths.latency_of(kind.size) or kind.latency
 
     def _note(self, problem: Problem, place: Place) -> None:
         key: tuple[str, str, str | None] = (problem.code, problem.model, problem.parameter)
@@ -179,7 +179,7 @@ class Survey:
             key = next(reversed(self.kinds))
         kind = self.kinds.get(key)
         if kind is None:
-            kind = Kind(key, size, self._lengths.moments_of(size), self._lengths.seconds_of(size))
+            kind = Kind(key, size, self._lengths.moments_of(size), self._lengths.latency_of(size))
             self.kinds[key] = kind
         return kind
 

@@ -38,14 +38,23 @@ def account_options(command: Command) -> Command:
     return command
 
 
-def account_of(given: Mapping[str, Any]) -> Account:
-    """The account that `submit` would use by the same options, variables and files, with its keys. Raises: UsageError."""
+def account_of(given: Mapping[str, Any], *, needs_key: bool = True) -> Account:
+    """The account that `submit` would use by the same options, variables and files, with its keys.
+
+    `needs_key`: whether one without any is of no use. Raises: UsageError.
+    """
     options = {f"--{name.replace('_', '-')}": given[name] for name in ("base_url", "account", "config")}
     context = submit.make_context("submit", [*(f"{name}={value}" for name, value in options.items() if value is not None), "-"])
     name: str | None = context.params["account"]
     if name is not None and "," in name:
         raise UsageError(f"--account {name}: ask for one account at a time.")
-    return keyed(context, *settled(context, name), os.environ)
+    account, table = settled(context, name)
+    try:
+        return keyed(context, account, table, os.environ)
+    except UsageError:
+        if needs_key:
+            raise
+        return account
 
 
 def ask(account: Account, question: Callable[[ControlPlane], Awaitable[Answer]]) -> Answer:

@@ -53,14 +53,14 @@ batchrun.add_command(submit)
 batchrun.add_command(plan)
 batchrun.add_command(status)
 batchrun.add_command(ctl)
-batchrun.add_command(usage_command)
-batchrun.add_command(chats)
 batchrun.add_command(models_command)
+batchrun.add_command(usage_command)
+batchrun.add_command(reconcile_command)
+batchrun.add_command(chats)
 batchrun.add_command(simulate)
 batchrun.add_command(config)
 batchrun.add_command(verify_command)
 batchrun.add_command(explain)
-batchrun.add_command(reconcile_command)
 
 
 def main() -> NoReturn:

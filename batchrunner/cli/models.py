@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
@@ -12,9 +11,9 @@ import msgspec
 
 from batchrunner.catalog import Model, Parameter, models
 from batchrunner.cli import catalog
-from batchrunner.cli.accounts import keyed, settled
+from batchrunner.cli.control_plane import account_of, account_options
 from batchrunner.cli.output import print_json, print_text, say
-from batchrunner.cli.submit import Usd, submit
+from batchrunner.cli.submit import Usd
 from batchrunner.clock import SystemClock
 from batchrunner.errors import UsageError
 from batchrunner.platform.catalog_cache import Kept
@@ -79,9 +78,7 @@ _encoder = msgspec.json.Encoder(decimal_format="number")
 @click.option(
     "--max-price", type=Usd(), metavar="USD", help="Models none of whose prices (per 1M tokens, image, second ...) is above."
 )
-@click.option("--base-url", metavar="URL", help="The server, as `batchrun submit --base-url URL` would use it.")
-@click.option("--account", metavar="NAME", help="The account of batchrun.toml whose server it is.")
-@click.option("--config", metavar="FILE", help="Read this file alone, as `batchrun submit --config FILE` would.")
+@account_options
 @click.option("--offline", is_flag=True, help="Show what the server offered when it was last asked; ask nobody.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def models_command(**given: Any) -> None:
@@ -111,19 +108,10 @@ def models_command(**given: Any) -> None:
 
 
 def _catalog(given: dict[str, Any]) -> tuple[Kept, str]:
-    """The catalog, and whose it is. It is asked for with a key where there is one."""
-    options = {f"--{name.replace('_', '-')}": given[name] for name in ("base_url", "account", "config")}
-    # As submit reads them, with its variables and files: what is shown is what it would go by.
-    context = submit.make_context("submit", [*(f"{name}={value}" for name, value in options.items() if value is not None), "-"])
-    name = context.params["account"]
-    account, table = settled(context, None if name is None else name.split(",")[0])
-    if given["offline"]:
-        return catalog.kept(account), account.base_url
-    try:
-        account = keyed(context, account, table, os.environ)
-    except UsageError:  # it is public at the platform; a server that wants a key says so
-        account = msgspec.structs.replace(account, keys=())
-    return catalog.fetch(account, SystemClock()), account.base_url
+    """The catalog, and whose it is. It is asked for with a key where there is one: other servers may want it."""
+    account = account_of(given, needs_key=False)
+    found = catalog.kept(account) if given["offline"] else catalog.fetch(account, SystemClock())
+    return found, account.base_url
 
 
 def _named(offered: list[Model], name: str) -> Model:

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import click
 import msgspec
-import trio
 
 from batchrunner import estimate, jobfile
 from batchrunner.account import Account, names_to_bind_to
@@ -21,6 +20,7 @@ from batchrunner.account_file import AccountFile, Unusable, file_name
 from batchrunner.catalog import Model, models
 from batchrunner.cli import catalog
 from batchrunner.cli.accounts import accounts_of, settled, simulated_account
+from batchrunner.cli.control_plane import ask
 from batchrunner.cli.output import exit_code, print_json, print_text, say
 from batchrunner.cli.price_file import read_prices
 from batchrunner.cli.sample import Paid, measured_of, pay_for
@@ -32,11 +32,10 @@ from batchrunner.config import Options
 from batchrunner.duration import Limits
 from batchrunner.errors import AccountError, DiskError, UsageError
 from batchrunner.estimate import Estimator
-from batchrunner.heads import Heads
 from batchrunner.index import Index
 from batchrunner.inputs import BadLines, InputFile, Inputs, PlainFile, index_inputs
 from batchrunner.job import BadLine
-from batchrunner.plan import Stratum, forecast, measured_forecast, strata, times
+from batchrunner.plan import Stratum, forecast, latency, measured_forecast, strata, times
 from batchrunner.plan_report import (
     MOST_BAD_LINES,
     BadLineFound,
@@ -55,7 +54,7 @@ from batchrunner.platform.usage_events import read_page
 from batchrunner.pricing import PriceTable
 from batchrunner.sources import STDIN, Source, opened
 from batchrunner.survey import Kind, Place, Survey
-from batchrunner.transport import Origin, Pool
+from batchrunner.transport import Origin
 from batchrunner.wording import next_step
 
 _encoder = msgspec.json.Encoder()
@@ -171,7 +170,7 @@ class _Planned:
         limits = {account.name: Limits(account.rpm, account.tpm, self._in_flight()) for account in self._accounts}
         by_account = account_rows(times(kinds, limits, tokens=tokens))
         longest = max(by_account, key=lambda row: row.seconds)
-        known = [kind.seconds for kind in kinds if kind.seconds is not None]
+        known = latency(kinds)
         bad = [_bad_line(line, index) for line, _ in zip(bad_lines, range(MOST_BAD_LINES), strict=False)]
         report = PlanReport(
             files=self._options.inputs,
@@ -186,7 +185,7 @@ class _Planned:
             accounts=by_account,
             seconds=longest.seconds,
             binding=longest.binding,
-            latency_seconds=round(sum(known) / len(known), 3) if known else None,
+            latency_seconds=None if known is None else round(known.mean, 3),
             balance=None if balance is None else Balance.against(balance, total.cost_usd),
             sample=None if paid is None else _sample_row(self._options, drawn, paid),
         )
@@ -268,7 +267,7 @@ class _Planned:
         if self._offline or not account.keys or len(self._accounts) > 1:
             return None
         try:
-            return trio.run(_ask_balance, account)
+            return ask(account, _left)
         except AccountError as error:
             say(f"warning: the balance is not known: {error}")
             return None
@@ -302,15 +301,8 @@ def _readable(source: Source, held: contextlib.ExitStack) -> InputFile:
     return InputFile(source.name, size, [source.path, size, 0, 0], PlainFile(source.name, spool.fileno()))
 
 
-async def _ask_balance(account: Account) -> Decimal | None:
-    origin = Origin.parse(account.base_url)
-    pool = Pool(origin)
-    try:
-        heads = Heads(origin, account.keys, auth=account.auth, headers=account.headers)
-        body = await ControlPlane(pool, heads, say).get(USAGE_PATH, {"limit": "1"}, what=WHAT)
-    finally:
-        await pool.aclose()
-    return read_page(body, WHAT).balance_usd
+async def _left(control: ControlPlane) -> Decimal | None:
+    return read_page(await control.get(USAGE_PATH, {"limit": "1"}, what=WHAT), WHAT).balance_usd
 
 
 def _rows(kinds: Sequence[Kind], prices: PriceTable) -> list[Row]:

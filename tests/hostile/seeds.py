@@ -169,6 +169,16 @@ CATALOGS += [b'{"data":[{"id":"m","pricing":' + DEEP + b"}]}"]
 CATALOG_WORDS = [
     *(b'"pricing":', b'"prompt":', b'"completion":', b'"id":', b'"data":', b'"models":', b'"request":', b'"min_context":'),
     *(b'"max_context":', b'"max_output_tokens":', b'"pricing_rows":', b'"input_cache_read":', b'"1e-400"', b'"NaN"', b'"sNaN"'),
+    *(
+        b'"image":',
+        b'"audio-second":',
+        b'"unit":',
+        b'"custom"',
+        b'"price":',
+        b'"supported_parameters":',
+        b'"options":',
+        b'"status":',
+    ),
     *(b'"Infinity"', b'"1e99999"', b'"-1"', b'"1_0"', b'"\xd9\xa3"', b'"free"', b'"0.0000000000000000000000000000000001"'),
 ]
 

@@ -18,6 +18,7 @@ from decimal import Decimal
 import msgspec
 
 from batchrunner import dialect, outcome, rate_hints
+from batchrunner.catalog import models
 from batchrunner.dialect import Dialect, Finish, ReplyFacts
 from batchrunner.dialect.json_text import read_json
 from batchrunner.errors import AccountError
@@ -25,6 +26,7 @@ from batchrunner.exchange import FailureKind, Reply
 from batchrunner.gunzip import PIECE_BYTES, DamagedGzip, gunzip
 from batchrunner.job import Usage
 from batchrunner.jobfile import MAX_CUSTOM_ID_BYTES, OVERLONG, BadLineError, LineReader, check, fingerprint, parse
+from batchrunner.price_words import price_text
 from batchrunner.pricing import PriceTable, json_number
 from batchrunner.results import failure_line, read_line, success_line
 from batchrunner.retry_after import LONGEST_WAIT_NS, retry_after_ns
@@ -203,8 +205,13 @@ def catalog(data: bytes) -> None:
         _assert_message(str(error))
         return
     msgspec.json.encode(prices)
+    for offered in models(data)[:3]:
+        assert price_text(offered.price)
+        for parameter in offered.parameters or ():
+            parameter.problem(7)
+    held = {"image": Decimal(3), "audio-second": Decimal("0.5")}
     for model in (*list(prices.prices)[:3], "m"):
-        for usage in (Usage(10, 20), Usage(10**9, 10**9, cached_tokens=5)):
+        for usage in (Usage(10, 20), Usage(10**9, 10**9, cached_tokens=5), Usage(10, 0, units=held)):
             for amount in (prices.cost(model, usage, {"web_search": 3}), prices.ceiling(model, 10**6, 10**6)):
                 assert amount is None or (amount.is_finite() and amount >= 0)
                 if amount is not None:

@@ -187,6 +187,7 @@ def test_units_are_kept_with_the_run() -> None:
     ("entry", "expected"),
     [
         ({}, ModelPrice()),
+        ({"pricing": {"prompt": "0.15", "completion": "0.6", "per": "1M"}}, ModelPrice()),
         ({"pricing": "ask us"}, ModelPrice()),
         ({"pricing": {"request": "1"}, "pricing_rows": {}}, ModelPrice((Tier(Decimal(0), Decimal(0), None, Decimal(1)),))),
     ],

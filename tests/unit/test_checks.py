@@ -27,6 +27,7 @@ MODEL = Model(
 )
 
 SMALL = Usage(10, 10)
+CHAT = "/v1/chat/completions"
 
 
 def found(
@@ -38,11 +39,12 @@ def found(
     outputs: Outputs | None = None,
     rpm: int = 50,
     tpm: int = 100_000,
+    url: str = CHAT,
 ) -> list[tuple[str, str, str | None]]:
     """Level, code and parameter of each problem."""
     raw = msgspec.json.encode({"model": "m", "messages": []} | body)
-    size = dialect.for_url("/v1/chat/completions").size(raw)
-    job = Looked(size, msgspec.json.decode(raw, type=dict[str, msgspec.Raw]), predicted, outputs)
+    size = dialect.for_url(url).size(raw)
+    job = Looked(url, size, msgspec.json.decode(raw, type=dict[str, msgspec.Raw]), predicted, outputs)
     offered = None if not catalog else {} if model is None else {model.id: model}
     return [(one.level, one.code, one.parameter) for one in problems(job, offered, rpm=rpm, tpm=tpm)]
 
@@ -71,6 +73,14 @@ def test_a_job_that_nothing_speaks_against() -> None:
 def test_what_the_catalog_speaks_against(body: dict[str, Any], expected: tuple[str, str, str | None]) -> None:
     """Only a model that is not there is certain to fail: catalogs lag behind in all else."""
     assert found(body) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("url", "known"), [("/v1/search", True), ("/v1/videos/generations", True), ("/v1/chat/completion", False), ("/v1/x", False)]
+)
+def test_a_path_that_nobody_documents(url: str, known: bool) -> None:
+    """It may be the server's own; it may be misspelt."""
+    assert found({}, url=url) == ([] if known else [("warning", "unknown_url", url)])
 
 
 def test_the_cap_is_for_each_choice() -> None:
@@ -112,5 +122,5 @@ def test_a_cap_far_above_use_costs_speed(most: int, count: int, tpm: int, expect
 def test_a_value_that_no_decoder_reads_is_not_judged() -> None:
     """A number beyond all bounds is the server's to refuse."""
     fields = {"temperature": msgspec.Raw(b"1e999")}
-    size = dialect.for_url("/v1/chat/completions").size(b'{"model":"m"}')
-    assert list(problems(Looked(size, fields, SMALL, None), {"m": MODEL}, rpm=0, tpm=0)) == []
+    size = dialect.for_url(CHAT).size(b'{"model":"m"}')
+    assert list(problems(Looked(CHAT, size, fields, SMALL, None), {"m": MODEL}, rpm=0, tpm=0)) == []

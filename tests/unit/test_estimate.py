@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrunner.estimate import MAX_KEYS, UNKNOWN_OUTPUT_TOKENS, WINDOW, Estimator, Share, Statistics
+from batchrunner.estimate import MAX_KEYS, UNKNOWN_OUTPUT_TOKENS, WINDOW, Estimator, Latency, Share, Statistics
 from batchrunner.job import RequestSize, Usage
 
 
@@ -231,3 +231,34 @@ def test_a_senseless_figure_teaches_nothing() -> None:
     estimator.learn(size, Usage(100, 900_000_000))
     assert estimator.predict(size) == before
     assert estimator.statistics() == errors
+
+
+def test_what_a_reply_does_not_say_is_not_learned() -> None:
+    """Zeros that stand for tokens nobody counted would pull every mean down."""
+    assert taught(20, Usage(0, 0, tokens_known=False)) == Estimator()
+
+
+def test_how_long_answers_take_is_learned_by_kind() -> None:
+    """In the mean; a time that no answer takes is not."""
+    estimator = Estimator()
+    for seconds in (1.0, 3.0, -1.0, 1e9):
+        estimator.learn(size(), Usage(10, 10), seconds)
+    assert estimator.latency_of(size()) == Latency(2.0, 3.0, 2)
+    assert estimator.latency_of(size(cap=10)) is None
+
+
+def test_how_much_answers_differ_is_known_from_their_like() -> None:
+    """From ten of one size on; else from five of any size, of that model and cap."""
+    estimator = taught(9, Usage(1000, 100), size(1000))
+    assert estimator.moments_of(size(1000)) == estimator.moments_of(size(50_000)) is not None
+    estimator.learn(size(50_000), Usage(50_000, 7))
+    together = estimator.moments_of(size(1000))
+    assert together is not None
+    assert together.count == 10
+    estimator.learn(size(1000), Usage(1000, 100))
+    own = estimator.moments_of(size(1000))
+    assert own is not None
+    assert (own.count, own.o) == (10, 1000)
+    assert estimator.moments_of(size(1000, cap=10)) is None
+    assert estimator.moments_of(size(1000, opaque=True)) is None
+    assert taught(4, Usage(1000, 100)).moments_of(size()) is None

@@ -10,7 +10,7 @@ import pytest
 
 from batchrunner import survey as surveys
 from batchrunner.catalog import models
-from batchrunner.estimate import Estimator
+from batchrunner.estimate import Estimator, Latency
 from batchrunner.job import Extras, Usage
 from batchrunner.jobfile import ParsedLine
 from batchrunner.plan import forecast
@@ -164,5 +164,5 @@ def test_what_was_learned_meanwhile_is_taken_over() -> None:
         lengths.learn(kind.size, Usage(30, 10), 2.5)
     survey.learn(lengths)
     assert kind.moments is not None
-    assert kind.seconds == 2.5
+    assert kind.latency == Latency(2.5, 2.5, 20)
     assert forecast(survey.kinds.values(), PRICES).basis == "profile"
