@@ -7,8 +7,8 @@ from decimal import Decimal
 import msgspec
 
 from batchrunner.events import AttemptResult, Billing, Event
-from batchrunner.job import Usage
 from batchrunner.pricing import EXACT
+from batchrunner.status import TokenSums
 
 
 class Tally(msgspec.Struct):
@@ -53,8 +53,8 @@ class Tally(msgspec.Struct):
         self.finish_empty += finish == "empty"
 
     @property
-    def usage(self) -> Usage:
-        return Usage(self.input_tokens, self.output_tokens, self.cached_tokens, self.reasoning_tokens)
+    def usage(self) -> TokenSums:
+        return TokenSums(self.input_tokens, self.output_tokens, self.cached_tokens, self.reasoning_tokens)
 
     def _add_cost(self, billing: Billing, amount: Decimal | None) -> None:
         if amount is None:
