@@ -30,6 +30,8 @@ UNKNOWN_OUTPUT_TOKENS: Final = 1024
 MAX_KEYS: Final = 1000
 #: no request takes more than this today, tokens; one such figure would spoil a mean for hours
 MOST_TOKENS: Final = 10_000_000
+#: of these, each with a dozen sizes, later ones are not kept: they serve forecasts alone
+MOST_KINDS: Final = 250
 OTHER: Final = "(other)"
 #: no answer takes longer
 LONGEST_SECONDS: Final = 86_400.0
@@ -186,8 +188,9 @@ class Estimator(msgspec.Struct):
         else:
             _entry(self.ratios, model, Ratio).add(size.input_tokens, usage.input_tokens)
         _entry(self.outputs, _output_class(size), Outputs).add(usage.output_tokens)
-        if size.input_tokens <= MOST_TOKENS:
-            _entry(self.kinds, _kind(size), dict).setdefault(size_class(size), Moments()).add(size.input_tokens, usage)
+        kind = _kind(size)
+        if size.input_tokens <= MOST_TOKENS and (kind in self.kinds or len(self.kinds) < MOST_KINDS):
+            self.kinds.setdefault(kind, {}).setdefault(size_class(size), Moments()).add(size.input_tokens, usage)
         if seconds is not None and 0 <= seconds <= LONGEST_SECONDS:
             _entry(self.latencies, _output_class(size), Outputs).add(round(seconds * 1000))
 

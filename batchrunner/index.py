@@ -19,6 +19,8 @@ from batchrunner.jobfile import OVERLONG, BadLineCode, BadLineError, Line
 
 #: different wishes that a byte tells apart
 MOST_WISHES = 256
+#: The wish of a job that nobody is to send in this start: no lane looks for it.
+ASIDE = MOST_WISHES - 1
 #: Accounts among which a run may tell, so that each kind of wish has its place.
 MOST_ACCOUNTS = MOST_WISHES // (2 * MAX_STEPS + 1) - 1
 
@@ -63,6 +65,8 @@ class Index:
         self.fingerprints = array("Q")
         self.state = bytearray()
         self.wish = bytearray()
+        #: jobs that were set aside
+        self.aside = 0
         self._accounts = frozenset(accounts)
         self._priority = _within_steps(priority)
         self.wishes = [Wish(self._priority)]
@@ -126,6 +130,11 @@ class Index:
         self.state.append(0)
         self.wish.append(0 if extras is None else self._note_wish(extras))
         return number
+
+    def set_aside(self, number: int) -> None:
+        """Hide a job, once, from whoever looks for some to send: it stays as it is."""
+        self.wish[number] = ASIDE
+        self.aside += 1
 
     def _note_wish(self, extras: Extras) -> int:
         """The place of a line's wishes."""

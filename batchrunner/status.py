@@ -8,8 +8,6 @@ from typing import Final, Literal
 
 import msgspec
 
-from batchrunner.job import Usage
-
 #: What holds the run's speed down at the moment.
 Binding = Literal[
     "requests", "tokens", "in_flight", "rate_limited", "server", "keys", "credits", "models", "retries", "paused", "work", "none"
@@ -22,6 +20,21 @@ StoppedBy = Literal["signal", "credits", "keys", "max_cost", "failures", "unreac
 #: How many offline models a status names, and how much of each name: a job file can hold any number, of any length.
 MODELS_NAMED: Final = 5
 MODEL_CHARACTERS: Final = 64
+
+
+class TokenSums(msgspec.Struct, frozen=True):
+    """Tokens of all billed attempts."""
+
+    #: includes cached
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int = 0
+    #: part of output
+    reasoning_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        return self.input_tokens + self.output_tokens
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,7 +67,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     finish_length: int
     finish_refusal: int
     finish_empty: int
-    usage: Usage
+    usage: TokenSums
     billed_usd: Decimal
     maybe_billed_usd: Decimal
     #: attempts billed or maybe billed at an unknown price: the sums leave them out

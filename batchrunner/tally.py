@@ -10,8 +10,8 @@ from typing import Final
 import msgspec
 
 from batchrunner.events import AttemptResult, Billing, Event
-from batchrunner.job import Usage
 from batchrunner.pricing import EXACT
+from batchrunner.status import TokenSums
 
 #: streamed answers that a median is of
 FIRST_TOKENS: Final = 1000
@@ -69,8 +69,8 @@ class Tally(msgspec.Struct):
         return median(seconds) if seconds else None
 
     @property
-    def usage(self) -> Usage:
-        return Usage(self.input_tokens, self.output_tokens, self.cached_tokens, self.reasoning_tokens)
+    def usage(self) -> TokenSums:
+        return TokenSums(self.input_tokens, self.output_tokens, self.cached_tokens, self.reasoning_tokens)
 
     def _add_cost(self, billing: Billing, amount: Decimal | None) -> None:
         if amount is None:

@@ -10,8 +10,7 @@ from decimal import Decimal
 
 import pytest
 
-from batchrunner.job import Usage
-from batchrunner.status import Status
+from batchrunner.status import Status, TokenSums
 
 # Shells start what they put into the background with SIGINT ignored, and so would be every process that a test starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -74,7 +73,7 @@ JUST_BEGUN: dict[str, object] = {
     "finish_length": 0,
     "finish_refusal": 0,
     "finish_empty": 0,
-    "usage": Usage(input_tokens=0, output_tokens=0),
+    "usage": TokenSums(input_tokens=0, output_tokens=0),
     "billed_usd": Decimal(0),
     "maybe_billed_usd": Decimal(0),
     "unpriced_attempts": 0,

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Final
 
 from batchrunner.estimate import Estimator
 from batchrunner.index import Index
 from batchrunner.lifecycle import State
-
-#: no state of the lifecycle: a job that this start does not touch
-ASIDE: Final = 0xFF
 
 
 class Part:
@@ -25,4 +21,4 @@ class Part:
         """Hide the jobs that are not meant from everybody who looks for some to send."""
         for number, state in enumerate(index.state):
             if state == State.PENDING and number not in self.numbers:
-                index.state[number] = ASIDE
+                index.set_aside(number)

@@ -247,7 +247,7 @@ async def _account_parts(
     limits = Limits(account.rpm, account.tpm, auto=auto)
     store = await stack.enter_async_context(opened(account.identity, limits=limits, say=say))
     now_ns = clock.monotonic_ns()
-    past, jobs = _last_minute(recovered, account.name), index.state.count(State.PENDING)
+    past, jobs = _last_minute(recovered, account.name), index.state.count(State.PENDING) - index.aside
     await store.step(now_ns, Open(past, jobs=jobs, wall_offset_ns=clock.wall_ns() - now_ns))
     pool = Pool(Origin.parse(account.base_url))
     stack.push_async_callback(pool.aclose)

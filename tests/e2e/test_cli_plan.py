@@ -9,6 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.e2e.cli_support import Ended, batchrun, job, platform, server
@@ -186,6 +187,36 @@ def test_the_embedded_platform_can_be_planned_for(tmp_path: Path) -> None:
     assert ended.code == 0, ended.stderr
     assert ended.summary["sample"]["measured"] == 2
     assert (tmp_path / "jobs.simulated.run").is_dir()
+
+
+def test_several_accounts_share_the_time(tmp_path: Path) -> None:
+    """What is bound to one takes its time there; all else goes to whichever is free sooner."""
+    lines = [msgspec.json.decode(job(f"job-{number}")) for number in range(200)]
+    for line in lines[:60]:
+        line["batchrun"] = {"account": "b"}
+    (tmp_path / "jobs.jsonl").write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
+    with platform(tmp_path) as running:
+        (tmp_path / "batchrun.toml").write_text(
+            "".join(
+                f'[accounts.{name}]\nbase_url = "{running.url}"\nkeys = ["env:KEY_{name.upper()}"]\nrpm = 10\n' for name in "ab"
+            )
+        )
+        keys = {f"KEY_{name.upper()}": f"sk-empiriolabs-test-{name}" for name in "ab"}
+        ended = batchrun(tmp_path, "plan", "jobs.jsonl", "--account", "a,b", "--json", env=keys)
+        one = batchrun(tmp_path, "plan", "jobs.jsonl", "--account", "a", "--json", "--offline", env=keys)
+        told = batchrun(tmp_path, "plan", "jobs.jsonl", "--account", "a,b", env=keys)
+    assert ended.code == 0, ended.stderr
+    first, second = ended.summary["accounts"]
+    assert [(row["account"], row["jobs_bound"], row["binding"]) for row in (first, second)] == [
+        ("a", 0, "requests"),
+        ("b", 60, "requests"),
+    ]
+    assert ended.summary["seconds"] == pytest.approx(one.summary["seconds"] / 2, rel=0.05)
+    assert [(row["model"], row["account"], row["jobs"]) for row in ended.summary["models"]] == [
+        ("simulated-small", None, 140),
+        ("simulated-small", "b", 60),
+    ]
+    assert "simulated-small (b)" in told.stdout
 
 
 @pytest.mark.parametrize(

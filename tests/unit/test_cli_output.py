@@ -11,8 +11,7 @@ import pytest
 
 from batchrunner.cli.output import exit_code, summary
 from batchrunner.cli.status import now_text
-from batchrunner.job import Usage
-from batchrunner.status import Status
+from batchrunner.status import Status, TokenSums
 
 MakeStatus = Callable[..., Status]
 
@@ -26,7 +25,7 @@ def test_the_summary_has_the_contracts_fields(make_status: MakeStatus) -> None:
     """Every field of the contract, amounts as exact numbers."""
     figures = {"completed": 9, "failed": 1, "attempts": 12, "rate_limited": 2, "billed_usd": Decimal("0.10000001")}
     figures |= {"balance_usd": Decimal("12.340"), "forecast_usd": Decimal(0)}
-    status = make_status(state="completed", usage=Usage(100, 50, 10), **figures)
+    status = make_status(state="completed", usage=TokenSums(100, 50, 10), **figures)
     assert document(status) == {
         "run_dir": status.run_dir,
         "status": "completed",

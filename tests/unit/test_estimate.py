@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrunner.estimate import MAX_KEYS, UNKNOWN_OUTPUT_TOKENS, WINDOW, Estimator, Latency, Share, Statistics
+from batchrunner.estimate import MAX_KEYS, MOST_KINDS, UNKNOWN_OUTPUT_TOKENS, WINDOW, Estimator, Latency, Share, Statistics
 from batchrunner.job import RequestSize, Usage
 
 
@@ -124,6 +124,7 @@ def test_the_number_of_models_is_bounded() -> None:
         estimator.learn(size(model=f"model-{number}"), Usage(3000, 50))
         estimator.learn(size(model=f"model-{number}", opaque=True), Usage(9000, 50))
     assert {len(table) for table in (estimator.ratios, estimator.outputs, estimator.parts, estimator.errors)} == {MAX_KEYS + 1}
+    assert len(estimator.kinds) == MOST_KINDS
     assert estimator.predict(size(model="never seen")).output_tokens == 50
     assert estimator.predict(size(model="never seen")).input_tokens > 2900
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import batchrunner.lanes
-from batchrunner.index import MOST_ACCOUNTS, MOST_WISHES, Index, Wish
+from batchrunner.index import ASIDE, MOST_ACCOUNTS, Index, Wish
 from batchrunner.job import MAX_STEPS, Extras
 from batchrunner.lanes import Lane, Lanes
 from batchrunner.lifecycle import State
@@ -41,6 +41,15 @@ def test_a_lane_for_each_file_and_priority() -> None:
     assert [lanes.of(number) for number in range(5)] == [0, 1, 0, 1, 2]
 
 
+def test_what_is_set_aside_stands_in_no_lane() -> None:
+    """And stays what it is: the next start finds it."""
+    index = index_of([[None, Extras(priority=2), None], [None]])
+    for number in (0, 1, 3):
+        index.set_aside(number)
+    assert [jobs_of(lane) for lane in Lanes(index).all] == [[2]]
+    assert (index.aside, index.state.count(State.PENDING)) == (3, 4)
+
+
 def test_the_runs_priority_is_that_of_lines_without_one() -> None:
     """A line that names the very same is no other lane."""
     lanes = Lanes(index_of([[None, Extras(priority=3), Extras(priority=0)]], priority=3))
@@ -62,7 +71,7 @@ def test_jobs_of_accounts_stand_by_themselves() -> None:
     for number, extras in enumerate(lines):
         index.add(str(number), number, number, 1, number + 1, extras)
     lanes = Lanes(index)
-    assert len(index.wishes) <= MOST_WISHES
+    assert len(index.wishes) <= ASIDE
     assert {lane.account for lane in lanes.all} == {*accounts, None}
     found = {(lane.account, lane.priority): jobs_of(lane) for lane in lanes.all}
     assert all(len(jobs) == (2 if account is None else 1) for (account, _), jobs in found.items())

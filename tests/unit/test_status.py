@@ -9,8 +9,7 @@ from decimal import Decimal
 import msgspec
 import pytest
 
-from batchrunner.job import Usage
-from batchrunner.status import MODEL_CHARACTERS, MODELS_NAMED, Status, decode, encode, less_than, named
+from batchrunner.status import MODEL_CHARACTERS, MODELS_NAMED, Status, TokenSums, decode, encode, less_than, named
 
 MakeStatus = Callable[..., Status]
 
@@ -20,7 +19,7 @@ def test_round_trip(make_status: MakeStatus) -> None:
     status = make_status(
         state="stopped",
         stopped_by="max_cost",
-        usage=Usage(10, 5, 3, 2),
+        usage=TokenSums(10, 5, 3, 2),
         billed_usd=Decimal("0.1234567890123456789012345678"),
         maybe_billed_usd=Decimal("1E-20"),
         elapsed_seconds=0.1,

@@ -9,6 +9,7 @@ import pytest
 
 from batchrunner.events import AttemptResult, Billing, Event
 from batchrunner.job import Usage
+from batchrunner.status import TokenSums
 from batchrunner.tally import Tally
 
 
@@ -39,7 +40,7 @@ def test_a_success() -> None:
         reasoning_tokens=2,
         billed_usd=Decimal("0.1"),
     )
-    assert sums.usage == Usage(10, 5, 3, 2)
+    assert sums.usage == TokenSums(10, 5, 3, 2)
 
 
 def test_a_failure() -> None:
