@@ -65,6 +65,19 @@ class Reconciled(msgspec.Struct):
     settlement: Settlement
     changes: Sequence[Change]
 
+    @property
+    def undecided_ours(self) -> int:
+        """How many of the undecided events are ours, at the least: that an attempt has one of several is known all the same."""
+        events = self.settlement.events
+        return sum(
+            claim.billing is Billing.BILLED
+            and (
+                claim.reason is AttemptReason.TOO_MANY
+                or (claim.event is not None and events[claim.event].whose is Whose.UNDECIDED)
+            )
+            for claim in self.settlement.attempts
+        )
+
     def open_attempts(self) -> Iterator[tuple[Known, AttemptReason]]:
         """Attempts of which it is still not known whether they were billed."""
         for one, claim in zip(self.known, self.settlement.attempts, strict=True):
@@ -132,7 +145,8 @@ def _sums(part: Reconciled) -> Iterator[str]:
         ("undecided", settlement.undecided, Whose.UNDECIDED),
     )
     for name, total, whose in rows:
-        yield f"  {name:<11} {_total(total)}"
+        ours = part.undecided_ours if whose is Whose.UNDECIDED else 0
+        yield f"  {name:<11} {_total(total)}{f', at least {ours:,} of them ours' if ours else ''}"
         reasons = Counter(claim.reason for claim in settlement.events if claim.whose is whose)
         for reason, count in reasons.most_common():
             yield f"  {'':<11}   {count:,} {_EVENT_REASONS[reason]}"
@@ -206,6 +220,7 @@ def _account(part: Reconciled) -> dict[str, object]:
             name: {"events": total.count, "amount": _number(total.amount_usd), "unpriced": total.unpriced}
             for name, total in sums.items()
         },
+        "undecided_ours": part.undecided_ours,
         "event_reasons": Counter(f"{claim.whose}:{claim.reason}" for claim in settlement.events),
         "settled": len(part.changes),
         "open": still.total(),

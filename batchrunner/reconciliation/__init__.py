@@ -35,6 +35,7 @@ from typing import Final
 
 from batchrunner.reconciliation.answers import compare_clocks, match_answers
 from batchrunner.reconciliation.books import Books
+from batchrunner.reconciliation.doubts import Doubts
 from batchrunner.reconciliation.records import (
     Attempt,
     AttemptClaim,
@@ -70,8 +71,9 @@ def reconcile(
     books = Books(attempts, events, by_id, horizon_ns)
     compare_clocks(books)
     match_answers(books)
-    match_rest(books)
-    match_otherwise(books)
+    doubts = Doubts(books)
+    match_rest(books, doubts)
+    match_otherwise(books, doubts)
     return books.settlement(complete_until_ns)
 
 

@@ -37,7 +37,8 @@ def compare_clocks(books: Books) -> None:
             found = kind.succeeded.of_counts(counts)
             if len(found) == len(numbers) == 1:
                 attempt = books.attempts[numbers[0]]
-                pairs.append((attempt.sent_ns, attempt.ended_ns, found[0][0]))
+                if attempt.request not in books.repeated:
+                    pairs.append((attempt.sent_ns, attempt.ended_ns, found[0][0]))
     books.clocks = clocks.compare(pairs)
 
 

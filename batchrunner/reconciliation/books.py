@@ -43,6 +43,8 @@ class Books:
         self.delays = Delays()
         #: by body: what an attempt whose reply was read took
         self.twins = {attempt.request: counts_of(attempt.usage) for attempt in attempts if attempt.usage is not None}
+        #: bodies whose answer may have been one that was told a second time, long after the event of the first
+        self.repeated = {attempt.request for attempt in attempts if attempt.billing is Billing.MAYBE}
         #: of failures, as events name them
         self.codes = {event.error for event in events if event.error is not None}
         for place, number in by_id.items():

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from batchrunner.reconciliation.shelves import Shelf, Wanted
+from batchrunner.reconciliation.shelves import Counts, Shelf, Wanted
 
 #: So many events may be taken for ours by accident, in one account's reconciliation: one in so many of these.
 TOLERATED: Final = 1 / 500
@@ -27,6 +27,10 @@ class Chance:
     def expected(self, shelf: Shelf, wanted: Wanted, width_ns: float, known: int = 0) -> float:
         """How many strangers' events of such tokens come in so long a time; `known` events with these are ours."""
         return shelf.strangers * shelf.share(wanted, known) * min(1.0, width_ns / self._span_ns)
+
+    def expected_in_part(self, shelf: Shelf, counts: Counts, width_ns: float) -> float:
+        """How many strangers' events come in so long a time that have this input or this output."""
+        return shelf.strangers * shelf.share_in_part(counts) * min(1.0, width_ns / self._span_ns)
 
 
 class Habit:

@@ -81,10 +81,17 @@ class Doubts:
                 node.doubted = self._books.attempt_claims[node.number] is not None
                 if not node.doubted:
                     weighed.append((accidents, node))
-        total = 0.0
-        for accidents, node in sorted(weighed, key=lambda one: one[0]):
-            total += accidents
-            node.doubted = total > TOLERATED
+        _believe(weighed)
+
+    def weigh_parts(self, nodes: Sequence[Node]) -> None:
+        """Doubt answers that an event fits in a part of its tokens alone."""
+        self._count_strangers(nodes)
+        weighed = []
+        for node in nodes:
+            shelf, asked = node.wanted[False]
+            assert asked.exact is not None
+            weighed.append((self._chance.expected_in_part(shelf, asked.exact, asked.until_ns - asked.from_ns), node))
+        _believe([(accidents, node) for accidents, node in weighed if node.fits])
 
     def is_too_late(self, node: Node, kind: Kind) -> bool:
         """Whether an attempt's own event hardly comes so late, and strangers' do. Whether those that we gave up because
@@ -160,3 +167,11 @@ class Doubts:
 
     def _counts(self, place: int) -> Counts | None:
         return counts_of(self._books.events[place].tokens)
+
+
+def _believe(weighed: list[tuple[float, Node]]) -> None:
+    """The surest, as many as leave no more to accident than is tolerated; doubt the others."""
+    total = 0.0
+    for accidents, node in sorted(weighed, key=lambda one: one[0]):
+        total += accidents
+        node.doubted = total > TOLERATED

@@ -44,7 +44,7 @@ def explain(books: Books, nodes: Sequence[Node], reason: EventReason = EventReas
         while waiting:
             group.append(waiting.pop())
             for place in nodes[group[-1]].fits:
-                for other in fitting[place]:
+                for other in fitting.pop(place, ()):  # whoever fits it is of this group, and need not be found again
                     if not seen[other]:
                         seen[other] = 1
                         waiting.append(other)

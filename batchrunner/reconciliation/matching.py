@@ -9,6 +9,7 @@ in all of them.
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from collections.abc import Sequence
 from typing import Final
@@ -58,18 +59,31 @@ def _match(fits: Sequence[Sequence[int]], events: int, must: Sequence[bool]) -> 
     event_of = [NONE] * len(fits)
     attempt_of = [NONE] * events
     for first in (True, False):
-        left = []
-        for attempt, own in enumerate(fits):
-            if must[attempt] is not first:
-                continue
-            event = next((event for event in own if attempt_of[event] == NONE), NONE)
-            if event == NONE:
-                left.append(attempt)
-            else:
-                event_of[attempt], attempt_of[event] = event, attempt
-        for attempt in left:
-            _augment(attempt, fits, event_of, attempt_of)
+        order = [attempt for attempt, own in enumerate(fits) if own and must[attempt] is first]
+        _take_in_turn(order, fits, event_of, attempt_of)
+        for attempt in order:
+            if event_of[attempt] == NONE:
+                _augment(attempt, fits, event_of, attempt_of)
     return event_of, attempt_of
+
+
+def _take_in_turn(order: Sequence[int], fits: Sequence[Sequence[int]], event_of: list[int], attempt_of: list[int]) -> None:
+    """Give each event, in turn, to whichever attempt that fits it has the fewest left behind it.
+
+    Where what an attempt fits has no gaps, as with stretches of time, none could serve more (Glover 1967).
+    """
+    begin = sorted(order, key=lambda attempt: min(fits[attempt]))
+    waiting: list[tuple[int, int]] = []
+    begun = 0
+    for event, holder in enumerate(attempt_of):
+        while begun < len(begin) and min(fits[begin[begun]]) <= event:
+            heapq.heappush(waiting, (max(fits[begin[begun]]), begin[begun]))
+            begun += 1
+        while waiting and waiting[0][0] < event:
+            heapq.heappop(waiting)
+        if holder == NONE and waiting and event in fits[waiting[0][1]]:
+            attempt = heapq.heappop(waiting)[1]
+            event_of[attempt], attempt_of[event] = event, attempt
 
 
 def _augment(start: int, fits: Sequence[Sequence[int]], event_of: list[int], attempt_of: list[int]) -> None:

@@ -9,15 +9,14 @@ from batchrunner.reconciliation.doubts import Doubts
 from batchrunner.reconciliation.explaining import Node, explain
 from batchrunner.reconciliation.kinds import Kind, agrees
 from batchrunner.reconciliation.records import EventReason
-from batchrunner.reconciliation.shelves import Counts, Shelf, Wanted
+from batchrunner.reconciliation.shelves import Counts, Shelf, Wanted, counts_of
 from batchrunner.usage_event import UsageEvent
 
 
-def match_rest(books: Books) -> None:
+def match_rest(books: Books, doubts: Doubts) -> None:
     """First answers that were errors, whose end was seen; then all others in the time in which answers come; then, what we
     left, in all the time that the platform may take with it.
     """
-    doubts = Doubts(books)
     for errors in (True, False):
         soon = []
         for kind in books.kinds.values():
@@ -43,8 +42,10 @@ def match_rest(books: Books) -> None:
     explain(books, late)
 
 
-def match_otherwise(books: Books) -> None:
-    """Answers whose events count tokens otherwise: by time, and by a part of the tokens."""
+def match_otherwise(books: Books, doubts: Doubts) -> None:
+    """Answers whose events count tokens otherwise: by time, and by a part of the tokens. Where that is no accident: an answer
+    that was told a second time has no event at all.
+    """
     nodes = []
     for kind in books.kinds.values():
         for number in kind.attempts:
@@ -55,7 +56,9 @@ def match_otherwise(books: Books) -> None:
                     for place in kind.succeeded.fitting(Wanted(*books.window(number)))
                     if books.event_claims[place] is None and _is_partly(attempt.usage, books.events[place])
                 ]
-                nodes.append(Node(number, must=True, fits=fits))
+                wanted = {False: (kind.succeeded, Wanted(*books.window(number), exact=counts_of(attempt.usage)))}
+                nodes.append(Node(number, must=False, fits=fits, wanted=wanted))
+    doubts.weigh_parts(nodes)
     explain(books, nodes, EventReason.COUNTED_OTHERWISE)
 
 

@@ -87,6 +87,10 @@ class Shelf:
             found = sum(len(positions) for counts, positions in self._by_counts.items() if wanted.admits(counts))
         return max(1, found - known) / told
 
+    def share_in_part(self, counts: Counts) -> float:
+        """The share of its events that have this input or this output, at the most."""
+        return min(1.0, (len(self._by_input.get(counts[0], ())) + self._outputs[counts[1]]) / max(1, len(self.places)))
+
     def _lists(self, wanted: Wanted) -> list[array[int] | range]:
         """Positions, each list in the order of time, among which all that fit are."""
         untold = self._by_input.get(None)

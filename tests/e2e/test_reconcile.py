@@ -34,22 +34,29 @@ class Size(NamedTuple):
     strangers: float
     #: of requests, to each transient fault
     faults: float
+    #: further options of the platform
+    more: tuple[str, ...] = ()
 
     @property
     def platform(self) -> tuple[str, ...]:
         faults = ",".join(f"{kind}={self.faults}" for kind in sorted(TRANSIENT - {"html429", "rate_limited"}))
         options = ("--latency", "0.08", "--output-tokens", "20", "--jitter", "0.02", "--rpm", "0", "--tpm", "0")
-        return (*options, "--strangers", str(self.strangers), "--playground-share", "0.1", "--faults", faults)
+        return (*options, *self.more, "--strangers", str(self.strangers), "--playground-share", "0.1", "--faults", faults)
 
 
 SMALL = Size(600, 3_000, 0.2, 0.002)
+REPLAYS = Size(600, 3_000, 0.2, 0.004, ("--idempotency",))
 WHOLE = Size(5_000, 4_500, 0.3, 0.002)
 
 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(
     ("size", "seed"),
-    [pytest.param(SMALL, 1, id="600-jobs"), pytest.param(WHOLE, 2, id="5000-jobs", marks=pytest.mark.campaign)],
+    [
+        pytest.param(SMALL, 1, id="600-jobs"),
+        pytest.param(REPLAYS, 3, id="600-jobs-told-again", marks=pytest.mark.campaign),
+        pytest.param(WHOLE, 2, id="5000-jobs", marks=pytest.mark.campaign),
+    ],
 )
 def test_a_killed_run_with_strangers_on_its_account_is_settled(tmp_path: Path, size: Size, seed: int) -> None:
     """No event is assigned wrongly, few are undecided, the parts are the whole, and nothing stays open that an event could

@@ -159,6 +159,16 @@ def test_an_unseen_attempt_has_the_event_with_the_tokens_that_its_repeat_took() 
     assert said.attempts[0].billing is Billing.BILLED
 
 
+def test_an_answer_that_was_told_again_was_charged_to_the_attempt_that_asked_first() -> None:
+    """Under its Idempotency-Key a repeat costs nothing. Such repeats say nothing of the clocks, and have no strangers' events."""
+    firsts = [unseen(f"r-{number}", 10.0 * number + 3) for number in range(8)]
+    again = [billed(f"r-{number}", 10.0 * number + 8, Usage(50 + number, 6), 0.5, number=2) for number in range(8)]
+    own = [event(10.0 * number + 3.9, Usage(50 + number, 6), id=f"r{number}") for number in range(8)]
+    said = settled([*firsts, *again], own)
+    assert [claim.billing for claim in said.attempts[:16]] == [Billing.BILLED] * 8 + [Billing.NOT] * 8
+    assert [claim.attempts for claim in said.events[:8]] == [(number,) for number in range(8)]
+
+
 def test_an_unseen_attempt_whose_repeat_had_another_prompt_length_cannot_have_an_event() -> None:
     again = billed("a", 33, Usage(7, 6), number=2)
     said = settled([unseen("a", 3), again], [event(3.9, Usage(5, 6)), event(33.9, Usage(7, 6))])
