@@ -11,6 +11,7 @@ from trio.testing import MockClock
 
 from batchrunner.runner import Run
 from batchrunner.simulator.answers import Answer
+from batchrunner.simulator.settings import AccountSettings
 from tests.sim.nights import CHAT, WatchedPlatform, after, assert_once, assert_whole, jobs
 from tests.sim.works import (
     assert_verified,
@@ -19,6 +20,7 @@ from tests.sim.works import (
     lines,
     maker,
     platform,
+    submissions,
 )
 
 
@@ -92,3 +94,55 @@ async def test_chat_jobs_beside_work_are_not_held_up(autojump_clock: MockClock, 
     assert_whole(night, status)
     assert done_at[20] < 60
     assert CHAT in {event.endpoint for event in night.events}
+
+
+KEYS = {"a": ("sk-empiriolabs-test-account-a",), "b": ("sk-empiriolabs-test-account-b",)}
+
+
+async def test_work_is_asked_for_by_the_account_that_submitted_it(autojump_clock: MockClock, night_of: Any) -> None:
+    """Another one's key would find nothing there; the next process keeps to that too."""
+    accounts = tuple(AccountSettings(name=name, keys=keys) for name, keys in KEYS.items())
+    night = night_of(lines(20), accounts=accounts, work_seconds=600.0)
+    night.accounts = dict(KEYS)
+    await night.run(after(60, Run.drain), rpm=60)
+    assert {record.account for record in submissions(night)} == {"a", "b"}
+    status = await night.run(rpm=60)
+    assert_whole(night, status)
+    assert (status.completed, night.maybe_billed(), len(night.platform.asked)) == (20, set(), 20)
+
+
+async def test_work_of_an_account_that_is_given_up_is_left_to_the_next_process(autojump_clock: MockClock, night_of: Any) -> None:
+    """The other account of the run does not ask for it, and goes on with its own."""
+    accounts = tuple(AccountSettings(name=name, keys=keys) for name, keys in KEYS.items())
+    night = night_of(lines(10), accounts=accounts, work_seconds=300.0)
+    night.accounts = dict(KEYS)
+
+    async def close_a(run: Run) -> None:
+        await trio.sleep(30)
+        night.platform.delete_key(KEYS["a"][0])
+
+    status = await night.run(close_a, rpm=60)
+    left = {record.id for record in submissions(night) if record.account == "a"}
+    assert left
+    assert (status.state, status.stopped_by) == ("stopped", "keys")
+    assert set(night.succeeded()) == {f"work-{n}" for n in range(10)} - left
+    assert not night.maybe_billed()
+    night.platform.accounts.restore_key(KEYS["a"][0])
+    status = await night.run(rpm=60)
+    assert_whole(night, status)
+    assert (status.completed, len(night.platform.asked)) == (10, 10)
+
+
+async def test_work_waits_out_an_outage_and_is_found_in_time(autojump_clock: MockClock, night_of: Any) -> None:
+    """Half an hour without a server, and more results to be asked for than repeats would be allowed: none expires."""
+    night = night_of(lines(300), work_seconds=60.0)
+
+    async def outage(run: Run) -> None:
+        await trio.sleep(600)
+        night.server.go_down()
+        await trio.sleep(1800)
+        night.server.down = False
+
+    status = await night.run(outage, rpm=60)
+    assert_whole(night, status)
+    assert (status.completed, night.failures()) == (300, {})
