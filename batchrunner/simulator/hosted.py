@@ -23,17 +23,12 @@ def reply(ask: Ask, seed: int, reply_id: str, created_seconds: int) -> dict[str,
     }
 
 
-def spoken_seconds(ask: Ask, seed: int) -> int:
-    """How long a sound is: nobody looks into it, so that it follows from seed and address."""
-    return 10 + int(Draws(seed, b"sound", ask.parts[0]).uniform(0) * 50)
-
-
 def _found(ask: Ask, seed: int, address: str) -> dict[str, Any]:
     match ask.dialect:
         case Dialect.VIDEOS:
             return {"data": [{"url": f"{address}.mp4", "seconds": ask.seconds}]}
         case Dialect.TRANSCRIPTIONS:
-            return {"text": f"What was said in {address.rpartition('/')[2]}.", "duration": spoken_seconds(ask, seed)}
+            return {"text": f"What was said in {address.rpartition('/')[2]}.", "duration": ask.seconds}
         case Dialect.IMAGES:
             return {"data": [{"url": f"{address}-{index}.png"} for index in range(ask.choices)]}
         case Dialect.SPEECH:
