@@ -180,9 +180,8 @@ class Polls:
                 free = msgspec.structs.replace(again, spends=False, repeats=False, refundable=False, blames=blames)
                 self._resilience.failed(ticket, free, tries, admission)
                 self._resilience.note_key(flight.key, free)
-                then = self._resilience.then(free)
-                if isinstance(then, Backoff):
-                    then = self._later(flight.job.number, then.after_ns)
+                # While the server is away too: a question costs no attempt that an outage could eat, and repeats nothing.
+                then = self._later(flight.job.number, again.after_ns)
                 await admission.give_back(ticket, let_in=outcome.let_in(reply), then=then, hints=hints)
             case outcome.Refused(retry_after_ns, _):
                 self._answered(ticket, flight.key, verdict, admission)

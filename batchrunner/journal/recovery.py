@@ -336,8 +336,7 @@ class _Recovery:
         assert line.custom_id is not None
         number = self.replay.key(line.custom_id)
         assert isinstance(number, int)
-        flight = self.replay.open_attempt(line.custom_id, identity.attempt)
-        sent = None if flight is None else flight.sent
+        sent = flight.sent if (flight := self.replay.open_attempt(line.custom_id, identity.attempt)) else None
         charge: Charge | None = None
         finish: str | None = None
         # An error line may name an attempt that has ended otherwise, with its own bill: the job then failed without another.

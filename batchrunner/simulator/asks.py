@@ -118,7 +118,7 @@ class Ask(msgspec.Struct, frozen=True, gc=False):
     stream: bool
     #: which tells of usage, in a dialect that does so where it is asked for
     include_usage: bool
-    #: of a film
+    #: how long the film will be, or the sound is
     seconds: int
     #: for joining the ledger with jobs: `metadata.tag`, else `metadata.custom_id`, else `user` or `metadata.user_id`
     tag: str | None
@@ -203,7 +203,7 @@ def read(dialect: Dialect, body: bytes, catalog: Catalog) -> Ask:
         input_tokens = prompt_tokens([prompt])
     if input_tokens > model.context_length:
         raise Refusal(400, "context_length_exceeded", f"{input_tokens} tokens are more than the model's {model.context_length}.")
-    seconds = _between("seconds", asked.seconds, FILM_SECONDS, MAX_FILM_SECONDS)
+    seconds = _seconds(dialect, asked, parts)
     tag, custom_id = _tags(asked)
     return Ask(
         dialect=dialect,
@@ -264,11 +264,6 @@ def _prompt(dialect: Dialect, asked: _Body) -> Any:
     raise _invalid(" or ".join(fields), "required, and not empty")
 
 
-def spoken_seconds(sound: bytes) -> int:
-    """How long a sound is: nobody looks into it, so that it follows from its address."""
-    return 10 + zlib.crc32(sound) % 50
-
-
 def _units(dialect: Dialect, model: Model, prompt: str | list[Any], choices: int, seconds: int) -> dict[str, Decimal]:
     """What an answer holds that this model is billed by: pictures and films as asked for, speech as long as its text, what was
     listened to, or one of a kind.
@@ -281,7 +276,7 @@ def _units(dialect: Dialect, model: Model, prompt: str | list[Any], choices: int
     if dialect is Dialect.VIDEOS:
         held["video-second"] = Decimal(seconds)
     if dialect is Dialect.TRANSCRIPTIONS:
-        held["audio-second"] = Decimal(spoken_seconds(msgspec.json.encode(prompt)))
+        held["audio-second"] = Decimal(seconds)
     return {unit: quantity for unit, quantity in held.items() if unit in model.units}
 
 
@@ -341,6 +336,13 @@ def _tools(offered: list[Any], model: Model) -> tuple[str, ...]:
     """By type, as the providers write their own (a function of the client's has the type `function`)."""
     named = [tool.get("type") for tool in offered if isinstance(tool, dict)]
     return tuple(tool for tool in model.tools if tool in named)
+
+
+def _seconds(dialect: Dialect, asked: _Body, parts: tuple[bytes, ...]) -> int:
+    """A film is as long as it was asked for. Nobody listens to a sound: how long it is follows from its address."""
+    if dialect is Dialect.TRANSCRIPTIONS:
+        return 10 + zlib.crc32(parts[0]) % 50
+    return _between("seconds", asked.seconds, FILM_SECONDS, MAX_FILM_SECONDS)
 
 
 def _tags(asked: _Body) -> tuple[str | None, str | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from batchrunner.simulator.asks import Ask, Dialect, spoken_seconds
+from batchrunner.simulator.asks import Ask, Dialect
 from batchrunner.simulator.draws import Draws
 
 #: reserved for names that lead nowhere
@@ -47,7 +47,7 @@ def _found(ask: Ask, seed: int, reply_id: str) -> dict[str, Any]:
         case Dialect.VIDEOS:
             return {"data": [{"url": url, "seconds": ask.seconds} for url in output_urls(ask, reply_id)]}
         case Dialect.TRANSCRIPTIONS:
-            return {"text": f"What was said in {reply_id}.", "duration": spoken_seconds(ask.parts[0])}
+            return {"text": f"What was said in {reply_id}.", "duration": ask.seconds}
         case Dialect.SEARCH:
             pages = [{"title": f"Result {index + 1}", "url": f"{address}-{index}.html"} for index in range(RESULTS)]
             return {"results": pages}

@@ -103,7 +103,7 @@ def encoded(value: Any) -> bytes:
 
 
 def _decoded(raw: msgspec.Raw) -> Any:
-    return json.loads(bytes(raw))
+    return read(bytes(raw))
 
 
 def read(data: bytes) -> Any:

@@ -18,7 +18,8 @@ from batchrunner.exchange import Failure, FailureKind, Reply
 from batchrunner.transport.drivers import Link, LinkBroken
 from batchrunner.transport.origin import Origin
 from batchrunner.transport.reply_budget import ReplyBudget, Share
-from batchrunner.transport.wire import MAX_BODY_BYTES, BodyTaker, ReplyParser, WireError
+from batchrunner.transport.taking import BodyTaker
+from batchrunner.transport.wire import MAX_BODY_BYTES, ReplyParser, WireError
 
 #: a body up to this size is joined to its head: one system call and one packet train instead of two
 JOIN_BYTES = 128 << 10

@@ -7,19 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import httptools
 
 from batchrunner.errors import UsageError
 from batchrunner.exchange import FailureKind, Reply
+from batchrunner.transport.taking import EVENT_STREAM, MAX_STREAM_BYTES, BodyTaker
 
 MAX_HEAD_BYTES = 64 << 10
 MAX_BODY_BYTES = 64 << 20
-
-#: a stream of events is read, and not kept, to this many bytes: an answer of 64 MiB in the smallest fragments
-MAX_STREAM_BYTES = 1 << 32
-EVENT_STREAM = "text/event-stream"
 
 #: what the framing of one chunk may take on top of its bytes; past this a reply is all overhead
 CHUNK_OVERHEAD_BYTES = 64
@@ -48,29 +44,6 @@ _TARGET = re.compile(r"/[!-~]*")
 _HOST = re.compile(r"[0-9A-Za-z._\-]+(:[0-9]+)?|\[[0-9A-Fa-f:.]+\](:[0-9]+)?")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _REASON = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
-
-
-class BodyTaker(Protocol):
-    """Reads the body of an answer that comes as a stream of events, in the place of memory for all of it."""
-
-    @property
-    def held_bytes(self) -> int:
-        """What it keeps in memory."""
-        ...
-
-    @property
-    def began(self) -> bool:
-        """Something of the answer itself has come: until then whoever writes it may still be thinking."""
-        ...
-
-    @property
-    def complete(self) -> bool:
-        """All that is wanted of the body has come."""
-        ...
-
-    def feed(self, piece: bytes) -> None:
-        """Take in the next bytes. Raises nothing."""
-        ...
 
 
 class WireError(Exception):
@@ -332,8 +305,6 @@ class ReplyParser:
             self._head_done = True
             self._headers = self._decode_headers()
             self._read_framing(status)
-            if self._stream is not None and 200 <= status < 300 and self._is_taken():
-                self._taker = self._stream()
 
     def on_chunk_header(self) -> None:
         self._chunks += 1
@@ -379,6 +350,7 @@ class ReplyParser:
 
     def _read_framing(self, status: int) -> None:
         length: str | None = None
+        of_stream = False
         for name, value in self._headers:
             if name == "content-length":
                 length = value
@@ -389,6 +361,8 @@ class ReplyParser:
                     )
                     return
                 self._chunked = True
+            elif name == "content-type" and self._stream is not None:
+                of_stream = value.lower().startswith(EVENT_STREAM)
             elif name == "content-encoding" and value.lower() not in ("", "identity"):
                 self._error = WireError(
                     FailureKind.COMPRESSED,
@@ -398,11 +372,8 @@ class ReplyParser:
         self._framed = self._chunked or length is not None
         if length is not None and status not in (204, 304) and int(length) > self._max_body_bytes:
             self._error = self._too_large_body()
-
-    def _is_taken(self) -> bool:
-        if self._of_any_type:
-            return True
-        return any(name == "content-type" and value.lower().startswith(EVENT_STREAM) for name, value in self._headers)
+        elif self._stream is not None and (of_stream or self._of_any_type) and 200 <= status < 300:
+            self._taker = self._stream()
 
     def _head_bytes(self) -> int:
         return sum(map(len, self._names)) + sum(map(len, self._values)) + 4 * len(self._names)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -205,6 +207,33 @@ async def test_a_defect_of_ours_ends_no_run(autojump_clock: MockClock, saving: S
     downloads = await saving.save()
     assert (downloads.statistics().files, saving.asked) == (0, [])
     assert "a defect of batchrun" in saving.said[0]
+
+
+async def test_a_disk_that_fails_is_told(autojump_clock: MockClock, saving: Saving, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it is written, or at its end: nothing is left of the file, and nothing is tried again in vain."""
+    saving.add("one", A)
+    for name in ("write", "fsync", "link"):
+
+        def fails(*_: object, **__: object) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        with monkeypatch.context() as patched:
+            patched.setattr(f"batchrunner.downloads.os.{name}", fails)
+            downloads = await saving.save()
+        assert (downloads.statistics().failed, saving.files()) == (1, {})
+        assert "No space left on device" in saving.said[-1]
+    assert len(saving.asked) == 3
+    assert (await saving.save()).statistics().files == 1
+
+
+async def test_so_much_in_all_is_enough(autojump_clock: MockClock, saving: Saving, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server must not fill a disk."""
+    monkeypatch.setattr("batchrunner.downloads.MAX_TOTAL_BYTES", 8)
+    monkeypatch.setattr("batchrunner.downloads.AT_ONCE", 1)
+    for number in range(5):
+        saving.add(f"job-{number}", A)
+    downloads = await saving.save()
+    assert (downloads.statistics().files, downloads.statistics().failed) == (2, 3)
 
 
 async def test_many_failures_are_told_in_few_words(autojump_clock: MockClock, saving: Saving) -> None:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 import trio
 from trio.testing import MockClock
@@ -16,77 +13,27 @@ from trio.testing import MockClock
 from batchrunner import polling, story
 from batchrunner.clock import NS_PER_SECOND
 from batchrunner.events import AttemptResult, Billing
-from batchrunner.journal.files import ERRORS, JOURNAL, RESULTS
-from batchrunner.journal.records import Submitted, decode
+from batchrunner.journal.files import ERRORS, RESULTS
 from batchrunner.runner import Run
 from batchrunner.simulator.answers import Answer
-from batchrunner.simulator.settings import Rule, Settings
+from batchrunner.simulator.settings import Rule
 from batchrunner.story_text import story_text
-from tests.sim.nights import CHAT, PRICES, Night, WatchedPlatform, after, assert_bill, assert_once, assert_whole, jobs
-from tests.verified import assert_clean, written
-
-VIDEOS, TRANSCRIPTIONS = "/v1/videos/generations", "/v1/audio/transcriptions"
-MODEL = "simulated-per-request"
-PRICE_USD = Decimal("0.005")
-
-
-class Asked(WatchedPlatform):
-    """Counts the questions after work, and may answer some of them in words of its own."""
-
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(settings)
-        self.questions: list[tuple[float, str]] = []
-        #: answers to the next questions; None: as it stands
-        self.instead: list[Answer | None] = []
-
-    async def answer(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Answer:
-        if method == "GET":
-            self.questions.append((trio.current_time(), target))
-            scripted = self.instead.pop(0) if self.instead else None
-            if scripted is not None:
-                return scripted
-        return await super().answer(method, target, headers, body)
-
-
-def line(custom_id: str, url: str = VIDEOS, **body: Any) -> bytes:
-    fields = {
-        "model": MODEL,
-        "prompt": "The moon",
-        "audio_url": "https://example.com/a.mp3",
-        "metadata": {"custom_id": custom_id},
-    }
-    return msgspec.json.encode({"custom_id": custom_id, "url": url, "body": fields | body}) + b"\n"
-
-
-def lines(count: int) -> list[bytes]:
-    return [line(f"work-{number}", (VIDEOS, TRANSCRIPTIONS)[number % 2]) for number in range(count)]
+from tests.sim.nights import PRICES, after, assert_bill, assert_once, assert_whole, jobs
+from tests.sim.works import (
+    PRICE_USD,
+    assert_verified,
+    json_answer,
+    lines,
+    maker,
+    platform,
+    submissions,
+)
+from tests.verified import written
 
 
 @pytest.fixture
 def night_of(tmp_path: Path, nursery: trio.Nursery) -> Any:
-    def make(job_lines: list[bytes], **settings: Any) -> Night:
-        return Night(tmp_path / "jobs.jsonl", nursery, job_lines, Asked(Settings(**{"latency_sigma": 0.0} | settings)))
-
-    return make
-
-
-def platform(night: Night) -> Asked:
-    assert isinstance(night.platform, Asked)
-    return night.platform
-
-
-def json_answer(status: int, body: Any) -> Answer:
-    return Answer(status, msgspec.json.encode(body), "req")
-
-
-def submissions(night: Night) -> list[Submitted]:
-    records = map(decode, bytes(night.disk.files[JOURNAL]).splitlines(keepends=True)[1:])
-    return [record for record in records if isinstance(record, Submitted)]
-
-
-def assert_verified(night: Night) -> None:
-    """Checked from outside, nothing is wrong with what the run has left."""
-    assert_clean(written(night.disk, night.path.with_suffix(".run"), run_id="night", prices=PRICES))
+    return maker(tmp_path, nursery)
 
 
 async def test_work_is_asked_for_until_it_ends(autojump_clock: MockClock, night_of: Any, tmp_path: Path) -> None:
@@ -354,70 +301,3 @@ async def test_a_suspended_key_or_empty_account_loses_no_work(autojump_clock: Mo
     status = await night.run()
     assert_whole(night, status)
     assert (status.completed, night.asked()["work-0"], not night.maybe_billed()) == (1, 1, True)
-
-
-@pytest.mark.parametrize(
-    ("answer", "failures"),
-    [
-        ({"text": "at once", "result": {"text": "at once"}}, {}),
-        ({"job_id": "j", "status": "succeeded", "output": {"text": "at once"}}, {}),
-        ({"status": "queued"}, {"work-0": "unreadable_reply"}),
-        ({"job_id": "", "status": "queued"}, {"work-0": "unreadable_reply"}),
-        ({"job_id": "x" * 1000, "status": "queued"}, {"work-0": "unreadable_reply"}),
-        ({"job_id": "..", "status": "queued"}, {"work-0": "unreadable_reply"}),
-        ({"job_id": "j", "status": "failed", "error": {"code": "nsfw", "message": "m"}}, {"work-0": "nsfw"}),
-    ],
-)
-async def test_a_submission_may_be_answered_at_once(
-    autojump_clock: MockClock, night_of: Any, answer: dict[str, Any], failures: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With the result, or its failure; what names nothing to ask for was paid for in vain, perhaps."""
-    night = night_of(lines(1))
-
-    async def at_once(*_: object) -> Answer:
-        return json_answer(200, answer)
-
-    monkeypatch.setattr(WatchedPlatform, "answer", at_once)
-    status = await night.run()
-    assert_once(night, status)
-    assert (night.failures(), night.maybe_billed()) == (failures, set(failures))
-    assert platform(night).questions == []
-
-
-async def test_a_changed_line_gives_its_work_up(autojump_clock: MockClock, night_of: Any) -> None:
-    """It may have been billed; with --accept-changes the new line is submitted, without it the run is refused."""
-    night = night_of(lines(1), work_seconds=600.0)
-    await night.run(after(30, Run.drain))
-    night.path.write_bytes(line("work-0", prompt="The sun"))
-    with pytest.raises(Exception, match="changed"):
-        await night.run()
-    status = await night.run(accept_changes=True)
-    assert_once(night, status)
-    assert (status.completed, night.asked()["work-0"], night.maybe_billed()) == (1, 2, {"work-0"})
-    assert_verified(night)
-
-
-async def test_work_of_a_line_that_was_taken_out_is_given_up(autojump_clock: MockClock, night_of: Any) -> None:
-    """Nobody will ask for it any more: it may have been billed, once."""
-    night = night_of([line("work-0"), *jobs(1)], work_seconds=600.0)
-    await night.run(after(30, Run.drain))
-    night.path.write_bytes(b"".join(jobs(1)))
-    for _ in range(2):
-        status = await night.run()
-        assert (status.completed, night.maybe_billed(), len(night.costs())) == (1, {"work-0"}, 2)
-
-
-async def test_chat_jobs_beside_work_are_not_held_up(autojump_clock: MockClock, night_of: Any) -> None:
-    """Work that takes long holds no place in flight."""
-    night = night_of([*lines(5), *jobs(20)], work_seconds=1000.0)
-    done_at: dict[int, float] = {}
-
-    async def watch(run: Run) -> None:
-        while True:
-            done_at.setdefault(run.status().completed, trio.current_time())
-            await trio.sleep(1)
-
-    status = await night.run(watch, max_in_flight=1)
-    assert_whole(night, status)
-    assert done_at[20] < 60
-    assert CHAT in {event.endpoint for event in night.events}

@@ -79,6 +79,9 @@ def test_a_picture_takes_its_tiles(made: Any, width: int, height: int, expected:
         ({"whatever": inlined(bytes(160_000), "audio/mpeg")}, 11 * 32),
         ({"type": "tool_result", "content": [{"type": "image", "source": {}}, {"type": "image", "source": {}}]}, 2 * 765),
         ({"type": "file", "file": {"file_data": inlined(bytes(9000), "application/pdf")}}, 0),
+        ({"type": "image", "source": {"type": "base64", "data": "§§§§"}}, 765),
+        ({"type": "image", "source": {"type": "base64", "data": "A==="}}, 765),
+        ({"type": "audio", "audio": {"id": "audio-1"}}, 0),
         ({"type": "video_url", "video_url": {"url": "https://example.com/a.mp4"}}, 0),
     ],
 )

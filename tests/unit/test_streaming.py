@@ -249,6 +249,49 @@ def test_halves_of_a_character_are_joined() -> None:
     assert rb'"content": "\ud83d\ude00\ud83d"' in stream.body()
 
 
+def test_a_half_of_a_character_in_a_message_spoils_nothing() -> None:
+    """Nor one in the input of a call, which then stays a text: what was paid for is kept as well as JSON can."""
+    text = BLOCKS.replace(b'"text": "Moon"', rb'"text": "\ud83d"')
+    assert whole(MESSAGES, text)["content"][1:3] == [
+        {"type": "text", "text": "\ud83d", "citations": [{"cited_text": "x"}]},
+        {"type": "tool_use", "id": "t", "name": "sun", "input": {"x": 1.5}},
+    ]
+    call = BLOCKS.replace(rb'"partial_json": "}"', rb'"partial_json": "\ud83d"')
+    assert whole(MESSAGES, call)["content"][2]["input"] == '{"x": 1.50\ud83d'
+
+
+def test_content_may_come_in_parts() -> None:
+    """Some servers write lists of them, and words that are not texts."""
+    body = wire(chunk(delta(content=[{"type": "text", "text": "Mo"}])), chunk(delta(content=["on", 7])), "[DONE]")
+    (choice,) = whole(CHAT, body)["choices"]
+    assert choice["message"]["content"] == [{"type": "text", "text": "Mo"}, "on", 7]
+
+
+def test_what_a_message_came_to_may_lack_figures() -> None:
+    """Those that it began with stand then."""
+    body = BLOCKS.replace(b'"usage": {"output_tokens": 40}', b'"usage": {"output_tokens": null}')
+    assert whole(MESSAGES, body)["usage"] == {"input_tokens": 9, "output_tokens": 1}
+
+
+def test_a_response_is_not_ended_by_another_shapes_terminator() -> None:
+    """Some servers write it behind every stream."""
+    done = wire("[DONE]")
+    assert not fed(RESPONSES, wire({"type": "response.created"}) + done).end()
+    assert whole(RESPONSES, wire({"type": "response.completed", "response": {"id": "r"}}) + done) == {"id": "r"}
+
+
+def test_an_object_that_nests_too_deeply_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What could just be read may be too deep to be written: nothing raises, and nothing is made up."""
+
+    def too_deep(_: object) -> bytes:
+        raise RecursionError
+
+    monkeypatch.setattr("batchrunner.streaming.messages.Messages.body", too_deep)
+    stream = fed(MESSAGES, BLOCKS)
+    assert stream.end()
+    assert stream.body() == b""
+
+
 def test_first_words_are_told_from_what_comes_before_them() -> None:
     """A role, an empty text, the beginning of a block are no words yet."""
     assert not fed(CHAT, wire(chunk(delta(role="assistant", content="")))).began
