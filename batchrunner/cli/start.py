@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from decimal import Decimal
 from functools import partial
-from typing import NamedTuple
 
 import msgspec
 import trio
@@ -18,17 +17,17 @@ import trio
 from batchrunner import __version__, dialect, lengths, live_socket
 from batchrunner.account import Account, names_to_bind_to
 from batchrunner.budget import Limits, Open, PastSend
-from batchrunner.cli import catalog
 from batchrunner.cli.controls import Controls
 from batchrunner.cli.output import say
 from batchrunner.cli.part import Part
+from batchrunner.cli.run_prices import RunPrices, prices_of
 from batchrunner.cli.sharing import OpenedAccount, own_account, shared_account
 from batchrunner.cli.signals import Signals
 from batchrunner.cli.watching import last_scrape, watch
 from batchrunner.clock import Clock
 from batchrunner.config import Options
 from batchrunner.downloads import Downloads, Folder
-from batchrunner.errors import AccountError, BatchrunError, InvalidInput, UnreachableError, UsageError
+from batchrunner.errors import BatchrunError, InvalidInput
 from batchrunner.events import Event, Onlookers, Sink
 from batchrunner.heads import Heads
 from batchrunner.index import Index
@@ -85,7 +84,7 @@ def carry_out(
     _tell_of_input(inputs, index, bad_lines)
     if strict and bad_lines:
         raise InvalidInput(_strictly(inputs, options.run_dir, len(bad_lines)))
-    prices = _prices(options, accounts, local_prices, directory, clock)
+    prices = prices_of(options, accounts, local_prices, directory, clock)
     assert directory.manifest is not None
     recovered = recover(
         directory.disk,
@@ -136,7 +135,7 @@ async def _live(
     inputs: Inputs,
     index: Index,
     recovered: Recovered,
-    prices: _Prices,
+    prices: RunPrices,
     signals: Signals,
     metrics: Metrics | None,
     *,
@@ -238,7 +237,7 @@ async def _account_parts(
     clock: Clock,
     index: Index,
     recovered: Recovered,
-    prices: _Prices,
+    prices: RunPrices,
     say: Callable[[str], None],
     *,
     auto: bool,
@@ -261,74 +260,6 @@ async def _account_parts(
         balance=partial(fetch_balance, ControlPlane(pool, heads, lambda _text: None)) if account.keys else None,
         unreached_since_ns=prices.unreached_since_ns,
     )
-
-
-class _Prices(NamedTuple):
-    table: PriceTable
-    #: monotonic time since which the server was asked for them and not reached; None where it was
-    unreached_since_ns: int | None = None
-
-
-def _prices(
-    options: Options,
-    accounts: Sequence[Account],
-    local: PriceTable | None,
-    directory: RunDirectory,
-    clock: Clock,
-) -> _Prices:
-    """Local prices, else the catalog's, kept in the manifest with their date; those kept before where there is no catalog now.
-
-    Accounts of several servers have no catalog in common: a model of the same name may have another price.
-    Raises: where there are none at all and a spend cap rests on them, UsageError, or UnreachableError.
-    """
-    assert directory.manifest is not None
-    if local is not None:
-        directory.keep_prices(local)
-        return _Prices(local)
-    if len({account.base_url for account in accounts}) > 1:
-        if options.max_cost_usd is not None:
-            raise UsageError("--max-cost needs prices, and accounts of several servers have none in common: give --prices FILE.")
-        say("warning: accounts of several servers have no prices in common: costs are unknown. Give your own with --prices FILE.")
-        return _Prices(PriceTable())
-    kept = directory.manifest.prices
-    began_ns = clock.monotonic_ns()
-    try:
-        found = catalog.fetch(accounts[0], clock, keep=not options.simulate)
-    except AccountError as error:
-        since_ns = began_ns if isinstance(error, UnreachableError) else None
-        if kept is not None:
-            say(f"warning: {error} Prices are those of {kept.fetched_at}.")
-            return _Prices(kept, since_ns)
-        return _Prices(_without_catalog(options, accounts[0], directory, clock, error), since_ns)
-    prices = PriceTable.from_catalog(found.body, fetched_at=found.fetched_at)
-    directory.keep_prices(prices)
-    return _Prices(prices)
-
-
-def _without_catalog(
-    options: Options, account: Account, directory: RunDirectory, clock: Clock, error: AccountError
-) -> PriceTable:
-    """The prices of the catalog that was last fetched from this server, else none. A spend cap rests on none of more than a day.
-
-    Raises: where a cap has nothing to rest on, UsageError, or UnreachableError.
-    """
-    found = None if options.simulate else catalog.cache().find(Origin.parse(account.base_url))
-    age_seconds = None if found is None else found.age_seconds(clock.wall_ns())
-    if options.max_cost_usd is None or (age_seconds is not None and age_seconds <= catalog.TRUSTED_SECONDS):
-        if found is None:
-            say(f"warning: {error} Costs are unknown; tokens are counted all the same.")
-            return PriceTable()
-        say(f"warning: {error} Prices are those of the catalog of {found.fetched_at}, and may have changed since.")
-        prices = PriceTable.from_catalog(found.body, fetched_at=found.fetched_at)
-        directory.keep_prices(prices)
-        return prices
-    if isinstance(error, UnreachableError):
-        raise error
-    known = "there are none" if found is None else f"those of {found.fetched_at} are more than a day old"
-    raise UsageError(
-        f"--max-cost needs prices, and {known}: {error} Check --base-url, give prices of your own "
-        "(--prices FILE), or leave --max-cost out."
-    ) from error
 
 
 def _tariff(inputs: Inputs, index: Index, prices: PriceTable) -> Tariff:

@@ -15,21 +15,21 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator
-from typing import NoReturn
 
 import msgspec
 
 from batchrunner.clock import Clock
-from batchrunner.costs import Charge, CostLine, Source, Totals, cost_line, read_cost_line
+from batchrunner.costs import Charge, CostLine, Source, Totals, cost_line
 from batchrunner.disk import AppendFile, Disk
 from batchrunner.errors import ChangedLines, JournalDamaged
 from batchrunner.events import Billing
 from batchrunner.index import Index
 from batchrunner.job import BadLine
-from batchrunner.journal.files import COSTS, CUT, ERRORS, JOURNAL, RESULTS, Ends, RunFiles, prefix_crcs, whole_lines
+from batchrunner.journal.cost_tail import read_cost_tail
+from batchrunner.journal.files import COSTS, CUT, ERRORS, JOURNAL, RESULTS, Ends, RunFiles
 from batchrunner.journal.finals import Digest, Survey, Verdict
 from batchrunner.journal.reading import JournalReader
-from batchrunner.journal.records import Ended, Line, Reopened, Sent, Settled, Started, What, fingerprint_text, marks_of
+from batchrunner.journal.records import Ended, Line, Reopened, Sent, Settled, Started, What, fingerprint_text
 from batchrunner.journal.replay import RECENT_NS, History, Replay
 from batchrunner.journal.tariff import Tariff
 from batchrunner.lifecycle import FINAL, State
@@ -123,47 +123,14 @@ class _Recovery:
             self.replay.apply(offset, record)
         self.boot = self.replay.boot
         self.fresh = self.boot is None
-        self.costs_end, self.costs_crc, self.cost_tail = self._read_cost_tail()
+        ended = {(record.id, record.attempt) for _, record in self.replay.unsynced}
+        self.costs_end, self.costs_crc, self.cost_tail = read_cost_tail(
+            self.disk, self.run_id, self.journal, lambda line: (line.custom_id, line.attempt) in ended or self._is_open(line)
+        )
         self.results = Survey(self.disk, RESULTS, self.run_id, self.replay)
         self.errors = Survey(self.disk, ERRORS, self.run_id, self.replay)
         self.vanished = self._refuse_missing([*self.results.missing(), *self.errors.missing()])
         self._refuse_changes(accept_changes=accept_changes)
-
-    def _read_cost_tail(self) -> tuple[int, int, dict[tuple[str, int], CostLine]]:
-        """Where costs.jsonl's good part ends, its CRC, its newest lines for attempts whose end the journal may not know.
-
-        Of what had been synced the journal knows all: it must only be what it was.
-        """
-        synced = self.journal.synced.costs
-        size = self.disk.size(COSTS) or 0
-        if size < synced:
-            raise JournalDamaged(COSTS, size, f"it ends here, and was {synced} bytes long once")
-        (crc,) = prefix_crcs(self.disk, COSTS, [synced])
-        if crc != self.journal.synced.costs_crc:
-            self._refuse_costs()
-        ended = {(record.id, record.attempt) for _, record in self.replay.unsynced}
-        end = synced
-        tail: dict[tuple[str, int], CostLine] = {}
-        for offset, raw in whole_lines(self.disk, COSTS, synced):
-            line = read_cost_line(raw) if raw.endswith(b"\n") else None
-            if line is None:
-                break
-            end = offset + len(raw)
-            crc = zlib.crc32(raw, crc)
-            attempt = (line.custom_id, line.attempt)
-            if attempt in ended or self._is_open(line):
-                tail[attempt] = line
-        return end, crc, tail
-
-    def _refuse_costs(self) -> NoReturn:
-        """Raise with the place from which on costs.jsonl is not what it was, as closely as the journal's marks tell."""
-        marks = [mark for _, record in JournalReader(self.disk, self.run_id) if (mark := marks_of(record)) is not None]
-        good = 0
-        for mark, crc in zip(marks, prefix_crcs(self.disk, COSTS, (mark.costs for mark in marks)), strict=True):
-            if crc != mark.costs_crc:
-                raise JournalDamaged(COSTS, good, f"a line between here and byte {mark.costs} is not what was written")
-            good = mark.costs
-        raise AssertionError("the newest mark is one of them")
 
     def _is_open(self, line: CostLine) -> bool:
         """Whether a cost line is of an attempt whose end the journal does not know."""

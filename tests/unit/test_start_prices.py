@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from batchrunner.account import Account
-from batchrunner.cli import catalog, start
+from batchrunner.cli import catalog, run_prices
 from batchrunner.clock import NS_PER_SECOND, VirtualClock
 from batchrunner.config import Options
 from batchrunner.errors import AccountError, BatchrunError, UnreachableError, UsageError
@@ -42,11 +42,11 @@ class Start(NamedTuple):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(catalog, "fetch", fetch)
             patch.setattr(catalog, "cache", lambda: self.cache)
-            patch.setattr(start, "say", self.said.append)
+            patch.setattr(run_prices, "say", self.said.append)
             options = Options(inputs=("jobs.jsonl",), run_dir="jobs.run", max_cost_usd=cap)
             self.directory.begin(options)
             clock = VirtualClock(lambda: 0.0, start_ns=wall_ns)
-            return start._prices(options, [ACCOUNT], None, self.directory, clock).table
+            return run_prices.prices_of(options, [ACCOUNT], None, self.directory, clock).table
 
     def keep(self) -> None:
         """The catalog was fetched as the epoch began."""
