@@ -19,7 +19,6 @@ VERSION_HEADER = "anthropic-version"
 ANTHROPIC_VERSION = "2023-06-01"
 MESSAGES_URL = "/v1/messages"
 
-_FIRST = Use(0)
 _COMMON = (("accept", "application/json"), ("user-agent", f"batchrun/{__version__}"))
 
 
@@ -54,9 +53,9 @@ class Heads:
             headers.append(("idempotency-key", idempotency_key))
         return request_head("POST", self._origin.target(job.url), self._origin.authority, headers, len(job.body))
 
-    def get(self, path: str, key: Use = _FIRST) -> bytes:
-        """The head of a question, as the control plane is asked them; `path` begins with `/v1/`."""
-        headers = [*_COMMON, *self._own[key.number]]
+    def get(self, path: str, key: int = 0) -> bytes:
+        """The head of a question to the control plane, with the key of that number; `path` begins with `/v1/`."""
+        headers = [*_COMMON, *self._own[key]]
         return request_head("GET", self._origin.target(path), self._origin.authority, headers, None)
 
     def fingerprint(self, number: int) -> str:

@@ -83,7 +83,7 @@ class Sending:
         timeouts = Timeouts(attempt_seconds=min(QUESTION_SECONDS, self._parts.options.timeout_seconds))
         try:
             await self._refresh(flight, timeouts, fresh=False)
-            return heads.without_keys(await flight.connection.exchange(heads.get(path, flight.key), b"", timeouts))
+            return heads.without_keys(await flight.connection.exchange(heads.get(path, flight.key.number), b"", timeouts))
         except TransportError as error:
             return heads.failure_without_keys(error.failure)
 
