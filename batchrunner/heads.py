@@ -19,7 +19,6 @@ VERSION_HEADER = "anthropic-version"
 ANTHROPIC_VERSION = "2023-06-01"
 MESSAGES_URL = "/v1/messages"
 
-_FIRST = Use(0)
 _COMMON = (("accept", "application/json"), ("user-agent", f"batchrun/{__version__}"))
 
 

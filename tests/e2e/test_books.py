@@ -34,9 +34,10 @@ TRANSIENT = KINDS.keys() - {"ok"} - WITHOUT_END - PERMANENT
 UNTOLD = {
     *("error408", "error504", "html504", "silent", "reset_before", "closed_before", "reset_headers", "reset_body"),
     *("truncated", "long_length", "short_length", "garbage", "garbage_headers", "empty", "html200", "gzip"),
+    *("stream_cut", "stream_stalls"),
 }
 #: whole answers with status 200 that cannot be read: to ask again would be to pay again
-UNREADABLE = {"garbage", "empty", "html200", "short_length", "gzip"}
+UNREADABLE = {"garbage", "empty", "html200", "short_length", "gzip", "stream_cut"}
 #: both are 429s
 REFUSED = {"rate_limited", "html429"}
 
@@ -159,7 +160,7 @@ def prove_faults_are_listed(books: list[Books], met: Mapping[str, int]) -> None:
     """
     why = Counter(why for own in books for why in own.failed.values())
     lost = sum(len(own.lost) for own in books)
-    too_slow = max(0, why["attempt_timeout"] - met["silent"] - met["long_length"] + lost)
+    too_slow = max(0, why["attempt_timeout"] - met["silent"] - met["long_length"] - met["stream_stalls"] + lost)
     maybe = sum(len(own.lines_in("maybe_billed")) for own in books)
     untold = sum(met[kind] for kind in UNTOLD)
     assert untold <= maybe <= untold + lost + why["stale"] + too_slow
