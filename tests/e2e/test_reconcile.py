@@ -45,7 +45,7 @@ class Size(NamedTuple):
 
 
 SMALL = Size(600, 3_000, 0.2, 0.002)
-REPLAYS = Size(600, 3_000, 0.2, 0.004, ("--idempotency",))
+REPLAYS = Size(600, 3_000, 0.15, 0.002, ("--idempotency",))
 WHOLE = Size(5_000, 4_500, 0.3, 0.002)
 
 
