@@ -204,7 +204,7 @@ def prove_groups(run: Submit, claims: list[Json], ledger: list[Json]) -> None:
     for entry in ledger:
         if not entry.get("owner"):
             taken[group_of(entry)] += Decimal(entry["cost"]["amount"])
-            if whose[entry["event"]] == "undecided":
+            if "event" in entry and whose[entry["event"]] == "undecided":  # what was told again has none, and cost nothing
                 uncertain.add(group_of(entry))
     billed: dict[tuple[str, int], Decimal] = defaultdict(Decimal)
     for custom_id, lines in costs_of(run).items():
