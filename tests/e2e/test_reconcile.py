@@ -45,7 +45,7 @@ class Size(NamedTuple):
 
 
 SMALL = Size(600, 3_000, 0.2, 0.002)
-REPLAYS = Size(600, 3_000, 0.2, 0.004, ("--idempotency",))
+REPLAYS = Size(600, 3_000, 0.15, 0.002, ("--idempotency",))
 WHOLE = Size(5_000, 4_500, 0.3, 0.002)
 
 
@@ -204,7 +204,7 @@ def prove_groups(run: Submit, claims: list[Json], ledger: list[Json]) -> None:
     for entry in ledger:
         if not entry.get("owner"):
             taken[group_of(entry)] += Decimal(entry["cost"]["amount"])
-            if whose[entry["event"]] == "undecided":
+            if "event" in entry and whose[entry["event"]] == "undecided":  # what was told again has none, and cost nothing
                 uncertain.add(group_of(entry))
     billed: dict[tuple[str, int], Decimal] = defaultdict(Decimal)
     for custom_id, lines in costs_of(run).items():
