@@ -6,7 +6,7 @@ import contextlib
 import os
 import random
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from itertools import groupby
 from typing import NamedTuple
@@ -29,7 +29,7 @@ from batchrunner.cli.simulate import SimulatedPlatform
 from batchrunner.cli.submit import options_of, submit
 from batchrunner.clock import Clock, SystemClock
 from batchrunner.config import Options
-from batchrunner.duration import Limits
+from batchrunner.duration import Duration, Limits
 from batchrunner.errors import AccountError, DiskError, UsageError
 from batchrunner.estimate import Estimator
 from batchrunner.index import Index
@@ -180,8 +180,8 @@ class _Planned:
             failing=survey.jobs - sum(kind.jobs for kind in kinds),
             problems=found_problems(survey.found.values()),
             prices_of=found.prices.fetched_at,
-            total=Row.of(total),
-            models=_rows(kinds, found.prices),
+            total=Row.of(total, Duration(longest.seconds, longest.binding)),
+            models=_rows(kinds, found.prices, limits),
             accounts=by_account,
             seconds=longest.seconds,
             binding=longest.binding,
@@ -305,14 +305,20 @@ async def _left(control: ControlPlane) -> Decimal | None:
     return read_page(await control.get(USAGE_PATH, {"limit": "1"}, what=WHAT), WHAT).balance_usd
 
 
-def _rows(kinds: Sequence[Kind], prices: PriceTable) -> list[Row]:
-    """A row for each model of each account."""
+def _rows(kinds: Sequence[Kind], prices: PriceTable, limits: Mapping[str | None, Limits]) -> list[Row]:
+    """A row for each model of each account: what its jobs will take, and how long if there were no others."""
 
     def whose(kind: Kind) -> tuple[str, str]:
         return kind.key.account, kind.size.model
 
     grouped: Iterator[tuple[tuple[str, str], Iterator[Kind]]] = groupby(sorted(kinds, key=whose), key=whose)
-    return [Row.of(forecast(its, prices), model, account or None) for (account, model), its in grouped]
+    rows = []
+    for (account, model), its in grouped:
+        jobs = list(its)
+        its_limits: Mapping[str | None, Limits] = {account: limits[account]} if account else limits
+        longest = max(times(jobs, its_limits, tokens=None), key=lambda one: one.time.seconds)
+        rows.append(Row.of(forecast(jobs, prices), longest.time, model, account or None))
+    return rows
 
 
 def _bad_line(bad: BadLine, index: Index) -> BadLineFound:
