@@ -52,7 +52,7 @@ from batchrunner.platform.control import ControlPlane
 from batchrunner.platform.usage import USAGE_PATH, WHAT
 from batchrunner.platform.usage_events import read_page
 from batchrunner.pricing import PriceTable
-from batchrunner.sources import STDIN, Source, opened
+from batchrunner.sources import Source, opened
 from batchrunner.survey import Kind, Place, Survey
 from batchrunner.transport import Origin
 from batchrunner.wording import next_step
@@ -127,8 +127,6 @@ class _Planned:
         given = as_submit.params
         self._accounts = _accounts(as_submit, needs_keys=sample > 0)
         self._options = options_of(given, self._accounts)
-        if sample and STDIN in self._options.inputs:
-            raise UsageError("--sample: standard input cannot be read again by the submit that follows; name a file.")
         self._local_prices = None if given["prices"] is None else read_prices(given["prices"])
 
     def report(self) -> tuple[PlanReport, Paid | None]:
@@ -136,6 +134,8 @@ class _Planned:
         given = self._context.params
         with contextlib.ExitStack() as held:
             sources = held.enter_context(opened(self._options.inputs))
+            if self._sample:
+                _refuse_pipes(sources)
             inputs = Inputs([_readable(source, held) for source in sources])
             if self._options.simulate:
                 platform = SimulatedPlatform(rpm=self._options.rpm, tpm=self._options.tpm, options=given["simulate_options"])
@@ -145,7 +145,6 @@ class _Planned:
             lengths = self._lengths()
             survey, index, bad_lines = self._survey(inputs, found, lengths)
             balance = self._balance()
-        held.close()
         drawn = strata(survey.kinds.values(), self._sample, random.Random(SEED)) if self._sample else []
         paid = pay_for(self._context, self._clock, self._options.run_dir, drawn) if drawn else None
         if paid is not None and paid.lengths is not None:
@@ -285,6 +284,13 @@ def _accounts(context: click.Context, *, needs_keys: bool) -> tuple[Account, ...
     name: str | None = context.params["account"]
     names = [None] if name is None else [one.strip() for one in name.split(",")]
     return tuple(settled(context, one)[0] for one in names)
+
+
+def _refuse_pipes(sources: Sequence[Source]) -> None:
+    """Raise UsageError where an input would be gone when its sample is run, and the run after it."""
+    for source in sources:
+        if source.file is None:
+            raise UsageError(f"--sample: {source.name} cannot be read again by the submit that follows; name a file.")
 
 
 def _readable(source: Source, held: contextlib.ExitStack) -> InputFile:
