@@ -172,8 +172,11 @@ def _drawn(group: list[Kind], count: int, rng: random.Random) -> tuple[Drawn, ..
 
 
 def measured_forecast(found: Sequence[tuple[Stratum, Sequence[Measured]]]) -> Forecast | None:
-    """What all jobs will take, by those of the sample that were measured; None where a stratum has none of these."""
-    if not found or any(not values for _, values in found):
+    """What all jobs will take, by what each job of the sample took; None where that is not known of all of them.
+
+    Those that are missing were not missed by chance: they have no known price, or had not ended when the sample was stopped.
+    """
+    if not found or any(len(values) < len(stratum.drawn) for stratum, values in found):
         return None
 
     def total(of: Callable[[Measured], float]) -> Interval:

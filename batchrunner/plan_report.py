@@ -10,11 +10,12 @@ from typing import Final, Literal
 import msgspec
 
 from batchrunner.checks import Code, Level
-from batchrunner.duration import Binding
+from batchrunner.duration import Binding, Duration
 from batchrunner.forecast import Interval
 from batchrunner.plan import AccountTime, Basis, Forecast
 from batchrunner.survey import Found, Place
-from batchrunner.wording import counted, duration, escape_terminal
+from batchrunner.wording import counted, escape_terminal
+from batchrunner.wording import duration as clock
 
 #: lines that are no jobs, of which the document tells one by one; all are counted
 MOST_BAD_LINES: Final = 100
@@ -68,11 +69,14 @@ class Row(msgspec.Struct, frozen=True):
     output_tokens: Range
     cost_usd: Range
     basis: Basis
+    #: how long they would take if there were no others, and what would bind them
+    seconds: float
+    binding: Binding
 
     @classmethod
-    def of(cls, found: Forecast, model: str | None = None, account: str | None = None) -> Row:
+    def of(cls, found: Forecast, time: Duration, model: str | None = None, account: str | None = None) -> Row:
         ranges = (Range.of(found.input_tokens, 0), Range.of(found.output_tokens, 0), Range.of(found.cost_usd, 9))
-        return cls(account, model, found.jobs, *ranges, found.basis)
+        return cls(account, model, found.jobs, *ranges, found.basis, round(time.seconds, 1), time.binding)
 
 
 class AccountRow(msgspec.Struct, frozen=True):
@@ -164,7 +168,7 @@ _BASES: Final[dict[Basis, str]] = {
     "sample": "measured",
     "price": "by price",
     "profile": "by earlier jobs",
-    "guess": "a guess: nothing is known of its answers",
+    "guess": "from nothing to the cap",
     "unknown": "unknown",
 }
 _BINDINGS: Final[dict[Binding, str]] = {
@@ -210,12 +214,14 @@ def _problem(found: ProblemFound) -> str:
 
 
 def _table(rows: Sequence[Row]) -> Iterator[str]:
-    cells = [("model", "jobs", "input tokens", "output tokens", "cost", "")]
+    cells = [("model", "jobs", "input tokens", "output tokens", "cost", "time", "")]
     for row in rows:
         name = "in all" if row.model is None else f"{row.model or '(none)'}{f' ({row.account})' if row.account else ''}"
         tokens = (_range(row.input_tokens, "{:,.0f}".format), _range(row.output_tokens, "{:,.0f}".format))
-        cells.append((escape_terminal(name), f"{row.jobs:,}", *tokens, _range(row.cost_usd, money), _BASES[row.basis]))
-    widths = [max(len(row[column]) for row in cells) for column in range(6)]
+        cells.append(
+            (escape_terminal(name), f"{row.jobs:,}", *tokens, _range(row.cost_usd, money), clock(row.seconds), _BASES[row.basis])
+        )
+    widths = [max(len(row[column]) for row in cells) for column in range(7)]
     for cell in cells:
         yield ("  " + "  ".join(f"{text:<{width}}" for text, width in zip(cell, widths, strict=True))).rstrip()
 
@@ -238,10 +244,10 @@ def money(usd: float) -> str:
 
 def _facts(plan: PlanReport) -> Iterator[tuple[str, str]]:
     latency = "" if plan.latency_seconds is not None else ", the answers' own time not counted"
-    yield "time", f"about {duration(plan.seconds)}, {_BINDINGS[plan.binding]}{latency}"
+    yield "time", f"about {clock(plan.seconds)}, {_BINDINGS[plan.binding]}{latency}"
     if len(plan.accounts) > 1:
         for row in plan.accounts:
-            yield "", f"{escape_terminal(row.account or '')}: {duration(row.seconds)}, {_BINDINGS[row.binding]}"
+            yield "", f"{escape_terminal(row.account or '')}: {clock(row.seconds)}, {_BINDINGS[row.binding]}"
     if plan.balance is not None:
         amount = "unknown" if plan.balance.amount is None else f"${plan.balance.amount:,.2f}: {_VERDICTS[plan.balance.verdict]}"
         yield "balance", amount

@@ -6,7 +6,7 @@ import contextlib
 import os
 import random
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from itertools import groupby
 from typing import NamedTuple
@@ -29,7 +29,7 @@ from batchrunner.cli.simulate import SimulatedPlatform
 from batchrunner.cli.submit import options_of, submit
 from batchrunner.clock import Clock, SystemClock
 from batchrunner.config import Options
-from batchrunner.duration import Limits
+from batchrunner.duration import Duration, Limits
 from batchrunner.errors import AccountError, DiskError, UsageError
 from batchrunner.estimate import Estimator
 from batchrunner.index import Index
@@ -52,7 +52,7 @@ from batchrunner.platform.control import ControlPlane
 from batchrunner.platform.usage import USAGE_PATH, WHAT
 from batchrunner.platform.usage_events import read_page
 from batchrunner.pricing import PriceTable
-from batchrunner.sources import STDIN, Source, opened
+from batchrunner.sources import Source, opened
 from batchrunner.survey import Kind, Place, Survey
 from batchrunner.transport import Origin
 from batchrunner.wording import next_step
@@ -127,8 +127,6 @@ class _Planned:
         given = as_submit.params
         self._accounts = _accounts(as_submit, needs_keys=sample > 0)
         self._options = options_of(given, self._accounts)
-        if sample and STDIN in self._options.inputs:
-            raise UsageError("--sample: standard input cannot be read again by the submit that follows; name a file.")
         self._local_prices = None if given["prices"] is None else read_prices(given["prices"])
 
     def report(self) -> tuple[PlanReport, Paid | None]:
@@ -136,6 +134,8 @@ class _Planned:
         given = self._context.params
         with contextlib.ExitStack() as held:
             sources = held.enter_context(opened(self._options.inputs))
+            if self._sample:
+                _refuse_pipes(sources)
             inputs = Inputs([_readable(source, held) for source in sources])
             if self._options.simulate:
                 platform = SimulatedPlatform(rpm=self._options.rpm, tpm=self._options.tpm, options=given["simulate_options"])
@@ -145,7 +145,6 @@ class _Planned:
             lengths = self._lengths()
             survey, index, bad_lines = self._survey(inputs, found, lengths)
             balance = self._balance()
-        held.close()
         drawn = strata(survey.kinds.values(), self._sample, random.Random(SEED)) if self._sample else []
         paid = pay_for(self._context, self._clock, self._options.run_dir, drawn) if drawn else None
         if paid is not None and paid.lengths is not None:
@@ -180,8 +179,8 @@ class _Planned:
             failing=survey.jobs - sum(kind.jobs for kind in kinds),
             problems=found_problems(survey.found.values()),
             prices_of=found.prices.fetched_at,
-            total=Row.of(total),
-            models=_rows(kinds, found.prices),
+            total=Row.of(total, Duration(longest.seconds, longest.binding)),
+            models=_rows(kinds, found.prices, limits),
             accounts=by_account,
             seconds=longest.seconds,
             binding=longest.binding,
@@ -287,6 +286,13 @@ def _accounts(context: click.Context, *, needs_keys: bool) -> tuple[Account, ...
     return tuple(settled(context, one)[0] for one in names)
 
 
+def _refuse_pipes(sources: Sequence[Source]) -> None:
+    """Raise UsageError where an input would be gone when its sample is run, and the run after it."""
+    for source in sources:
+        if source.file is None:
+            raise UsageError(f"--sample: {source.name} cannot be read again by the submit that follows; name a file.")
+
+
 def _readable(source: Source, held: contextlib.ExitStack) -> InputFile:
     """An input that can be read at any place: itself, or what it unpacks to, in a file without a name."""
     plain = source.as_it_is()
@@ -305,14 +311,20 @@ async def _left(control: ControlPlane) -> Decimal | None:
     return read_page(await control.get(USAGE_PATH, {"limit": "1"}, what=WHAT), WHAT).balance_usd
 
 
-def _rows(kinds: Sequence[Kind], prices: PriceTable) -> list[Row]:
-    """A row for each model of each account."""
+def _rows(kinds: Sequence[Kind], prices: PriceTable, limits: Mapping[str | None, Limits]) -> list[Row]:
+    """A row for each model of each account: what its jobs will take, and how long if there were no others."""
 
     def whose(kind: Kind) -> tuple[str, str]:
         return kind.key.account, kind.size.model
 
     grouped: Iterator[tuple[tuple[str, str], Iterator[Kind]]] = groupby(sorted(kinds, key=whose), key=whose)
-    return [Row.of(forecast(its, prices), model, account or None) for (account, model), its in grouped]
+    rows = []
+    for (account, model), its in grouped:
+        jobs = list(its)
+        its_limits: Mapping[str | None, Limits] = {account: limits[account]} if account else limits
+        longest = max(times(jobs, its_limits, tokens=None), key=lambda one: one.time.seconds)
+        rows.append(Row.of(forecast(jobs, prices), longest.time, model, account or None))
+    return rows
 
 
 def _bad_line(bad: BadLine, index: Index) -> BadLineFound:

@@ -12,6 +12,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from batchrunner.account_file import file_name
+from batchrunner.cli.sharing import accounts_directory
 from tests.e2e.cli_support import Ended, batchrun, job, platform, server
 from tests.e2e.harness import read_lines
 
@@ -121,6 +123,34 @@ def test_a_sample_is_kept_and_not_paid_for_twice(tmp_path: Path) -> None:
     assert len({line["custom_id"] for line in read_lines(tmp_path / "jobs.run" / "results.jsonl")}) == 120
 
 
+def test_a_sample_that_is_stopped(tmp_path: Path) -> None:
+    """Exits as submit does, after what is known: nothing of what was not measured is made up."""
+    jobs_file(tmp_path, 60)
+    with platform(tmp_path) as running:
+        arguments = ("jobs.jsonl", *running.options[2:], "--progress", "none", "--sample", "30", "--max-cost", "0", "--json")
+        ended = plan(tmp_path, running.url, *arguments, env=running.env)
+        assert running.statistics()["requests"] == 0
+    assert ended.code == 3
+    assert "the sample was stopped. Raise --max-cost" in ended.stderr
+    assert (ended.summary["sample"]["measured"], ended.summary["total"]["basis"]) == (0, "guess")
+
+
+def test_jobs_of_a_sample_that_fail_cost_what_they_cost(tmp_path: Path) -> None:
+    """Nothing, where the server refused them; they count all the same, and so does what has no known price, as unknown."""
+    jobs_file(tmp_path, 40)
+    with platform(tmp_path, "--faults", "error400=0.5") as running:
+        arguments = ("jobs.jsonl", *running.options[2:], "--progress", "none", "--sample", "20", "--json")
+        ended = plan(tmp_path, running.url, *arguments, env=running.env)
+        counts = running.statistics()["faults"]
+        (tmp_path / "prices.json").write_text(json.dumps({"simulated-reasoner": {"prompt": "1", "completion": "1"}}))
+        unpriced = plan(tmp_path, running.url, *arguments, "--prices", "prices.json", "-o", "other.run", env=running.env)
+    assert ended.summary["sample"]["measured"] == 20
+    assert 0 < counts["error400"] < 20
+    assert ended.summary["total"]["basis"] == "sample"
+    assert unpriced.summary["sample"]["measured"] < 20
+    assert unpriced.summary["total"]["basis"] == "unknown"
+
+
 def test_what_a_run_has_learned_is_gone_by(tmp_path: Path) -> None:
     """Of the same account on this machine: a profile, and the time that answers take."""
     jobs_file(tmp_path, 60)
@@ -167,6 +197,36 @@ def test_without_a_catalog_lines_are_checked_all_the_same(tmp_path: Path) -> Non
     assert ended.summary["total"]["cost_usd"] == {"low": 0.0, "expected": None, "high": None}
     assert "no catalog is known" in ended.stderr
     assert priced.summary["total"]["cost_usd"]["high"] > 0
+
+
+def test_what_cannot_be_had_is_a_warning(tmp_path: Path) -> None:
+    """Catalog and balance of a server that gives none; lengths of a file that is none; models of servers that differ."""
+    (tmp_path / "jobs.jsonl").write_bytes(job("a"))
+    env = {"BATCHRUN_API_KEY": "sk-empiriolabs-test-plan"}
+    with server(404, b"{}") as url:
+        learned = accounts_directory(str(tmp_path / "state")) / file_name(f"{url.removeprefix('http://')}/mine")
+        learned.parent.mkdir(parents=True, mode=0o700)
+        learned.write_bytes(b"no database")
+        learned.chmod(0o600)
+        ended = plan(tmp_path, url, "jobs.jsonl", "--account", "mine", "--state-dir", tmp_path / "state", env=env)
+        (tmp_path / "batchrun.toml").write_text(
+            f'[accounts.a]\nbase_url = "{url}"\nkeys = ["env:A"]\n[accounts.b]\nbase_url = "{url}/v2"\nkeys = ["env:B"]\n'
+        )
+        keys = {"A": "sk-empiriolabs-test-a", "B": "sk-empiriolabs-test-b"}
+        both = batchrun(tmp_path, "plan", "jobs.jsonl", "--account", "a,b", env=keys)
+    assert ended.code == both.code == 0
+    assert "no catalog is known" in ended.stderr
+    assert "the balance is not known: the account's usage cannot be fetched" in ended.stderr
+    assert f"{learned}: " in ended.stderr
+    assert "accounts of several servers have no catalog in common" in both.stderr
+
+
+def test_a_sample_needs_a_key(tmp_path: Path) -> None:
+    """Said before anything is looked at."""
+    (tmp_path / "jobs.jsonl").write_bytes(job("a"))
+    ended = batchrun(tmp_path, "plan", "jobs.jsonl", "--sample", "1")
+    assert ended.code == 2
+    assert "EMPIRIOLABS_API_KEY" in ended.stderr
 
 
 def test_offline_it_goes_by_what_is_kept(tmp_path: Path) -> None:

@@ -34,6 +34,8 @@ from batchrunner.survey import Found, Place, Survey
 
 KNOWN = Forecast(3, Interval(900.0, 1000.4, 1100.0), Interval(10.0, 20.0, 30.0), Interval(0.1, 0.25, 1.5), "profile")
 
+TIME = Duration(61.0, "requests")
+
 
 def made(**changes: Any) -> PlanReport:
     fields: dict[str, Any] = {
@@ -44,8 +46,8 @@ def made(**changes: Any) -> PlanReport:
         "failing": 0,
         "problems": [],
         "prices_of": "2026-01-01T00:00:00Z",
-        "total": Row.of(KNOWN),
-        "models": [Row.of(KNOWN, "m")],
+        "total": Row.of(KNOWN, TIME),
+        "models": [Row.of(KNOWN, TIME, "m")],
         "accounts": [AccountRow(None, 50, 0, 3, 61.0, "requests")],
         "seconds": 61.0,
         "binding": "requests",
@@ -60,7 +62,7 @@ def test_a_plan_in_words() -> None:
     """What is expected, and from where to where."""
     text = plan_text(made())
     assert text.startswith("jobs.jsonl: 3 jobs.\n\n  model   jobs  input tokens ")
-    assert "  m       3     1,000 (900 to 1,100)  20 (10 to 30)  $0.250 ($0.100 to $1.50)  by earlier jobs\n" in text
+    assert "  m       3     1,000 (900 to 1,100)  20 (10 to 30)  $0.250 ($0.100 to $1.50)  1:01  by earlier jobs\n" in text
     assert "  time      about 1:01, limited by requests (--rpm)\n" in text
     assert text.endswith("  prices    of 2026-01-01T00:00:00Z\n")
 
@@ -79,7 +81,7 @@ def test_all_that_there_may_be_to_say() -> None:
             accounts=two,
             balance=Balance(1.5, "short"),
             sample=SampleRow("jobs.run", 20, 19, 0.0421),
-            total=Row.of(Forecast(3, UNKNOWN, Interval(0, 5, None), UNKNOWN, "unknown")),
+            total=Row.of(Forecast(3, UNKNOWN, Interval(0, 5, None), UNKNOWN, "unknown"), TIME),
             latency_seconds=None,
             prices_of=None,
         )
