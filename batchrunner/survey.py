@@ -186,7 +186,7 @@ class Survey:
     def _sum_up(self, kind: Kind, size: RequestSize, predicted: Usage, units_usd: float | None) -> None:
         bound = self._prices.output_bound(size)
         cap = size.output_cap_tokens if bound is None else bound
-        ceiling = self._prices.ceiling(size.model, size.input_tokens * WORST_INPUT, cap)
+        ceiling = self._prices.ceiling(size.model, size.guessed_tokens * WORST_INPUT, cap)
         kind.jobs += 1
         kind.guessed += size.input_tokens
         kind.input_tokens += predicted.input_tokens
