@@ -28,7 +28,7 @@ ELSEWHERE = {"demo.jsonl"}
 #: a line of that length would be larger than the whole repository
 NOT_SHOWN = {BadLineCode.LINE_TOO_LONG}
 #: what nobody need wait for here: the pace of the default limit, and answers that take their time
-AT_ONCE = {"BATCHRUN_RPM": "0", "BATCHRUN_SIMULATE_OPTIONS": "--latency 0"}
+AT_ONCE = {"BATCHRUN_RPM": "0", "BATCHRUN_SIMULATE_OPTIONS": "--latency 0 --work-seconds 1"}
 #: a file by itself, all of which succeeds
 PLAIN = re.compile(r"batchrun submit jobs/(\S+\.jsonl) --simulate")
 ENDPOINTS: dict[str, set[str | None]] = {
@@ -226,6 +226,14 @@ def a_changed_line_is_named_and_then_accepted(shown: Shown) -> None:
     assert shown.succeeded() == sorted(line["custom_id"] for line in shown.lines("costs.jsonl")) == ["fog", "rain", "sun"]
 
 
+def what_was_made_is_saved(shown: Shown) -> None:
+    """The film, by the job's name; a transcript is a text, and stands in the results."""
+    (film,) = (shown.run_dir.parent.parent / "media").iterdir()
+    assert (film.name.startswith("lighthouse-"), film.suffix) == (True, ".mp4")
+    texts = {line["custom_id"]: line["response"]["body"] for line in shown.lines("results.jsonl")}
+    assert texts["lecture"]["result"]["text"]
+
+
 def the_prices_are_those_of_the_file(shown: Shown) -> None:
     """USD per token as `jobs/prices.json` has them, and not as the server's catalog does."""
     price = msgspec.json.decode((JOBS / "prices.json").read_bytes(), type=dict[str, Any])["simulated-large"][0]
@@ -246,5 +254,6 @@ FEATURES: dict[str, Callable[[Shown], None]] = {
     "jobs/bad-lines.simulated.run": each_kind_of_bad_line_is_named,
     "strict.run": strict_sends_nothing,
     "changed.run": a_changed_line_is_named_and_then_accepted,
+    "jobs/films.simulated.run": what_was_made_is_saved,
     "priced.run": the_prices_are_those_of_the_file,
 }
