@@ -111,4 +111,5 @@ class _Group:
 
     def _are_alike(self, places: Sequence[int]) -> bool:
         """Whether it makes no difference which of these events is an attempt's."""
-        return len({(event.tokens, event.cost_usd) for event in (self._books.events[place] for place in places)}) == 1
+        first, *others = (self._books.events[place] for place in places)
+        return all((event.tokens, event.cost_usd) == (first.tokens, first.cost_usd) for event in others)
