@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e import canary
-from tests.e2e.cli_support import Ended, batchrun, ending, job, line_with, platform, server, started, write_jobs
+from tests.e2e.cli_support import Ended, batchrun, ending, finals, job, line_with, platform, server, started, until, write_jobs
 from tests.e2e.test_cli_several_accounts import ENV, platform_of_two, write
 
 KEY = {"BATCHRUN_API_KEY": canary.KEY}
@@ -74,6 +74,7 @@ def test_a_killed_run_is_first_brought_to_where_a_start_would(tmp_path: Path) ->
         arguments = ("submit", write_various(tmp_path, 8), "-o", tmp_path / "r.run", *running.options)
         with started(tmp_path, *arguments, env=running.env) as process:
             running.until_silent(1)
+            until(lambda: sum(finals(tmp_path / "r.run").values()) == 7, "the ends of all others")
             process.kill()
             process.wait()
         shown = reconcile(tmp_path, *AT_ONCE)
