@@ -49,8 +49,7 @@ class Endings:
             return  # it is what ended the run; recovery lists the attempt as lost
         self.move(flight.job, Happening.LOSE)
 
-    def done(self, flight: Flight, reply: Reply, facts: ReplyFacts, *, asked_for: bool = False) -> None:
-        """A job has its answer. `asked_for`: as work that was done meanwhile, whose time says nothing of answers."""
+    def done(self, flight: Flight, reply: Reply, facts: ReplyFacts) -> None:
         job, size = flight.job, flight.ticket.candidate.size
         charge = self._parts.spending.billed(job, size, facts)
         event = self._event(
@@ -60,7 +59,8 @@ class Endings:
         self.move(job, Happening.SUCCEED)
         self._forget(job)
         if facts.usage is not None:
-            self._parts.estimator.learn(size, facts.usage, None if asked_for else flight.seconds)
+            # How long work took that was asked for says nothing of answers.
+            self._parts.estimator.learn(size, facts.usage, None if flight.asks else flight.seconds)
             self._advice.answered(size, self._parts.estimator.outputs_of(size))
 
     def failed(self, flight: Flight, verdict: outcome.Failed, reply: Reply | None) -> None:

@@ -224,7 +224,7 @@ class Polls:
             case outcome.Done(facts):
                 assert reply is not None
                 self._endings.note_error(verdict)
-                self._endings.done(flight, reply, facts, asked_for=True)
+                self._endings.done(flight, reply, facts)
                 await admission.succeeded(ticket, None, hints=hints)
             case outcome.Failed():
                 self._endings.failed(flight, verdict, reply)

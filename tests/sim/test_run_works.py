@@ -58,6 +58,21 @@ async def test_work_is_asked_for_until_it_ends(autojump_clock: MockClock, night_
     assert_verified(night)
 
 
+async def test_how_long_work_took_says_nothing_of_answers(autojump_clock: MockClock, night_of: Any) -> None:
+    """The platform takes its time for films; what a text would take is not known from that."""
+    night = night_of(lines(2), work_seconds=600.0)
+    known: list[Run] = []
+
+    async def look(run: Run) -> None:
+        known.append(run)
+        await trio.lowlevel.checkpoint()
+
+    assert_whole(night, await night.run(look))
+    (run,) = known
+    assert run.parts.estimator.outputs
+    assert not run.parts.estimator.latencies
+
+
 async def test_a_killed_run_goes_on_asking(autojump_clock: MockClock, night_of: Any) -> None:
     """What was submitted is never submitted again: the next process asks for it by the name in the journal."""
     night = night_of(lines(4), work_seconds=60.0)
