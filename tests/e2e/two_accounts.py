@@ -1,6 +1,6 @@
 """Two accounts at work at the same time on one platform, each stopped and resumed again and again, and watched from outside.
 
-What happens to them in mid-run: a key of the first is deleted, and later restored; one request of each is refused with a 401;
+What happens to them in mid-run: a key of the first is deleted, and later restored; some requests of each are refused with a 401;
 the balance of the second runs out, and is topped up once the first has come far enough.
 """
 
@@ -183,8 +183,9 @@ def two_accounts(home: Path, inputs: dict[str, Inputs], rpm: int, *options: str)
         },
     ]
     (server / "accounts.json").write_text(json.dumps({"accounts": accounts}))
-    # Early ones, which are sure to be sent while the first key is still good.
-    scripted = [part for name in ACCOUNTS for part in ("--fault-on", f"{inputs[name].ids[40]}=invalid_key")]
+    # Early ones, which are sure to be sent while the first key is still good; and one that a kill right behind them does not undo.
+    refused = [inputs[FIRST].ids[40], inputs[SECOND].ids[40], inputs[SECOND].ids[count // 2]]
+    scripted = [part for custom_id in refused for part in ("--fault-on", f"{custom_id}=invalid_key")]
     canary.own(server / "accounts.json", server / "second.keys")
     with simulated(server, "--accounts", str(server / "accounts.json"), *scripted, *options) as platform:
         toml = [f"[accounts.{name}]\nbase_url = '{platform.url}'\nkeys = ['{SOURCES[name]}']\nrpm = {rpm}\n" for name in ACCOUNTS]
