@@ -183,7 +183,7 @@ def two_accounts(home: Path, inputs: dict[str, Inputs], rpm: int, *options: str)
         },
     ]
     (server / "accounts.json").write_text(json.dumps({"accounts": accounts}))
-    # Early ones, which are sure to be sent while the first key is still good; and one that a kill right behind them does not undo.
+    # Early ones, which are sure to be sent while the first key is still good; and one that no kill behind them undoes.
     refused = [inputs[FIRST].ids[40], inputs[SECOND].ids[40], inputs[SECOND].ids[count // 2]]
     scripted = [part for custom_id in refused for part in ("--fault-on", f"{custom_id}=invalid_key")]
     canary.own(server / "accounts.json", server / "second.keys")
