@@ -279,6 +279,18 @@ def test_several_accounts_share_the_time(tmp_path: Path) -> None:
     assert "simulated-small (b)" in told.stdout
 
 
+def test_an_account_without_a_limit_takes_jobs_of_any_size(tmp_path: Path) -> None:
+    """What is above another's is no trouble then."""
+    (tmp_path / "jobs.jsonl").write_bytes(job("a", "word " * 1_000))
+    table = '[accounts.{0}]\nbase_url = "http://127.0.0.1:9"\nkeys = ["env:KEY_{0}"]\ntpm = {1}\n'
+    (tmp_path / "batchrun.toml").write_text(table.format("a", 0) + table.format("b", 100))
+    keys = {"KEY_a": "sk-empiriolabs-test-a", "KEY_b": "sk-empiriolabs-test-b"}
+    both = batchrun(tmp_path, "plan", "jobs.jsonl", "--account", "a,b", "--offline", "--json", env=keys)
+    one = batchrun(tmp_path, "plan", "jobs.jsonl", "--account", "b", "--offline", "--json", env=keys)
+    assert "above_tpm" not in codes(both)
+    assert "above_tpm" in codes(one)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
