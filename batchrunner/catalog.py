@@ -21,6 +21,8 @@ AVAILABLE: Final = frozenset(
     {"available", "active", "online", "operational", "live", "ok", "up", "ready", "healthy", "stable", "ga", "beta", "preview"}
 )
 _STATUS: Final = ("status", "api_status", "availability")
+#: of a number before or behind its point: one with more is no bound of anything, and can be too long to be shown
+_MOST_DIGITS: Final = 40
 _Scalar = str | int | float | Decimal | bool | None
 
 
@@ -37,10 +39,11 @@ class Parameter(msgspec.Struct, frozen=True):
 
     def problem(self, value: object) -> str | None:
         """What is wrong with a value of this parameter, in a few words; None where nothing is known to be."""
-        if value is None:
+        if value is None or isinstance(value, dict):  # what stands in place of a word, a tool's name say, is described nowhere
             return None
-        if self.options and not any(_same(value, option) for option in self.options):
-            return f"is none of {', '.join(map(str, self.options))}"
+        for one in value if isinstance(value, list) else [value]:
+            if self.options and not any(_same(one, option) for option in self.options):
+                return f"is none of {', '.join(map(str, self.options))}"
         number = None if isinstance(value, str) else _number(value)
         if number is None:
             return None
@@ -169,8 +172,8 @@ def _described(given: list[Any]) -> Iterator[Parameter]:
             name=name,
             type=_text(described.get("type")),
             options=tuple(option for option in map(_option, options) if _is_scalar(option)) if isinstance(options, list) else (),
-            min=_number(described.get("min", described.get("minimum"))),
-            max=_number(described.get("max", described.get("maximum"))),
+            min=_bound(described.get("min", described.get("minimum"))),
+            max=_bound(described.get("max", described.get("maximum"))),
             default=default if _is_scalar(default) else None,
         )
 
@@ -198,6 +201,12 @@ def _number(value: object) -> Decimal | None:
     except decimal.InvalidOperation:
         return None
     return number if number.is_finite() else None
+
+
+def _bound(value: object) -> Decimal | None:
+    """A number that a value can be held against, and that can be shown."""
+    number = _number(value)
+    return None if number is None or abs(number.adjusted()) > _MOST_DIGITS else number
 
 
 def _text(value: object) -> str | None:

@@ -4,7 +4,7 @@ Prices are decimal strings in USD per unit. `pricing` is one object or an array 
 `pricing_rows` are objects with a `unit` and a price each. Both are read, and where they differ `pricing` counts.
 
     token                     `prompt`, `completion`, `input_cache_read`; rows are told apart by their label
-    request                   `request`; tokens without a price of their own are free then
+    request                   `request`, where it costs anything; tokens without a price of their own are free then
     image, video-second,      a key or a row of that name
     audio-second
     tool-call                 a row with the tool's name
@@ -117,8 +117,9 @@ def model_price(entry: Mapping[str, Any]) -> ModelPrice:
     units, tools, cap = _units(parts, rows), _tools(rows), token_count(entry.get("max_output_tokens"))
     if units is None:
         return ModelPrice((), tools, cap, beyond_tokens=True)
-    if len(parts) == 1:
-        parts = [_with_rows(parts[0], rows)]
+    # Of several tiers, what a row says of tokens could be any one's; a request costs what it says in each of them.
+    for_all = rows if len(parts) == 1 else [row for row in rows if _per_tokens(row.get("unit")) == 0]
+    parts = [_with_rows(part, for_all) for part in parts]
     alone = bool(units or tools) and not any(part.keys() & {*_COMPONENTS} for part in parts if isinstance(part, dict))
     return ModelPrice(_tiers(parts, by_unit=alone), tools, cap, bool(units), units, alone)
 
@@ -164,8 +165,6 @@ def _tier(part: object, *, by_unit: bool) -> Tier | None:
     for key, value in part.items():
         amount = price_of(value)
         if key in _COMPONENTS:
-            if value is None:
-                continue
             if amount is None:
                 return None
             found[key] = amount
@@ -173,11 +172,25 @@ def _tier(part: object, *, by_unit: bool) -> Tier | None:
             return None  # an integer is a count of something: nobody asks a whole dollar for a token
         elif key.startswith("per") and value:
             return None  # it speaks of another unit, `per: 1M` or `per_million: true`
+        elif not _is_beside(key) and _holds_price(value):
+            return None  # of a longer context, of sound: nobody knows when it holds
     if not found and not by_unit:
         return None
     if found.keys() <= {"request"}:  # billed by request, picture or second: tokens are free
         found |= {"prompt": Decimal(0), "completion": Decimal(0)}
     return Tier(found.get("prompt"), found.get("completion"), found.get("input_cache_read"), found.get("request"))
+
+
+def _holds_price(value: object) -> bool:
+    """Whether a list or an object has a price above 0 in it, however deep."""
+    inside = [value]
+    while inside:
+        one = inside.pop()
+        if isinstance(one, (dict, list)):
+            inside += one.values() if isinstance(one, dict) else one
+        elif one is not value and not isinstance(one, int) and price_of(one):
+            return True
+    return False
 
 
 def _is_beside(key: str) -> bool:
@@ -231,7 +244,7 @@ def _with_rows(part: object, rows: list[dict[str, Any]]) -> object:
     """A pricing object, its missing parts taken from rows; None where it has none of tokens, and a row of them cannot be told."""
     if not isinstance(part, dict | None):
         return part
-    part = part or {}
+    part = {key: value for key, value in (part or {}).items() if not _says_nothing(key, value)}
     found: dict[str, str] = {}
     for row in rows:
         tokens, amount = _per_tokens(row.get("unit")), _row_price(row)
@@ -247,6 +260,11 @@ def _with_rows(part: object, rows: list[dict[str, Any]]) -> object:
             return None
         found[component] = format(_WIDE.divide(amount, Decimal(max(1, tokens))), "f")
     return part | found
+
+
+def _says_nothing(key: str, value: object) -> bool:
+    """Whether a part of a price is as good as left out. That requests cost nothing does not make tokens free."""
+    return key in _COMPONENTS and (value is None or (key == "request" and price_of(value) == 0))
 
 
 def _units(parts: list[Any], rows: list[dict[str, Any]]) -> dict[str, Decimal | None] | None:

@@ -6,6 +6,7 @@ An error is what is certain to fail. All else is a warning: catalogs lag behind,
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, Literal
 
@@ -41,6 +42,7 @@ Code = Literal[
     "unknown_url",
     "no_model",
     "unknown_model",
+    "unknown_account",
     "model_unavailable",
     "unknown_parameter",
     "parameter_value",
@@ -80,10 +82,7 @@ def problems(job: Looked, catalog: Mapping[str, Model] | None, *, rpm: int, tpm:
     """What speaks against a job. `catalog`: by id; None where it cannot be had. Limits: 0 is none."""
     size = job.size
     if job.url not in _URLS:
-        near = "".join(f" Did you mean {url}?" for url in difflib.get_close_matches(job.url, sorted(_URLS), n=1))
-        yield Problem(
-            "warning", "unknown_url", size.model, job.url, f"{job.url} is none of the platform's documented paths.{near}"
-        )
+        yield Problem("warning", "unknown_url", size.model, job.url, _undocumented(job.url))
     yield from _limits(job, rpm, tpm)
     if catalog is None:
         return
@@ -104,6 +103,12 @@ def problems(job: Looked, catalog: Mapping[str, Model] | None, *, rpm: int, tpm:
     yield from _sizes(job, model)
     if model.parameters is not None:
         yield from _parameters(job, model)
+
+
+@functools.lru_cache(maxsize=64)  # a file asks few urls, on many lines
+def _undocumented(url: str) -> str:
+    near = "".join(f" Did you mean {one}?" for one in difflib.get_close_matches(url, sorted(_URLS), n=1))
+    return f"{url} is none of the platform's documented paths.{near}"
 
 
 def _limits(job: Looked, rpm: int, tpm: int) -> Iterator[Problem]:

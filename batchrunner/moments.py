@@ -85,7 +85,10 @@ class Moments(msgspec.Struct, array_like=True):
         off = guessed - requests * self.g / n
         of_line = max(0.0, self._squares(read) - slope * self._with_g(read)) / max(1, n - 2) / gg if gg > 0 else 0.0
         mean = math.fsum(rate * taken for rate, taken in zip(whole, (self.u, self.c, self.o), strict=True)) / n
-        return Total(mean * requests + slope * off, of_one * (requests + requests * requests / n) + of_line * off * off, n)
+        # A line that is known for other sizes can lead below nothing.
+        return Total(
+            max(0.0, mean * requests + slope * off), of_one * (requests + requests * requests / n) + of_line * off * off, n
+        )
 
     def _with_g(self, rates: tuple[float, float, float]) -> float:
         """The sum of products of size and cost, about their means."""

@@ -15,7 +15,7 @@ import msgspec
 from batchrunner import checks, dialect
 from batchrunner.catalog import Model
 from batchrunner.checks import Looked, Problem
-from batchrunner.estimate import Estimator, Latency, size_class
+from batchrunner.estimate import OTHER, Estimator, Latency, size_class
 from batchrunner.job import RequestSize, Usage
 from batchrunner.jobfile import ParsedLine
 from batchrunner.moments import Moments
@@ -23,7 +23,7 @@ from batchrunner.pricing import PriceTable
 
 #: places that are kept of a problem; all are counted
 PLACES_KEPT: Final = 10
-#: problems and kinds of jobs that are told apart; those past the bound count as one of the last
+#: problems and kinds of jobs that are told apart; those past the bound count as one of the last, and as jobs of no known model
 MOST_KINDS: Final = 2_000
 #: tokens of a prompt of which nothing is known, at the most, to those that its bytes are taken for
 WORST_INPUT: Final = 2
@@ -99,7 +99,7 @@ class Kind(msgspec.Struct):
 
 
 class Survey:
-    """Takes jobs one by one. `catalog`: by id, None where it cannot be had; `accounts`: names that a job may be bound to.
+    """Takes jobs one by one. `catalog`: by id, None where it cannot be had; `accounts`: the names of the run's.
 
     `sample`: so many of each kind are kept to be drawn from, by `rng`.
     """
@@ -135,14 +135,18 @@ class Survey:
         size = shape.size(line.body)
         predicted = self._lengths.predict(size)
         looked = Looked(line.url, size, _fields(line.body), predicted, self._lengths.outputs_of(size))
-        failing = False
+        account, failing = line.extras.account, False
+        if account is not None and account not in self._accounts:
+            self._note(_foreign(size, account, self._accounts), place)
+            failing = True
         for problem in checks.problems(looked, self._catalog, rpm=self._rpm, tpm=self._tpm):
             self._note(problem, place)
             failing |= problem.level == "error"
         if failing:
             return
-        account = line.extras.account if line.extras.account in self._accounts else ""
-        kind = self._kind(account or "", shape.name, size, predicted)
+        # Where there is but one account, a job that names it goes where all others go.
+        bound_to = account or "" if len(self._accounts) > 1 else ""
+        kind = self._kind(bound_to, shape.name, size, predicted)
         units_usd = self._units_usd(looked)
         if units_usd is None or not self._is_priced(size):
             self._note(_unpriced(size), place)
@@ -176,7 +180,8 @@ class Survey:
             size.opaque_parts,
         )
         if key not in self.kinds and len(self.kinds) >= MOST_KINDS:
-            key = next(reversed(self.kinds))
+            size = msgspec.structs.replace(size, model=OTHER)
+            key = KindKey(account, OTHER, "", -1, 0, 0, opaque=False)
         kind = self.kinds.get(key)
         if kind is None:
             kind = Kind(key, size, self._lengths.moments_of(size), self._lengths.latency_of(size))
@@ -216,7 +221,7 @@ class Survey:
     def _units_usd(self, job: Looked) -> float | None:
         """What an answer will cost for what it holds beside tokens, as far as the request says how much that is."""
         price = self._prices.prices.get(job.size.model)
-        if price is None or not price.beyond_tokens or not (job.size.opaque_output or price.by_unit_alone):
+        if price is None or not (price.by_unit_alone or (price.beyond_tokens and job.size.opaque_output)):
             return 0.0
         total = Decimal(0)
         for unit, usd in price.units.items():
@@ -243,6 +248,12 @@ def _quantity(unit: str, job: Looked, model: Model | None) -> Decimal | None:
     except ArithmeticError:
         return None
     return seconds * job.size.choices if seconds.is_finite() and 0 <= seconds < _MOST_SECONDS else None
+
+
+def _foreign(size: RequestSize, account: str, accounts: frozenset[str]) -> Problem:
+    names = " and ".join(map(repr, sorted(accounts))) or "without a name"
+    message = f"asks for account {account!r}, and the run's is {names} (--account): it fails, unsent."
+    return Problem("error", "unknown_account", size.model, account, message)
 
 
 def _unpriced(size: RequestSize) -> Problem:

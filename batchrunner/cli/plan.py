@@ -91,7 +91,7 @@ def plan(
     \b
     Exit codes:
       0   nothing speaks against it, or warnings alone
-      1   some jobs are certain to fail: the catalog does not have their model
+      1   some jobs are certain to fail: the catalog does not have their model, or they ask for another account
       2   an option makes no sense, or a job file is missing
       65  some lines are no jobs
       69, 74, 75, 130 ...  as with submit, where a sample was stopped
@@ -196,15 +196,14 @@ class _Planned:
 
     def _survey(self, inputs: Inputs, found: _Catalog, lengths: Estimator) -> tuple[Survey, Index, BadLines]:
         """One pass over all lines."""
-        names = names_to_bind_to(self._accounts)
         bad_lines = BadLines()
         survey = Survey(
             found.models,
             found.prices,
             lengths,
             rpm=self._options.rpm,
-            tpm=max(account.tpm for account in self._accounts),
-            accounts=frozenset(names),
+            tpm=max(account.tpm for account in self._accounts) if self._options.tpm else 0,
+            accounts=frozenset(account.name for account in self._accounts if account.name is not None),
             sample=self._sample,
             rng=random.Random(SEED),
         )
@@ -213,7 +212,9 @@ class _Planned:
             parsed = jobfile.parse(raw)
             survey.add(number, parsed, Place(*index.where(index.lines[number]), parsed.custom_id))
 
-        index = index_inputs(inputs, bad_lines.append, priority=self._options.priority, accounts=names, on_job=look)
+        index = index_inputs(
+            inputs, bad_lines.append, priority=self._options.priority, accounts=names_to_bind_to(self._accounts), on_job=look
+        )
         return survey, index, bad_lines
 
     def _catalog(self) -> _Catalog:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -38,10 +39,10 @@ def pay_for(context: click.Context, clock: Clock, run_dir: str, strata: Sequence
     """Run what was drawn, as `submit` in this context would, and leave it all in the run directory. Raises as `submit` does."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     forbid_core_dumps()
-    drawn = {job.number: job.custom_id for stratum in strata for job in stratum.drawn}
+    drawn = frozenset(job.custom_id for stratum in strata for job in stratum.drawn)
     part, signals = Part(drawn), Signals()
     status = run_jobs(context, clock, signals, part)
-    return Paid(status, _measured(Path(run_dir), frozenset(drawn.values())), part.lengths, signals.terminated)
+    return Paid(status, _measured(Path(run_dir), drawn), part.lengths, signals.terminated)
 
 
 def measured_of(strata: Sequence[Stratum], measured: dict[str, Measured]) -> list[tuple[Stratum, list[Measured]]]:
@@ -74,16 +75,26 @@ class _Failure(msgspec.Struct):
     custom_id: str | None = None
 
 
+_failure = msgspec.json.Decoder(_Failure).decode
+
+
 def _failed(run_dir: Path, wanted: Collection[str]) -> set[str]:
     """Those that ended in failure, which may have cost nothing."""
-    decode = msgspec.json.Decoder(_Failure).decode
-    return {line.custom_id for line in map(decode, _lines(run_dir / ERRORS)) if line.custom_id in wanted and line.custom_id}
+    found: set[str] = set()
+    for raw in _lines(run_dir / ERRORS):
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            custom_id = _failure(raw).custom_id
+            if custom_id is not None and custom_id in wanted:
+                found.add(custom_id)
+    return found
 
 
-def _lines(path: Path) -> list[bytes]:
+def _lines(path: Path) -> Iterator[bytes]:
+    """One by one: a run's files have no bound."""
     try:
-        return path.read_bytes().splitlines(keepends=True)
+        with path.open("rb") as file:
+            yield from file
     except FileNotFoundError:
-        return []
+        return
     except OSError as cause:
         raise InvalidInput(f"{path}: cannot be read: {cause.strerror or cause}.") from None

@@ -41,13 +41,15 @@ class ChatCompletions:
         reply = facts.read_object(body)
         if reply is None:
             return facts.read_other(body)
-        finish, reason = facts.most_telling(_finish(choice) for choice in facts.mappings(reply.get("choices")))
+        choices = facts.mappings(reply.get("choices"))
+        finish, reason = facts.most_telling(map(_finish, choices))
         return ReplyFacts(
             usage.by_prompt(reply),
             finish,
             reason,
             facts.string(reply.get("model")),
             usage.tool_usage_of(reply),
+            opaque=any(_holds_media(facts.mapping(choice.get("message"))) for choice in choices),
         )
 
 
@@ -61,9 +63,14 @@ def _finish(choice: dict[str, Any]) -> tuple[Finish, str | None]:
         return Finish.REFUSAL, reason
     if message.get("tool_calls") or message.get("function_call"):
         return Finish.TOOL, reason
-    if facts.has_text(message.get("content")) or message.get("audio") or message.get("images"):
+    if facts.has_text(message.get("content")) or _holds_media(message):
         return finish, reason
     return Finish.EMPTY, reason
+
+
+def _holds_media(message: dict[str, Any]) -> bool:
+    """Whether an answer is more than text."""
+    return bool(message.get("audio") or message.get("images"))
 
 
 DIALECT: Final = ChatCompletions()

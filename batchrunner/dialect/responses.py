@@ -46,6 +46,7 @@ class Responses:
             reason,
             facts.string(reply.get("model")),
             usage.tool_usage_of(reply),
+            opaque=any(item.get("type") == "image_generation_call" for item in facts.mappings(reply.get("output"))),
         )
 
 

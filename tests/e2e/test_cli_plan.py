@@ -252,6 +252,7 @@ def test_the_embedded_platform_can_be_planned_for(tmp_path: Path) -> None:
 def test_several_accounts_share_the_time(tmp_path: Path) -> None:
     """What is bound to one takes its time there; all else goes to whichever is free sooner."""
     lines = [msgspec.json.decode(job(f"job-{number}")) for number in range(200)]
+    (tmp_path / "free.jsonl").write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
     for line in lines[:60]:
         line["batchrun"] = {"account": "b"}
     (tmp_path / "jobs.jsonl").write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
@@ -263,7 +264,8 @@ def test_several_accounts_share_the_time(tmp_path: Path) -> None:
         )
         keys = {f"KEY_{name.upper()}": f"sk-empiriolabs-test-{name}" for name in "ab"}
         ended = batchrun(tmp_path, "plan", "jobs.jsonl", "--account", "a,b", "--json", env=keys)
-        one = batchrun(tmp_path, "plan", "jobs.jsonl", "--account", "a", "--json", "--offline", env=keys)
+        one = batchrun(tmp_path, "plan", "free.jsonl", "--account", "a", "--json", "--offline", env=keys)
+        lost = batchrun(tmp_path, "plan", "jobs.jsonl", "--account", "a", "--json", "--offline", env=keys)
         told = batchrun(tmp_path, "plan", "jobs.jsonl", "--account", "a,b", env=keys)
     assert ended.code == 0, ended.stderr
     first, second = ended.summary["accounts"]
@@ -277,6 +279,19 @@ def test_several_accounts_share_the_time(tmp_path: Path) -> None:
         ("simulated-small", "b", 60),
     ]
     assert "simulated-small (b)" in told.stdout
+    assert (lost.code, lost.summary["failing"], codes(lost)["unknown_account"]) == (1, 60, 60)
+
+
+def test_an_account_without_a_limit_takes_jobs_of_any_size(tmp_path: Path) -> None:
+    """What is above another's is no trouble then."""
+    (tmp_path / "jobs.jsonl").write_bytes(job("a", "word " * 1_000))
+    table = '[accounts.{0}]\nbase_url = "http://127.0.0.1:9"\nkeys = ["env:KEY_{1}"]\ntpm = {2}\n'
+    (tmp_path / "batchrun.toml").write_text(table.format("a", "A", 0) + table.format("b", "B", 100))
+    keys = {"KEY_A": "sk-empiriolabs-test-a", "KEY_B": "sk-empiriolabs-test-b"}
+    both = batchrun(tmp_path, "plan", "jobs.jsonl", "--account", "a,b", "--offline", "--json", env=keys)
+    one = batchrun(tmp_path, "plan", "jobs.jsonl", "--account", "b", "--offline", "--json", env=keys)
+    assert "above_tpm" not in codes(both)
+    assert "above_tpm" in codes(one)
 
 
 @pytest.mark.parametrize(

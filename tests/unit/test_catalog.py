@@ -82,6 +82,11 @@ def test_an_entry_with_everything() -> None:
             "parameters",
             (Parameter("s", options=(1, "2")),),
         ),
+        (
+            {"supported_parameters": [{"name": "n", "min": "-1e99999999999999", "max": "1e99999999999999"}]},
+            "parameters",
+            (Parameter("n"),),
+        ),
         ({"status": None}, "status", None),
         ({"status": None, "api_status": "LIVE "}, "status", "live"),
         ({"status": {"api": "offline"}}, "status", "offline"),
@@ -113,7 +118,10 @@ def test_a_status_that_is_no_word_for_available_means_that_it_is_not(status: str
         (Parameter("t", max=Decimal(0)), float("nan"), None),
         (Parameter("e", options=("low", "high")), "low", None),
         (Parameter("e", options=("low", "high")), "none", "is none of low, high"),
-        (Parameter("e", options=("low",)), ["low"], "is none of low"),
+        (Parameter("e", options=("low",)), ["low"], None),
+        (Parameter("e", options=("low",)), ["low", "high"], "is none of low"),
+        (Parameter("e", options=("low",)), {"type": "low"}, None),
+        (Parameter("t", max=Decimal(2)), 1e300, "is above 2"),
         (Parameter("n", options=("1", "2")), 2, None),
     ],
 )

@@ -136,6 +136,39 @@ def test_tokens_may_be_priced_by_rows_alone(rows: object, usage: Usage, expected
     assert cost(usage, None, rows, opaque=False) == (None if expected is None else Decimal(expected))
 
 
+@pytest.mark.parametrize(
+    "pricing",
+    [TOKENS | {"request": None}, [TOKENS | {"up_to": 2_000}, TOKENS], [TOKENS | {"up_to": 2_000, "request": None}, TOKENS]],
+)
+def test_what_a_row_says_of_requests_is_never_lost(pricing: object) -> None:
+    """Also where the key is there and says nothing, and where there are tiers: each of them."""
+    row = {"unit": "request", "price": "0.01"}
+    assert cost(Usage(1000, 100), pricing, [row], opaque=False) == Decimal("0.0145")
+    assert cost(Usage(1000, 100), pricing, [row | {"price": "ask us"}], opaque=False) is None
+
+
+@pytest.mark.parametrize("tokens", [{"prompt": None, "completion": None}, {"prompt": None}])
+def test_tokens_are_not_free_because_requests_are(tokens: dict[str, None]) -> None:
+    """Tokens without a price cost nothing where requests do; where nothing has a price, nothing is known."""
+    assert cost(Usage(1000, 100), tokens | {"request": "0"}, opaque=False) is None
+    assert cost(Usage(1000, 100), tokens | {"request": "0.01"}, opaque=False) == Decimal("0.01")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"long_context": {"prompt": "0.000006", "above": 200_000}},
+        {"overrides": [{"over": 200_000, "prices": {"completion": "0.00003"}}]},
+        {"audio_input": {"per_token": 1e-5}},
+    ],
+)
+def test_a_price_inside_of_something_unknown_makes_all_unknown(more: dict[str, Any]) -> None:
+    """It may be the one that holds. What holds no price is no matter."""
+    assert cost(Usage(1000, 100), TOKENS | more, opaque=False) is None
+    beside = {"notes": ["subject to change"], "discounts": {}, "limits": {"rpm": 50}, "free": {"prompt": "0"}}
+    assert cost(Usage(1000, 100), TOKENS | beside, opaque=False) == Decimal("0.0045")
+
+
 def test_rows_that_repeat_the_price_of_tokens_change_nothing() -> None:
     """`pricing` counts: rows are there to be shown, and may be rounded."""
     rows = [{"unit": "1M tokens", "name": "input", "price": "3.01"}, {"unit": "token", "name": "reasoning", "price": "1"}]

@@ -23,6 +23,8 @@ MODEL = Model(
         Parameter("max_tokens", "integer"),
         Parameter("temperature", "number", min=Decimal(0), max=Decimal(2)),
         Parameter("effort", options=("low", "high")),
+        Parameter("modalities", options=("text", "audio")),
+        Parameter("tool_choice", options=("auto", "none")),
     ),
 )
 
@@ -94,6 +96,13 @@ def test_the_models_status_context_and_tools() -> None:
     assert found({}, predicted=Usage(1_001, 1)) == [("warning", "context_exceeded", None)]
     (tools,) = models([{"id": "m", "pricing_rows": [{"unit": "tool-call", "name": "search", "price": "1"}]}])
     assert found({"tools": []}, model=tools) == [("warning", "tools_billed", "tools")]
+
+
+def test_options_are_those_of_each_item_and_an_object_is_not_judged() -> None:
+    """What stands in place of a word (a tool's name, a schema) is described nowhere."""
+    assert found({"modalities": ["text", "audio"], "tool_choice": {"type": "function", "function": {"name": "f"}}}) == []
+    assert found({"modalities": ["text", "video"]}) == [("warning", "parameter_value", "modalities")]
+    assert found({"modalities": []}) == []
 
 
 def test_where_the_catalog_lists_no_parameters_none_is_unknown() -> None:

@@ -58,6 +58,23 @@ def test_chat_finishes(choices: object, finish: str, reason: str | None) -> None
     assert (facts.finish, facts.finish_reason, facts.model) == (Finish(finish), reason, "m-1")
 
 
+@pytest.mark.parametrize(
+    ("url", "reply", "opaque"),
+    [
+        (CHAT, {"choices": [choice(content="hi")]}, False),
+        (CHAT, {"choices": [choice(content="hi"), choice(content="hi", images=[{"type": "image_url"}])]}, True),
+        (CHAT, {"choices": [choice(audio={"id": "a"})]}, True),
+        (CHAT, {"choices": [choice(content="hi", images=[], audio=None)]}, False),
+        (RESPONSES, {"output": [{"type": "message", "content": []}]}, False),
+        (RESPONSES, {"output": [{"type": "web_search_call"}]}, False),
+        (RESPONSES, {"output": [{"type": "image_generation_call", "result": "aGk="}]}, True),
+    ],
+)
+def test_a_picture_or_a_sound_in_an_answer_of_text_is_told(url: str, reply: dict[str, Any], opaque: bool) -> None:
+    """No usage of tokens says what it costs where a model is billed by it."""
+    assert read(url, reply).opaque == opaque
+
+
 def output(*parts: dict[str, Any], kind: str = "message") -> list[dict[str, Any]]:
     return [{"type": "reasoning", "summary": []}, {"type": kind, "content": list(parts)}]
 

@@ -7,7 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrunner.estimate import MAX_KEYS, MOST_KINDS, UNKNOWN_OUTPUT_TOKENS, WINDOW, Estimator, Latency, Share, Statistics
+from batchrunner.estimate import (
+    MAX_KEYS,
+    MOST_KINDS,
+    UNKNOWN_OUTPUT_TOKENS,
+    WINDOW,
+    Estimator,
+    Latency,
+    Share,
+    Statistics,
+    decode,
+    encode,
+)
 from batchrunner.job import RequestSize, Usage
 
 
@@ -246,6 +257,14 @@ def test_how_long_answers_take_is_learned_by_kind() -> None:
         estimator.learn(size(), Usage(10, 10), seconds)
     assert estimator.latency_of(size()) == Latency(2.0, 3.0, 2)
     assert estimator.latency_of(size(cap=10)) is None
+
+
+@pytest.mark.parametrize("seconds", [43_200.0, 86_400.0])
+def test_however_long_answers_take_what_was_learned_can_be_read_again(seconds: float) -> None:
+    """One figure beyond the decoder's bounds would lose all the others."""
+    estimator = Estimator()
+    estimator.learn(size(), Usage(10, 10), seconds)
+    assert decode(encode(estimator)) is not None
 
 
 def test_how_much_answers_differ_is_known_from_their_like() -> None:

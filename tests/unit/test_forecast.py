@@ -52,6 +52,12 @@ def test_moments_say_what_the_answers_themselves_would() -> None:
     assert total.answers == 60
 
 
+def test_nothing_is_ever_forecast_to_give_something_back() -> None:
+    """A line through sizes that were seen says nothing of much smaller ones."""
+    moments = learned([(1_000, Usage(500, 0)), (2_000, Usage(1_600, 0))] * 10)
+    assert moments.total(Rates(1, 0, 0), 1, 100).mean == 0
+
+
 def test_input_goes_by_size_and_output_by_number() -> None:
     """Twice the tokens of prompts cost twice the input; twice the jobs twice the output."""
     moments = learned([(100, Usage(200, 10))] * 20)

@@ -150,7 +150,7 @@ PRICES = PriceTable.from_catalog([{"id": "m", "pricing": {"prompt": "1", "comple
 
 
 def surveyed(*accounts: str | None, lengths: Estimator | None = None, url: str = "/v1/chat/completions") -> Survey:
-    names = frozenset(name for name in accounts if name is not None)
+    names = frozenset(name for name in accounts if name is not None) | {"b"}
     offered = {model.id: model for model in models([{"id": "m"}])}
     survey = Survey(offered, PRICES, lengths or Estimator(), rpm=50, tpm=0, accounts=names)
     for number, account in enumerate(accounts):

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from batchrunner.cli.part import Part
 from batchrunner.cli.sample import _measured, measured_of
 from batchrunner.costs import Charge, cost_line
 from batchrunner.errors import InvalidInput
 from batchrunner.events import Billing
+from batchrunner.index import ASIDE, Index
 from batchrunner.job import Usage
+from batchrunner.lifecycle import State
 from batchrunner.plan import Measured, Stratum
 from batchrunner.survey import Drawn
 
@@ -39,12 +42,29 @@ def test_a_failure_that_cost_nothing_is_measured_and_an_unknown_price_is_not(tmp
     assert _measured(tmp_path, {"a", "f", "open"}) == {"f": Measured(0.0, 0.0, 0.0)}
 
 
+def test_a_line_that_was_torn_is_passed_over(tmp_path: Path) -> None:
+    """A finished run is not recovered: its files are read as they are."""
+    (tmp_path / "errors.jsonl").write_bytes(b'{"custom_id":"f"}\n{"custom_id":"a","resp')
+    assert _measured(tmp_path, {"a", "f"}) == {"f": Measured(0.0, 0.0, 0.0)}
+
+
 def test_a_run_without_files_has_measured_nothing(tmp_path: Path) -> None:
     """What cannot be read is said, with its name."""
     assert _measured(tmp_path, {"a"}) == {}
     (tmp_path / "costs.jsonl").mkdir()
     with pytest.raises(InvalidInput, match=r"costs\.jsonl: cannot be read"):
         _measured(tmp_path, {"a"})
+
+
+def test_a_part_is_told_by_ids() -> None:
+    """Lines that came or went since it was drawn must not put other jobs in the place of those that were meant."""
+    ids = ["new", "a", "b", "done"]
+    index = Index(ids.__getitem__)
+    for number, custom_id in enumerate(ids):
+        index.add(custom_id, number, 0, 0, number + 1)
+    index.state[3] = State.SUCCEEDED
+    Part(["a", "gone"]).set_others_aside(index)
+    assert [wish == ASIDE for wish in index.wish] == [True, False, True, False]
 
 
 def test_what_was_measured_goes_to_its_stratum() -> None:

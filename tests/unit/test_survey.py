@@ -26,6 +26,7 @@ CATALOG = [
     {"id": "speech", "pricing": {"audio-second": "0.001"}},
     {"id": "call", "pricing": {"request": "0.005"}},
     {"id": "custom", "pricing_rows": [{"unit": "custom", "price": "1"}]},
+    {"id": "search", "pricing_rows": [{"unit": "tool-call", "name": "web_search", "price": "0.01"}]},
 ]
 PRICES = PriceTable.from_catalog(CATALOG, fetched_at="x")
 CHAT = "/v1/chat/completions"
@@ -68,8 +69,20 @@ def test_kinds_of_jobs_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     survey = made()
     for number in range(10):
         add(survey, number, max_tokens=1 << number)
-    assert len(survey.kinds) == 3
+    assert len(survey.kinds) == 4
     assert sum(kind.jobs for kind in survey.kinds.values()) == 10
+
+
+def test_jobs_of_kinds_past_the_bound_are_forecast_at_nobodys_price(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another model's would be wrong: what they cost is unknown, and all are still counted."""
+    monkeypatch.setattr(surveys, "MOST_KINDS", 1)
+    survey = made()
+    add(survey, 0, model="call", messages=[])
+    for number in range(1, 4):
+        add(survey, number, model="text", max_tokens=1 << number)
+    found = forecast(survey.kinds.values(), PRICES)
+    assert (found.jobs, found.basis, found.cost_usd.high) == (4, "unknown", None)
+    assert found.cost_usd.low == pytest.approx(0.005)
 
 
 def test_a_job_that_is_certain_to_fail_is_in_no_sum() -> None:
@@ -82,11 +95,26 @@ def test_a_job_that_is_certain_to_fail_is_in_no_sum() -> None:
 
 
 def test_jobs_are_apart_by_account_only_where_there_are_several() -> None:
-    """A name that no account has means nothing."""
-    survey = made(accounts=frozenset({"a", "b"}))
-    for number, account in enumerate(["a", "b", "a", None, "other"]):
-        add(survey, number, account=account)
-    assert {kind.key.account: kind.jobs for kind in survey.kinds.values()} == {"a": 2, "b": 1, "": 2}
+    """What all others may send is anybody's."""
+    several, one = made(accounts=frozenset({"a", "b"})), made(accounts=frozenset({"a"}))
+    for number, account in enumerate(["a", "b", "a", None]):
+        add(several, number, account=account)
+        add(one, number, account=None if account is None else "a")
+    assert {kind.key.account: kind.jobs for kind in several.kinds.values()} == {"a": 2, "b": 1, "": 1}
+    assert {kind.key.account: kind.jobs for kind in one.kinds.values()} == {"": 4}
+
+
+@pytest.mark.parametrize(
+    ("accounts", "whose"), [(frozenset(), "without a name"), (frozenset({"a"}), "'a'"), (frozenset({"a", "b"}), "'a' and 'b'")]
+)
+def test_a_job_for_another_account_is_certain_to_fail(accounts: frozenset[str], whose: str) -> None:
+    """No run sends it: it costs nothing, and is drawn for no sample."""
+    survey = made(accounts=accounts, sample=5)
+    add(survey, 0, account="other")
+    (found,) = survey.found.values()
+    assert (found.problem.level, found.problem.code, found.count) == ("error", "unknown_account", 1)
+    assert f"asks for account 'other', and the run's is {whose} (--account)" in found.problem.message
+    assert not survey.kinds
 
 
 def test_context_tiers_are_apart() -> None:
@@ -115,6 +143,7 @@ IMAGES, VIDEOS, SPEECH = "/v1/images/generations", "/v1/videos/generations", "/v
         (SPEECH, {"model": "speech", "input": "hello"}, None),
         (CHAT, {"model": "call", "messages": []}, 0.005),
         (CHAT, {"model": "custom", "messages": []}, None),
+        (CHAT, {"model": "search", "messages": []}, None),
     ],
 )
 def test_what_is_billed_by_the_piece_is_known_where_the_request_says_it(
