@@ -120,6 +120,7 @@ class Books:
             kinds[key].attempts.append(number)
         for kind in kinds.values():
             kind.learn_guesses(self.attempts)
+            kind.learn_prices(self.attempts)
         return kinds
 
     def _close_events(self) -> None:
