@@ -76,6 +76,7 @@ class AttemptReason(enum.StrEnum):
     TOO_FEW = "too_few"  # fewer events than attempts that they fit alike
     COINCIDENCE = "coincidence"
     NOT_OVER = "not_over"  # its event may still come
+    FORGOTTEN = "forgotten"  # the account's events begin later than answers were read
     NO_EVENTS_AT_ALL = "no_events_at_all"  # nothing of this account's is among the events: they are not its
 
 

@@ -6,10 +6,11 @@ from decimal import Decimal
 from typing import Any
 
 import msgspec
+import pytest
 
 from batchrunner.events import Billing
 from batchrunner.job import Usage
-from batchrunner.reconciliation import Attempt, AttemptReason, EventReason, Settlement, Whose, reconcile
+from batchrunner.reconciliation import Attempt, AttemptReason, EventReason, Settlement, Whose, reconcile, rest
 from batchrunner.usage_event import UsageEvent
 
 SECOND = 1_000_000_000
@@ -134,6 +135,28 @@ def test_answers_alike_whose_events_cost_differently_keep_their_own_figures() ->
     events = [event(3.8, usage), event(3.9, usage, cost_usd=Decimal(2))]
     said = settled([billed("a", 3, usage, amount_usd=None), billed("b", 3.1, usage, amount_usd=None)], events)
     assert {claim.reason for claim in said.attempts[:2]} == {AttemptReason.MIXED}
+
+
+def test_a_crowd_that_nothing_tells_apart_is_left_undecided(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fits all of a crowd is as many pairs as both together: more than are looked at are not even kept."""
+    monkeypatch.setattr(rest, "MOST_PAIRS", 30)
+    attempts = [attempt(f"a{number}", 3, Billing.BILLED, 1.0) for number in range(6)]
+    crowd = [event(3.5 + number / 100, Usage(5, number)) for number in range(6)]
+    said = settled([*attempts, unseen("other", 3, model="large")], [*crowd, event(3.9, Usage(5, 6), model="large")])
+    assert {(claim.whose, claim.reason) for claim in said.events[:6]} == {(Whose.UNDECIDED, EventReason.TOO_MANY)}
+    assert {(claim.billing, claim.reason) for claim in said.attempts[:6]} == {(Billing.BILLED, AttemptReason.TOO_MANY)}
+    assert said.attempts[6].event == 6, "another model's have nothing to do with it"
+
+
+def test_what_the_platform_has_forgotten_was_charged_all_the_same() -> None:
+    """Its list begins in the middle of the run: answers were read before that, and so others may have been charged then too."""
+    more_attempts, more_events = background()
+    early = unseen("early", 3)
+    gone, kept = [early, *more_attempts], [found for found in more_events if (found.at_ns or 0) > START + 1_000 * SECOND]
+    said = reconcile(gone, kept, complete_until_ns=OVER, horizon_ns=60 * SECOND)
+    assert {(claim.billing, claim.reason) for claim in said.attempts[1:100]} == {(Billing.BILLED, AttemptReason.FORGOTTEN)}
+    assert (said.attempts[0].billing, said.attempts[0].reason) == (Billing.MAYBE, AttemptReason.FORGOTTEN)
+    assert {claim.reason for claim in said.attempts[101:]} == {AttemptReason.MATCHED}
 
 
 def test_an_event_that_bears_an_answers_id_is_no_other_answers() -> None:
