@@ -5,6 +5,7 @@ One pass over the journal; only reads, also of a run that is at work. Memory: so
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -67,6 +68,23 @@ def read_attempts(reader: RunReader, run_id: str, now_ns: int) -> tuple[list[Kno
     for _, _, record in chain:
         teller.take(record)
     return teller.told(now_ns), chain.damaged
+
+
+def by_account(known: Sequence[Known], names: Sequence[str | None]) -> tuple[list[list[Known]], list[Known]]:
+    """The attempts of each of these accounts, and those of accounts that are not among them.
+
+    An account's events say nothing of what another one was charged. Where one is asked, and the run knew no other, all are its.
+    """
+    used = {one.account for one in known}
+    if len(names) == 1 and (used <= {None, names[0]} or (names[0] is None and len(used) == 1)):
+        return [list(known)], []
+    places = {name: place for place, name in reversed(list(enumerate(names)))}
+    parts: list[list[Known]] = [[] for _ in names]
+    others: list[Known] = []
+    for one in known:
+        place = places.get(one.account)
+        (others if place is None else parts[place]).append(one)
+    return parts, others
 
 
 class _Teller:

@@ -45,9 +45,11 @@ _ATTEMPT_REASONS: Final[dict[AttemptReason, str]] = {
     AttemptReason.NO_EVENT: "no event is its",
     AttemptReason.FAILED_EVENT: "the platform says that it failed",
     AttemptReason.TOO_MANY: "more events than attempts fit alike",
+    AttemptReason.MIXED: "several attempts fit several events alike, which cost differently",
     AttemptReason.TOO_FEW: "fewer events than attempts that they fit alike",
     AttemptReason.COINCIDENCE: "what fits it may be a stranger's by accident",
     AttemptReason.NOT_OVER: "its event may still come",
+    AttemptReason.FORGOTTEN: "the account's events begin later, as if older ones were not kept",
     AttemptReason.NO_EVENTS_AT_ALL: "none of the account's events is the run's: is it the right account?",
 }
 

@@ -52,9 +52,8 @@ class Sum(msgspec.Struct):
         if event.cost_usd is None:
             self.unpriced += 1
             return
-        list_usd = _list_price(event, event.cost_usd)
         self.billed_usd = EXACT.add(self.billed_usd, event.cost_usd)
-        self.list_usd = EXACT.add(self.list_usd, list_usd)
+        self.list_usd = EXACT.add(self.list_usd, listed_usd(event) or _NOTHING)
 
 
 class UsageSums:
@@ -110,8 +109,8 @@ def _day(at_ns: int) -> str:
     return datetime.fromtimestamp(at_ns // NS_PER_SECOND, UTC).date().isoformat()
 
 
-def _list_price(event: UsageEvent, cost_usd: Decimal) -> Decimal:
+def listed_usd(event: UsageEvent) -> Decimal | None:
     """What an event would have cost: as it says, else by its discount; without one it is what it did cost."""
-    if event.list_cost_usd is not None:
-        return event.list_cost_usd
-    return cost_usd if event.discount_usd is None else EXACT.add(cost_usd, event.discount_usd)
+    if event.list_cost_usd is not None or event.cost_usd is None or event.discount_usd is None:
+        return event.cost_usd if event.list_cost_usd is None else event.list_cost_usd
+    return EXACT.add(event.cost_usd, event.discount_usd)

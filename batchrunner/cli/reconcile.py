@@ -23,13 +23,14 @@ from batchrunner.journal import RunLock, is_locked
 from batchrunner.platform.control import ControlPlane
 from batchrunner.platform.usage import Filters, UsagePages
 from batchrunner.reconciliation import HORIZON_NS, reconcile
-from batchrunner.run_attempts import Known, read_attempts
+from batchrunner.run_attempts import Known, by_account, read_attempts
 from batchrunner.run_directory import Manifest, read_manifest
 from batchrunner.settlement import changes, write
 from batchrunner.settlement_text import Reconciled, document, event_lines, report, watched
 from batchrunner.usage_event import UsageEvent
 from batchrunner.verification.reader import RunReader
 from batchrunner.verification.repair import recover_by_journal
+from batchrunner.wording import counted
 
 #: events are looked for so far around a run: clocks may be as far apart
 _AROUND_NS: Final = 60 * NS_PER_SECOND
@@ -169,12 +170,25 @@ class _Look:
     def _reconciled(self, reader: RunReader, known: Sequence[Known]) -> list[Reconciled]:
         if not known:
             return []
+        shares, others = by_account(known, [account.name for account in self._accounts])
+        if others:
+            self._leave(others)
         several = len(self._accounts) > 1
-        names = [account.name if several else None for account in self._accounts]
         return [
-            self._part(reader, account, name, [one for one in known if not several or _name(one, names) == name])
-            for account, name in zip(self._accounts, names, strict=True)
+            self._part(reader, account, account.name if several else None, own)
+            for account, own in zip(self._accounts, shares, strict=True)
         ]
+
+    def _leave(self, others: Sequence[Known]) -> None:
+        names = sorted({repr(one.account) if one.account else "an account that the run has no name for" for one in others})
+        say(f"warning: {counted(len(others), 'attempt')} went under {' and '.join(names)}, and stay as they are.")
+
+    def _is_unsure(self, known: Sequence[Known]) -> bool:
+        """Whether another account may have the events of some attempts: they went under nobody knows which of several keys."""
+        unsure = len(set(self._manifest.identities)) > 1 and any(one.account is None for one in known)
+        if unsure:
+            say("warning: the run went under several keys, which may be several accounts': what has no event stays open.")
+        return unsure
 
     def _part(self, reader: RunReader, account: Account, name: str | None, known: Sequence[Known]) -> Reconciled:
         attempts = [one.attempt for one in known]
@@ -190,14 +204,9 @@ class _Look:
             for place, event in enumerate(events)
             if (own := of_event.get(event.id)) is not None and own in places
         }
-        complete_until_ns = now_ns - _LAG_NS
+        complete_until_ns = 0 if self._is_unsure(known) else now_ns - _LAG_NS
         settlement = reconcile(attempts, events, complete_until_ns=complete_until_ns, by_id=by_id, horizon_ns=self._horizon_ns)
         return Reconciled(name, from_ns, to_ns, known, events, settlement, changes(known, events, settlement))
-
-
-def _name(known: Known, names: Sequence[str | None]) -> str | None:
-    """The account of an attempt; the first one where the run knew no name for it."""
-    return known.account if known.account in names else names[0]
 
 
 def _events(from_ns: int, to_ns: int) -> Callable[[ControlPlane], Any]:

@@ -1,7 +1,8 @@
 """Attempts whose replies tell their tokens: nearly all, and nearly all at once.
 
-The ones that took the same tokens at the same model and endpoint are looked at together, in stretches of time in which any of
-them was under way. Where there are as many events as attempts, all of these are ours; who has which is told where it can be.
+The ones that took the same tokens at the same model and endpoint, for the same price, are looked at together, in stretches of
+time in which any of them was under way. Where there are as many events as attempts, all of these are ours; who has which is
+told where it can be.
 """
 
 from __future__ import annotations
@@ -10,15 +11,18 @@ import heapq
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from decimal import Decimal
 from typing import Final
 
 from batchrunner.events import Billing
 from batchrunner.reconciliation import clocks
 from batchrunner.reconciliation.books import Books
+from batchrunner.reconciliation.explaining import are_alike
 from batchrunner.reconciliation.kinds import Kind
 from batchrunner.reconciliation.matching import NONE, decide
 from batchrunner.reconciliation.records import AttemptClaim, AttemptReason, EventClaim, EventReason, Whose
 from batchrunner.reconciliation.shelves import Counts, counts_of
+from batchrunner.usage_sums import listed_usd
 
 #: attempts that are alike and under way together, from which on it is not asked which pairs are the only ones possible
 CROWD: Final = 200
@@ -33,8 +37,7 @@ def compare_clocks(books: Books) -> None:
     """Learn the difference of the clocks from pairs that nothing else looks like."""
     pairs = []
     for kind in books.kinds.values():
-        for counts, numbers in _by_counts(books, kind).items():
-            found = kind.succeeded.of_counts(counts)
+        for numbers, found in _alike(books, kind):
             if len(found) == len(numbers) == 1:
                 attempt = books.attempts[numbers[0]]
                 if attempt.request not in books.repeated:
@@ -45,22 +48,36 @@ def compare_clocks(books: Books) -> None:
 def match_answers(books: Books) -> None:
     """Claim what can be claimed by tokens and time alone. What does not come out even is left."""
     for kind in books.kinds.values():
-        for counts, numbers in _by_counts(books, kind).items():
-            found = kind.succeeded.of_counts(counts)
+        for numbers, found in _alike(books, kind):
             for members, inside in _together(books, numbers, found):
                 _match(books, kind, members, inside)
         kind.delays.sort()
     books.delays.sort()
 
 
-def _by_counts(books: Books, kind: Kind) -> dict[Counts, list[int]]:
-    found: dict[Counts, list[int]] = defaultdict(list)
+def _alike(books: Books, kind: Kind) -> Iterator[tuple[list[int], list[_Dated]]]:
+    """Attempts by what their replies say that they took, and the events that say the same."""
+    alike: dict[Counts, list[int]] = defaultdict(list)
     for number in kind.attempts:
         attempt = books.attempts[number]
         counts = counts_of(attempt.usage)
         if counts is not None and attempt.billing is Billing.BILLED and books.attempt_claims[number] is None:
-            found[counts].append(number)
-    return found
+            alike[counts].append(number)
+    for counts, numbers in alike.items():
+        found = [event for event in kind.succeeded.of_counts(counts) if books.event_claims[event[1]] is None]
+        if not kind.is_priced:
+            yield numbers, found
+            continue
+        events: dict[Decimal | None, list[_Dated]] = defaultdict(list)
+        for event in found:
+            events[listed_usd(books.events[event[1]])].append(event)
+        priced: dict[Decimal, list[int]] = defaultdict(list)
+        for number in numbers:  # one without a price is left: any of them could be its own
+            amount_usd = books.attempts[number].amount_usd
+            if amount_usd is not None:
+                priced[amount_usd].append(number)
+        for amount_usd, same in priced.items():
+            yield same, events.get(amount_usd, [])
 
 
 def _together(books: Books, numbers: Sequence[int], found: Sequence[_Dated]) -> Iterator[tuple[list[_Member], Sequence[_Dated]]]:
@@ -91,6 +108,7 @@ def _match(books: Books, kind: Kind, members: list[_Member], inside: Sequence[_D
     if len(pairs) != len(members):
         return
     crowd = tuple(number for _, _, number in members)
+    same = are_alike([books.events[place] for _, place in inside])
     for member, event in pairs:
         _learn(books, kind, members[member], event)
         number, place = members[member][2], event[1]
@@ -98,7 +116,8 @@ def _match(books: Books, kind: Kind, members: list[_Member], inside: Sequence[_D
             books.claim(number, place, EventReason.MATCHED)
             continue
         books.event_claims[place] = EventClaim(Whose.OURS, EventReason.ONE_OF_SEVERAL, crowd)
-        books.attempt_claims[number] = AttemptClaim(Billing.BILLED, AttemptReason.ALIKE, place)
+        alike = AttemptClaim(Billing.BILLED, AttemptReason.ALIKE, place)
+        books.attempt_claims[number] = alike if same else AttemptClaim(Billing.BILLED, AttemptReason.MIXED)
 
 
 def _in_pairs(members: Sequence[_Member], inside: Sequence[_Dated]) -> tuple[list[tuple[int, _Dated]], list[bool]]:

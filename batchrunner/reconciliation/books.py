@@ -84,10 +84,18 @@ class Books:
         """All claims, with reasons for what is left. Events are known up to `complete_until_ns`, by our clock."""
         self._close_events()
         unknown = not any(claim and claim.event is not None for claim in self.attempt_claims)
+        begins_ns = self._forgotten_until_ns()
         for number, attempt in enumerate(self.attempts):
-            if self.attempt_claims[number] is None:
-                over = self.over_ns(attempt) + self.clocks.most_ns <= complete_until_ns
-                self.attempt_claims[number] = _without_event(attempt, over=over, unknown=unknown)
+            if self.attempt_claims[number] is not None:
+                continue
+            if unknown:
+                self.attempt_claims[number] = _undecided(attempt, AttemptReason.NO_EVENTS_AT_ALL)
+            elif self.window(number)[0] < begins_ns:
+                self.attempt_claims[number] = _undecided(attempt, AttemptReason.FORGOTTEN)
+            elif self.over_ns(attempt) + self.clocks.most_ns > complete_until_ns:
+                self.attempt_claims[number] = _undecided(attempt, AttemptReason.NOT_OVER)
+            else:
+                self.attempt_claims[number] = AttemptClaim(Billing.NOT, AttemptReason.NO_EVENT)
         settlement = Settlement(
             [claim for claim in self.event_claims if claim is not None],
             [claim for claim in self.attempt_claims if claim is not None],
@@ -120,7 +128,20 @@ class Books:
             kinds[key].attempts.append(number)
         for kind in kinds.values():
             kind.learn_guesses(self.attempts)
+            kind.learn_prices(self.attempts)
         return kinds
+
+    def _forgotten_until_ns(self) -> int:
+        """When the list of events begins, where answers were read before; else 0.
+
+        An answer that has no event because it was told a second time comes after one that has.
+        """
+        begins_ns = min((at_ns for event in self.events if (at_ns := event.at_ns) is not None), default=0)
+        earlier = (
+            claim is None and attempt.billing is Billing.BILLED and self.window(number)[1] < begins_ns
+            for number, (attempt, claim) in enumerate(zip(self.attempts, self.attempt_claims, strict=True))
+        )
+        return begins_ns if any(earlier) else 0
 
     def _close_events(self) -> None:
         for kind in self.kinds.values():
@@ -131,15 +152,11 @@ class Books:
                         self.event_claims[place] = EventClaim(Whose.STRANGERS, kind.why_not(self.events[place]))
 
 
-def _without_event(attempt: Attempt, *, over: bool, unknown: bool) -> AttemptClaim:
-    """Of an attempt that no event fits. `unknown`: no event of the account is any attempt's, so that nothing follows."""
+def _undecided(attempt: Attempt, reason: AttemptReason) -> AttemptClaim:
+    """Of an attempt that no event fits, from which nothing follows. An error costs nothing all the same."""
     if attempt.billing is Billing.NOT:
         return AttemptClaim(Billing.NOT, AttemptReason.NO_EVENT)
-    if unknown:
-        return AttemptClaim(attempt.billing, AttemptReason.NO_EVENTS_AT_ALL)
-    if not over:
-        return AttemptClaim(attempt.billing, AttemptReason.NOT_OVER)
-    return AttemptClaim(Billing.NOT, AttemptReason.NO_EVENT)
+    return AttemptClaim(attempt.billing, reason)
 
 
 def _add_up(settlement: Settlement, events: Sequence[UsageEvent]) -> None:

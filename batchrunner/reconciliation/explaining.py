@@ -11,6 +11,7 @@ from batchrunner.reconciliation.books import Books
 from batchrunner.reconciliation.matching import NONE, Decided, decide
 from batchrunner.reconciliation.records import AttemptClaim, AttemptReason, EventClaim, EventReason, Whose
 from batchrunner.reconciliation.shelves import Counts, Shelf, Wanted
+from batchrunner.usage_event import UsageEvent
 
 
 class Node(msgspec.Struct):
@@ -60,7 +61,7 @@ class _Group:
         self._nodes = nodes
         self._places = sorted({place for node in nodes for place in node.fits}, key=lambda place: books.events[place].at_ns or 0)
         local = {place: event for event, place in enumerate(self._places)}
-        fits = [[local[place] for place in node.fits] for node in nodes]
+        self._fits = fits = [[local[place] for place in node.fits] for node in nodes]
         self._decided: Decided = decide(fits, len(self._places), [node.must for node in nodes], [node.doubted for node in nodes])
         self._wanting: list[list[Node]] = [[] for _ in self._places]
         for node, events in zip(nodes, fits, strict=True):
@@ -105,11 +106,17 @@ class _Group:
             return None
         if decided.settled[index]:
             return books.charged(self._places[event], AttemptReason.MATCHED)
-        if not decided.contested[event] or self._are_alike(node.fits):
+        if self._are_alike(index) or (self._one_job and not decided.contested[event]):
             return books.charged(self._places[event], AttemptReason.ALIKE)
-        return AttemptClaim(billing, AttemptReason.TOO_MANY)
+        return AttemptClaim(billing, AttemptReason.TOO_MANY if decided.contested[event] else AttemptReason.MIXED)
 
-    def _are_alike(self, places: Sequence[int]) -> bool:
-        """Whether it makes no difference which of these events is an attempt's."""
-        first, *others = (self._books.events[place] for place in places)
-        return all((event.tokens, event.cost_usd) == (first.tokens, first.cost_usd) for event in others)
+    def _are_alike(self, index: int) -> bool:
+        """Whether it makes no difference which of the events that it fits is an attempt's, but for those that are others'."""
+        attempt_of, settled = self._decided.attempt_of, self._decided.settled
+        open_events = (event for event in self._fits[index] if attempt_of[event] == NONE or not settled[attempt_of[event]])
+        return are_alike([self._books.events[self._places[event]] for event in open_events])
+
+
+def are_alike(events: Sequence[UsageEvent]) -> bool:
+    """Whether events say the same of what was charged."""
+    return all((event.tokens, event.cost_usd) == (events[0].tokens, events[0].cost_usd) for event in events)

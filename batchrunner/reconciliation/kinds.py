@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Container, Sequence
+from decimal import Decimal
 from typing import Final
 
+from batchrunner.events import Billing
 from batchrunner.reconciliation.records import Attempt, Clocks, EventReason
 from batchrunner.reconciliation.shelves import Counts, Shelf, Wanted, counts_of
 from batchrunner.usage_event import UsageEvent
@@ -23,6 +25,9 @@ _ENOUGH: Final = 20
 #: how far beyond all that was seen a guess of input tokens may be off, as a share and in tokens
 _MARGIN: Final = 0.1
 _MARGIN_TOKENS: Final = 2
+#: of answers whose tokens an event tells, those that cost as much by our prices as by some such event: from this share on the
+#: platform reckons as we do
+_AGREED: Final = 0.9
 
 
 class Delays:
@@ -86,6 +91,8 @@ class Kind:
         self.failed = Shelf(events, failed)
         self.attempts: list[int] = []
         self.delays = Delays()
+        #: an answer's event costs what the answer does by our prices
+        self.is_priced = False
         self._ratios: tuple[float, float] | None = None
         self._busy: list[tuple[int, int]] = []
 
@@ -98,8 +105,27 @@ class Kind:
         ]
         self._ratios = (min(ratios), max(ratios)) if len(ratios) >= _ENOUGH else None
 
+    def learn_prices(self, attempts: Sequence[Attempt]) -> None:
+        """Whether amounts tell events apart: what is billed by pictures or seconds takes the same tokens at many prices."""
+        bills = self.succeeded.bills()
+        told = {None, *(counts for counts, _ in bills)}
+        seen = agreed = 0
+        for attempt in (attempts[number] for number in self.attempts):
+            if attempt.billing is Billing.BILLED and attempt.amount_usd is not None:
+                counts = counts_of(attempt.usage)
+                seen += counts in told
+                agreed += (counts, attempt.amount_usd) in bills
+        self.is_priced = bool(agreed) and agreed >= _AGREED * seen
+
+    def listed_usd(self, attempt: Attempt) -> Decimal | None:
+        """What an answer's event costs before any discount; None where that is not known."""
+        return attempt.amount_usd if self.is_priced and attempt.billing is Billing.BILLED else None
+
     def wanted(self, attempt: Attempt, window: tuple[int, int], twin: Counts | None) -> Wanted:
         """What an event must say to be an attempt's. `twin`: what another attempt of the same body took."""
+        return self._counted(attempt, window, twin)._replace(amount_usd=self.listed_usd(attempt))
+
+    def _counted(self, attempt: Attempt, window: tuple[int, int], twin: Counts | None) -> Wanted:
         if attempt.usage is not None:
             return Wanted(*window, exact=counts_of(attempt.usage))
         if twin is not None:

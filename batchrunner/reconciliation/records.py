@@ -72,9 +72,11 @@ class AttemptReason(enum.StrEnum):
     NO_EVENT = "no_event"  # nothing was charged for it
     FAILED_EVENT = "failed_event"  # the platform says that it failed
     TOO_MANY = "too_many"
+    MIXED = "mixed"  # it has one of several events that cost differently, and others have the rest
     TOO_FEW = "too_few"  # fewer events than attempts that they fit alike
     COINCIDENCE = "coincidence"
     NOT_OVER = "not_over"  # its event may still come
+    FORGOTTEN = "forgotten"  # the account's events begin later than answers were read
     NO_EVENTS_AT_ALL = "no_events_at_all"  # nothing of this account's is among the events: they are not its
 
 

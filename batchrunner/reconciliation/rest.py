@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+import msgspec
+
 from batchrunner.events import Billing
 from batchrunner.job import Usage
 from batchrunner.reconciliation.books import Books
 from batchrunner.reconciliation.doubts import Doubts
 from batchrunner.reconciliation.explaining import Node, explain
 from batchrunner.reconciliation.kinds import Kind, agrees
-from batchrunner.reconciliation.records import EventReason
+from batchrunner.reconciliation.records import AttemptClaim, AttemptReason, EventClaim, EventReason, Whose
 from batchrunner.reconciliation.shelves import Counts, Shelf, Wanted, counts_of
 from batchrunner.usage_event import UsageEvent
+
+#: of attempts and events of one model and endpoint: each takes some 100 bytes
+MOST_PAIRS: Final = 1_000_000
 
 
 def match_rest(books: Books, doubts: Doubts) -> None:
@@ -18,26 +26,11 @@ def match_rest(books: Books, doubts: Doubts) -> None:
     left, in all the time that the platform may take with it.
     """
     for errors in (True, False):
-        soon = []
-        for kind in books.kinds.values():
-            soon_ns = doubts.soon_ns(kind)
-            for number in kind.attempts:
-                attempt = books.attempts[number]
-                if books.attempt_claims[number] is None and (attempt.billing is Billing.NOT) is errors:
-                    window = books.window(number, attempt.sent_ns + soon_ns if attempt.left else None)
-                    soon.append(_node(books, kind, number, window))
+        soon = [node for kind in books.kinds.values() for node in _few(books, _soon(books, kind, doubts.soon_ns(kind), errors))]
         doubts.see(soon)
         doubts.weigh(soon)
         explain(books, soon)
-    late = []
-    for kind in books.kinds.values():
-        for number in kind.attempts:
-            attempt, claim = books.attempts[number], books.attempt_claims[number]
-            if attempt.left and (claim is None or claim.event is None):
-                window = books.window(number, books.over_ns(attempt))
-                node = _node(books, kind, number, window, doubts.expected_twin(books.twins.get(attempt.request)))
-                if not doubts.is_too_late(node, kind):
-                    late.append(node)
+    late = [node for kind in books.kinds.values() for node in _few(books, _late(books, kind, doubts))]
     doubts.weigh(late, late=True)
     explain(books, late)
 
@@ -60,6 +53,48 @@ def match_otherwise(books: Books, doubts: Doubts) -> None:
                 nodes.append(Node(number, must=False, fits=fits, wanted=wanted))
     doubts.weigh_parts(nodes)
     explain(books, nodes, EventReason.COUNTED_OTHERWISE)
+
+
+def _soon(books: Books, kind: Kind, soon_ns: int, errors: bool) -> Iterator[Node]:  # noqa: FBT001 - an outcome
+    for number in kind.attempts:
+        attempt = books.attempts[number]
+        if books.attempt_claims[number] is None and (attempt.billing is Billing.NOT) is errors:
+            yield _node(books, kind, number, books.window(number, attempt.sent_ns + soon_ns if attempt.left else None))
+
+
+def _late(books: Books, kind: Kind, doubts: Doubts) -> Iterator[Node]:
+    for number in kind.attempts:
+        attempt, claim = books.attempts[number], books.attempt_claims[number]
+        if attempt.left and (claim is None or claim.event is None):
+            window = books.window(number, books.over_ns(attempt))
+            node = _node(books, kind, number, window, doubts.expected_twin(books.twins.get(attempt.request)))
+            if not doubts.is_too_late(node, kind):
+                yield node
+
+
+def _few(books: Books, nodes: Iterable[Node]) -> list[Node]:
+    """The attempts of a kind, which have to do with no other's; none where they fit so much that all of it stays undecided."""
+    few: list[Node] = []
+    crowd: list[Node] = []
+    places: set[int] = set()
+    pairs = 0
+    for node in nodes:
+        pairs += len(node.fits)
+        few.append(node)
+        if pairs > MOST_PAIRS:
+            for one in few:
+                places.update(one.fits)
+            crowd += [msgspec.structs.replace(one, fits=[]) for one in few if one.fits]
+            few = []
+    if not crowd:
+        return few
+    for place in places:
+        books.event_claims[place] = EventClaim(Whose.UNDECIDED, EventReason.TOO_MANY)
+    for node in crowd:
+        if books.attempt_claims[node.number] is None:
+            billing = books.attempts[node.number].billing
+            books.attempt_claims[node.number] = AttemptClaim(billing, AttemptReason.TOO_MANY)
+    return []
 
 
 def _node(books: Books, kind: Kind, number: int, window: tuple[int, int], exact: Counts | None = None) -> Node:

@@ -6,10 +6,12 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from typing import Final, NamedTuple
 
 from batchrunner.job import Usage
 from batchrunner.usage_event import UsageEvent
+from batchrunner.usage_sums import listed_usd
 
 #: tokens of input and of output. What was cached is left out: the same request can be cached the second time
 Counts = tuple[int, int]
@@ -25,6 +27,8 @@ class Wanted(NamedTuple):
     least_input: int = 0
     most_input: int | None = None
     most_output: int | None = None
+    #: USD by the list, where the platform reckons as we do
+    amount_usd: Decimal | None = None
 
     def admits(self, counts: Counts | None) -> bool:
         """Whether an event with these tokens can be the attempt's. What an event does not tell speaks against nothing."""
@@ -44,6 +48,7 @@ class Shelf:
         self.times = array("q", [at_ns for at_ns, _ in dated])
         self.places: Final = array("q", [place for _, place in dated])
         self._counts = [counts_of(events[place].tokens) for place in self.places]
+        self._amounts = [listed_usd(events[place]) for place in self.places]
         self._by_counts: dict[Counts | None, array[int]] = {}
         self._by_input: dict[int | None, array[int]] = {}
         self._outputs = Counter(counts[1] for counts in self._counts if counts is not None)
@@ -60,6 +65,10 @@ class Shelf:
         """Time and place of each event with exactly these tokens."""
         return [(self.times[position], self.places[position]) for position in self._by_counts.get(counts, ())]
 
+    def bills(self) -> set[tuple[Counts | None, Decimal | None]]:
+        """Tokens and list prices that there are together, and list prices by themselves."""
+        return {*zip(self._counts, self._amounts, strict=True), *((None, amount) for amount in self._amounts)}
+
     def fitting(self, wanted: Wanted) -> list[int]:
         """Places of the events that can be an attempt's, in the order of time."""
         found: list[int] = []
@@ -67,6 +76,8 @@ class Shelf:
             first = bisect_left(positions, wanted.from_ns, key=self.times.__getitem__)
             last = bisect_right(positions, wanted.until_ns, key=self.times.__getitem__)
             found += [position for position in positions[first:last] if wanted.admits(self._counts[position])]
+        if wanted.amount_usd is not None:
+            found = [position for position in found if self._amounts[position] in (None, wanted.amount_usd)]
         return [self.places[position] for position in sorted(found)]
 
     def share(self, wanted: Wanted, known: int = 0) -> float:

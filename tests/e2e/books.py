@@ -15,6 +15,7 @@ from batchrunner.sources import opened
 from batchrunner.verification import verify
 from tests.e2e.harness import Outcome, Simulated, Submit
 from tests.e2e.mixed_jobs import UNKNOWN_MODEL
+from tests.e2e.whole_mix import UNCOUNTED
 
 Json = dict[str, Any]
 #: tokens of input with cached, of cached, of output; and USD
@@ -192,15 +193,20 @@ def prove_sums(summary: Json, costs: dict[str, dict[int, Json]]) -> None:
     billed = [line for line in lines if line["state"] == "billed"]
     maybe = [line for line in lines if line["state"] == "maybe_billed"]
     for name in ("input", "cached", "output"):
-        assert summary["usage"][f"{name}_tokens"] == sum(line["tokens"][name] for line in billed), name
+        assert summary["usage"][f"{name}_tokens"] == sum(line["tokens"][name] or 0 for line in billed), name
     assert Decimal(summary["cost"]["amount"]) == sum(amounts_of(billed))
     assert Decimal(summary["cost"]["maybe_billed"]) == sum(amounts_of(maybe))
     assert summary["cost"]["unpriced_attempts"] == len(billed) + len(maybe) - len(amounts_of(billed + maybe))
 
 
 def is_priced(line: Json) -> bool:
-    """All are but attempts at a model that does not exist, where nobody saw that it does not."""
-    return line["model"] != UNKNOWN_MODEL or line["cost"]["amount"] is not None
+    """All are but attempts at a model that does not exist, where nobody saw that it does not; and those whose answers nobody can
+    count: by a unit of the platform's own, or streamed without a word of what they took.
+    """
+    if line["cost"]["amount"] is not None:
+        return True
+    told = line["model"] not in UNCOUNTED and line["tokens"]["output"] is not None
+    return line["model"] != UNKNOWN_MODEL and told
 
 
 def prove_verified(run: Submit) -> None:

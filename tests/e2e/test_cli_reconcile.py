@@ -115,6 +115,20 @@ def test_each_account_of_a_run_has_its_own_events(tmp_path: Path) -> None:
     ]
 
 
+def test_one_of_a_runs_accounts_settles_its_own_attempts_alone(tmp_path: Path) -> None:
+    """That the other's attempts have no event there says nothing of what they cost."""
+    with platform_of_two(tmp_path) as _:
+        jobs = write(tmp_path, [*["a"] * 6, *["b"] * 7])
+        arguments = ("--account", "a", "--account", "b", "-o", "r.run")
+        assert batchrun(tmp_path, "submit", jobs, *arguments, env=ENV).code == 0
+        costs = (tmp_path / "r.run" / "costs.jsonl").read_bytes()
+        shown = batchrun(tmp_path, "reconcile", "r.run", "--account", "a", env=ENV)
+    assert shown.code == 0, shown.stderr
+    assert "warning: 7 attempts went under 'b', and stay as they are" in shown.stderr
+    assert "ours                6 events" in shown.stdout
+    assert (tmp_path / "r.run" / "costs.jsonl").read_bytes() == costs
+
+
 def test_another_accounts_events_settle_nothing(tmp_path: Path) -> None:
     """Nothing of the run is among them: that is no reason to call it free. The other key is told of."""
     with platform(tmp_path) as running, platform(make(tmp_path / "other")) as other:

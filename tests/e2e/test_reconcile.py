@@ -16,15 +16,17 @@ from tests.e2e import canary
 from tests.e2e.books import costs_of, prove_sums, prove_verified
 from tests.e2e.cli_support import Ended, batchrun
 from tests.e2e.harness import Submit, simulated, wait_until
-from tests.e2e.mixed_jobs import mixed_lines
 from tests.e2e.test_books import TRANSIENT
+from tests.e2e.whole_mix import whole_lines
 
 Json = dict[str, Any]
 
 #: what may keep an attempt open in the end: nothing that an event could settle
-UNDECIDABLE = {"coincidence", "too_many", "too_few"}
+UNDECIDABLE = {"coincidence", "too_many", "too_few", "mixed"}
 #: the embedded platform is done with a request within a few seconds, whoever has left
 SETTLE_AFTER = "6"
+LIMITS = ("--rpm", "0", "--tpm", "0")
+PLATFORM = ("--latency", "0.08", "--output-tokens", "20", "--jitter", "0.02", "--work-seconds", "1", *LIMITS)
 
 
 class Size(NamedTuple):
@@ -40,8 +42,7 @@ class Size(NamedTuple):
     @property
     def platform(self) -> tuple[str, ...]:
         faults = ",".join(f"{kind}={self.faults}" for kind in sorted(TRANSIENT - {"html429", "rate_limited"}))
-        options = ("--latency", "0.08", "--output-tokens", "20", "--jitter", "0.02", "--rpm", "0", "--tpm", "0")
-        return (*options, *self.more, "--strangers", str(self.strangers), "--playground-share", "0.1", "--faults", faults)
+        return (*PLATFORM, *self.more, "--strangers", str(self.strangers), "--playground-share", "0.1", "--faults", faults)
 
 
 SMALL = Size(600, 3_000, 0.2, 0.002)
@@ -62,7 +63,7 @@ def test_a_killed_run_with_strangers_on_its_account_is_settled(tmp_path: Path, s
     """No event is assigned wrongly, few are undecided, the parts are the whole, and nothing stays open that an event could
     settle; what is settled stands through a resume, and is settled once.
     """
-    lines = mixed_lines(size.jobs, seed)
+    lines = whole_lines(size.jobs, seed)
     jobs = tmp_path / "jobs.jsonl"
     jobs.write_bytes(b"".join(lines.values()))
     with simulated(tmp_path, "--seed", str(seed), *size.platform) as platform:
@@ -209,7 +210,7 @@ def prove_groups(run: Submit, claims: list[Json], ledger: list[Json]) -> None:
     billed: dict[tuple[str, int], Decimal] = defaultdict(Decimal)
     for custom_id, lines in costs_of(run).items():
         for attempt, line in lines.items():
-            if line["state"] == "maybe_billed":
+            if line["cost"]["amount"] is None or line["state"] == "maybe_billed":
                 uncertain.add(groups[custom_id, attempt])
             elif line["state"] == "billed":
                 billed[groups[custom_id, attempt]] += Decimal(line["cost"]["amount"])

@@ -11,7 +11,7 @@ from batchrunner.events import Billing
 from batchrunner.job import Usage
 from batchrunner.journal.files import RunFiles
 from batchrunner.journal.records import Ended, Line, Record, Reopened, Sent, Settled, Started, What
-from batchrunner.run_attempts import IN_FLIGHT, Known, read_attempts
+from batchrunner.run_attempts import IN_FLIGHT, Known, by_account, read_attempts
 from batchrunner.verification.reader import RunReader
 
 FP = "00000000000000ab"
@@ -103,3 +103,25 @@ def test_what_runs_again_is_told_with_all_its_attempts(tmp_path: Path) -> None:
     first = (sent(), ended(What.FAILED, charge=MAYBE, line=LINE, why="unreadable_reply"), Reopened("job-1", FP, 1))
     known = told(tmp_path, STARTED, *first, sent(2, at=9), ended(What.DONE, 2, charge=BILLED, line=LINE))
     assert [(one.attempt.number, one.attempt.billing) for one in known] == [(1, Billing.MAYBE), (2, Billing.BILLED)]
+
+
+def shared(tmp_path: Path, accounts: list[str | None], names: list[str | None]) -> tuple[list[list[str]], list[str]]:
+    """Which of jobs that went under these accounts are whose, by the names that are asked."""
+    records = [sent(job=f"job-{number}", account=account) for number, account in enumerate(accounts)]
+    parts, others = by_account(told(tmp_path, STARTED, *records), names)
+    return [[one.attempt.custom_id for one in part] for part in parts], [one.attempt.custom_id for one in others]
+
+
+def test_attempts_are_asked_of_their_own_accounts(tmp_path: Path) -> None:
+    assert shared(tmp_path, ["a", "b", "c", None], ["b", "a"]) == ([["job-1"], ["job-0"]], ["job-2", "job-3"])
+
+
+def test_one_account_answers_for_no_other(tmp_path: Path) -> None:
+    assert shared(tmp_path, ["a", "b"], ["a"]) == ([["job-0"]], ["job-1"])
+
+
+def test_a_run_under_one_account_is_that_accounts_whatever_it_is_called(tmp_path: Path) -> None:
+    cases: list[tuple[list[str | None], str | None]] = [([None], "a"), (["a", None], "a"), (["a"], None)]
+    for number, (used, asked) in enumerate(cases):
+        (home := tmp_path / str(number)).mkdir()
+        assert shared(home, used, [asked])[1] == []

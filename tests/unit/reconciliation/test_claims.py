@@ -6,10 +6,11 @@ from decimal import Decimal
 from typing import Any
 
 import msgspec
+import pytest
 
 from batchrunner.events import Billing
 from batchrunner.job import Usage
-from batchrunner.reconciliation import Attempt, AttemptReason, EventReason, Settlement, Whose, reconcile
+from batchrunner.reconciliation import Attempt, AttemptReason, EventReason, Settlement, Whose, reconcile, rest
 from batchrunner.usage_event import UsageEvent
 
 SECOND = 1_000_000_000
@@ -19,7 +20,7 @@ CHAT = "/v1/chat/completions"
 
 
 def billed(name: str, at: float, usage: Usage, seconds: float = 1.0, **more: Any) -> Attempt:
-    return attempt(name, at, Billing.BILLED, seconds, usage=usage, amount_usd=Decimal(1), **more)
+    return attempt(name, at, Billing.BILLED, seconds, usage=usage, **({"amount_usd": Decimal(1)} | more))
 
 
 def unseen(name: str, at: float, seconds: float = 1.0, **more: Any) -> Attempt:
@@ -80,6 +81,96 @@ def test_an_answer_has_the_event_with_its_tokens_in_its_time() -> None:
     assert (said.attempts[0].billing, said.attempts[0].event) == (Billing.BILLED, 0)
 
 
+def test_the_same_tokens_at_another_price_are_another_answers() -> None:
+    """A film of eight seconds takes the tokens of one of four: the price tells them apart, if the platform reckons as we do."""
+    four, eight, strange = ({"cost_usd": Decimal(usd)} for usd in ("0.2", "0.4", "0.6"))
+    said = settled(
+        [
+            billed("four", 3, Usage(5, 0), amount_usd=Decimal("0.20")),
+            billed("eight", 3.1, Usage(5, 0), amount_usd=Decimal("0.4")),
+        ],
+        [event(3.5, Usage(5, 0), **eight), event(3.8, Usage(5, 0), **strange), event(3.9, Usage(5, 0), **four)],
+    )
+    assert [claim.attempts for claim in said.events[:3]] == [(1,), (), (0,)]
+    assert [claim.reason for claim in said.events[:3]] == [EventReason.MATCHED, EventReason.OTHER_TOKENS, EventReason.MATCHED]
+    assert [claim.event for claim in said.attempts[:2]] == [2, 0]
+
+
+def test_prices_are_the_lists_where_an_account_has_a_discount() -> None:
+    halves = [{"cost_usd": Decimal(usd) / 2, "list_cost_usd": Decimal(usd)} for usd in ("0.2", "0.4")]
+    said = settled(
+        [billed("a", 3, Usage(5, 0), amount_usd=Decimal("0.2")), billed("b", 3.1, Usage(5, 0), amount_usd=Decimal("0.4"))],
+        [event(3.5, Usage(5, 0), **halves[1]), event(3.9, Usage(5, 0), **halves[0])],
+    )
+    assert [claim.attempts for claim in said.events[:2]] == [(1,), (0,)]
+
+
+def test_where_the_platform_reckons_otherwise_prices_say_nothing() -> None:
+    """A catalog from yesterday: tokens and time tell all the same."""
+    more_attempts, more_events = background()
+    dearer = [msgspec.structs.replace(found, cost_usd=Decimal(2)) for found in more_events]
+    said = reconcile(
+        [billed("a", 3, Usage(5, 6)), *more_attempts],
+        [event(3.9, Usage(5, 6), cost_usd=Decimal(2)), *dearer],
+        complete_until_ns=OVER,
+    )
+    assert {claim.reason for claim in said.events} == {EventReason.MATCHED}
+
+
+def test_two_answers_that_tell_no_tokens_are_given_neither_of_two_events_that_cost_differently() -> None:
+    """Both events are ours; which answer cost what nobody can say, and so it is not said."""
+    said = settled(
+        [attempt("a", 3, Billing.BILLED, 1.0), attempt("b", 3.1, Billing.BILLED, 1.0)],
+        [event(3.8, Usage(5, 6)), event(3.9, Usage(5, 9), cost_usd=Decimal(2))],
+    )
+    assert {claim.reason for claim in said.events[:2]} == {EventReason.ONE_OF_SEVERAL}
+    assert {(claim.billing, claim.reason, claim.event) for claim in said.attempts[:2]} == {
+        (Billing.BILLED, AttemptReason.MIXED, None)
+    }
+
+
+def test_answers_alike_whose_events_cost_differently_keep_their_own_figures() -> None:
+    """The same tokens, at prices that are not ours: one was cached, and which one cannot be told."""
+    usage = Usage(5, 6)
+    events = [event(3.8, usage), event(3.9, usage, cost_usd=Decimal(2))]
+    said = settled([billed("a", 3, usage, amount_usd=None), billed("b", 3.1, usage, amount_usd=None)], events)
+    assert {claim.reason for claim in said.attempts[:2]} == {AttemptReason.MIXED}
+
+
+def test_a_crowd_that_nothing_tells_apart_is_left_undecided(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fits all of a crowd is as many pairs as both together: more than are looked at are not even kept."""
+    monkeypatch.setattr(rest, "MOST_PAIRS", 30)
+    attempts = [attempt(f"a{number}", 3, Billing.BILLED, 1.0) for number in range(6)]
+    crowd = [event(3.5 + number / 100, Usage(5, number)) for number in range(6)]
+    said = settled([*attempts, unseen("other", 3, model="large")], [*crowd, event(3.9, Usage(5, 6), model="large")])
+    assert {(claim.whose, claim.reason) for claim in said.events[:6]} == {(Whose.UNDECIDED, EventReason.TOO_MANY)}
+    assert {(claim.billing, claim.reason) for claim in said.attempts[:6]} == {(Billing.BILLED, AttemptReason.TOO_MANY)}
+    assert said.attempts[6].event == 6, "another model's have nothing to do with it"
+
+
+def test_what_the_platform_has_forgotten_was_charged_all_the_same() -> None:
+    """Its list begins in the middle of the run: answers were read before that, and so others may have been charged then too."""
+    more_attempts, more_events = background()
+    early = unseen("early", 3)
+    gone, kept = [early, *more_attempts], [found for found in more_events if (found.at_ns or 0) > START + 1_000 * SECOND]
+    said = reconcile(gone, kept, complete_until_ns=OVER, horizon_ns=60 * SECOND)
+    assert {(claim.billing, claim.reason) for claim in said.attempts[1:100]} == {(Billing.BILLED, AttemptReason.FORGOTTEN)}
+    assert (said.attempts[0].billing, said.attempts[0].reason) == (Billing.MAYBE, AttemptReason.FORGOTTEN)
+    assert {claim.reason for claim in said.attempts[101:]} == {AttemptReason.MATCHED}
+
+
+def test_an_event_that_bears_an_answers_id_is_no_other_answers() -> None:
+    said = reconcile(
+        [billed("a", 3, Usage(5, 6)), billed("b", 3, Usage(5, 6))],
+        [event(3.9, Usage(5, 6))],
+        complete_until_ns=OVER,
+        by_id={0: 0},
+    )
+    assert said.events[0].reason is EventReason.BY_ID
+    assert [claim.event for claim in said.attempts] == [0, None]
+    assert said.attempts[1].billing is Billing.NOT
+
+
 def test_the_same_tokens_at_another_time_are_a_strangers_and_the_answer_was_never_charged() -> None:
     said = settled([billed("a", 3, Usage(5, 6))], [event(1_000.5, Usage(5, 6))])
     assert said.events[0].whose is Whose.STRANGERS
@@ -138,7 +229,7 @@ def test_of_two_events_for_one_answer_neither_is_decided_and_the_answer_was_char
 
 def test_where_two_events_for_one_answer_cost_differently_its_amount_is_not_settled() -> None:
     events = [event(3.9, Usage(5, 6)), event(3.8, Usage(5, 6), cost_usd=Decimal(2))]
-    said = settled([billed("a", 3, Usage(5, 6))], events)
+    said = settled([billed("a", 3, Usage(5, 6), amount_usd=None)], events)
     assert (said.attempts[0].reason, said.attempts[0].event) == (AttemptReason.TOO_MANY, None)
 
 
