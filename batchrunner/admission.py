@@ -90,7 +90,7 @@ class Admission:
         self._queue = queue
         self._clock = clock
         self._load = load
-        self._due = due or (lambda now_ns: Due(now_ns, "work"))
+        self._due = due or (lambda now_ns: Due(now_ns, "work", now_ns))
         self._hopeless = hopeless
         self._max_in_flight = max_in_flight
         self._tpm = tpm
@@ -114,8 +114,7 @@ class Admission:
         while not self._closed:
             now_ns = self._clock.monotonic_ns()
             due = self._due(now_ns)
-            is_due = due.at_ns is not None and due.at_ns <= now_ns
-            if is_due and self._in_flight < self._max_in_flight and self._queue.peek(now_ns) is not None:
+            if self._in_flight < self._max_in_flight and self._next(due, now_ns) is not None:
                 return True
             if self.idle:
                 if self._crew is None or self._crew.idle:
@@ -123,13 +122,19 @@ class Admission:
                 await self._wait(self._changes, "work", None)
             elif self._in_flight >= self._max_in_flight:
                 await self._wait(self._changes, "in_flight", None)
-            elif not is_due:
-                await self._wait(self._changes, due.reason, due.at_ns)
+            elif not due.sends(now_ns):
+                await self._wait(self._changes, due.reason, due.next_ns(self._queue.next_question_ns()))
             elif not self._release_the_hopeless(now_ns):
-                await self._wait(self._changes, self._idle_reason(), self._queue.next_due_ns(now_ns))
+                await self._wait(self._changes, self._queue.idle_cause, self._queue.next_due_ns(now_ns))
         if self._crew is not None:
             self._crew.wake()
         return False
+
+    def _next(self, due: Due, now_ns: int) -> int | None:
+        """The job whose turn it is; while nothing may be sent, one that is only asked for, where that may be done."""
+        if due.sends(now_ns):
+            return self._queue.peek(now_ns)
+        return self._queue.question(now_ns) if due.asks(now_ns) else None
 
     @property
     def idle(self) -> bool:
@@ -179,7 +184,8 @@ class Admission:
     async def _choose(self, slot: int, asked_ns: int) -> Ticket | budget.Slot | _Wait | _Next:
         """Offer what could go now to the budget, a slot being due; 0: perhaps one is."""
         now_ns = self._clock.monotonic_ns()
-        number = self._queue.peek(now_ns)
+        due = self._due(now_ns)
+        number = self._next(due, now_ns)
         if number is None:  # it is held aside by now, its model having failed while the store was asked
             return _Next.JOB
         candidate = self._load(number)
@@ -187,7 +193,7 @@ class Admission:
             return self._pass_over(number, candidate, now_ns)
         offer = candidate.offer
         wants_alone = self._refused.alone(number, offer.tokens, self._tpm)
-        offered = self._ahead.offered(number, offer, slot, alone=wants_alone)
+        offered = self._ahead.offered(number, offer, slot, alone=wants_alone, only=not due.sends(now_ns))
         match await self._store.step(now_ns, offered.take):
             case budget.Taken(entry) if self._closed:  # while a shared store was asked
                 await self._store.step(self._clock.monotonic_ns(), budget.Lost(entry))
@@ -336,13 +342,6 @@ class Admission:
 
     def _release(self, name: str | None, now_ns: int) -> None:
         self._job_waits.released(self._queue.release(name), now_ns)
-
-    def _idle_reason(self) -> Cause:
-        """What is waited for where nothing of the queue can be sent now."""
-        queue = self._queue.statistics()
-        if queue.backing_off:
-            return "retries"
-        return "models" if queue.held else "work"
 
     def statistics(self) -> Statistics:
         waits, queue = self._waits, self._queue.statistics()

@@ -56,6 +56,11 @@ class Attempts:
     def adopt(self, limits: Limits) -> None:
         """Go by other limits from now on."""
         self._advice.adopt(limits.rpm, limits.tpm)
+        self._polls.adopt(limits.rpm)
+
+    def reconsider(self, admission: Admission) -> None:
+        """Limits or the spend cap are others now: what is held back for them may go."""
+        self._polls.reconsider(admission)
 
     @property
     def credit(self) -> Credit:
@@ -65,8 +70,12 @@ class Attempts:
         return self._resilience.statistics()
 
     def due(self, now_ns: int) -> Due:
-        """When anything may be sent at all: not while paused, nor while `Resilience` waits for something."""
-        return Due(None, "paused") if self._common.paused else self._resilience.due(now_ns)
+        """When anything may be sent at all: not while paused, nor while `Resilience` waits for something.
+
+        What the server works on is in flight, and is asked for all the same: it keeps a result for an hour.
+        """
+        due = self._resilience.due(now_ns)
+        return Due(None, "paused", due.asks_ns) if self._common.paused else due
 
     def hopeless(self, name: str | None, now_ns: int) -> bool:
         """Whether held jobs need not wait any longer, nothing else being left to do."""

@@ -1,4 +1,4 @@
-"""Which job next: refused ones keep their place, then backoffs that are over, then new ones by fair shares.
+"""Which job next: refused ones keep their place, then questions and backoffs that are due, then new ones by fair shares.
 
 New jobs stand in lanes, one for each file and priority. Whose turn it is, is told by start-time fair queueing: each lane has a
 virtual time, which a job that is sent moves on by what it takes of the account, divided by the lane's weight; the lane that is
@@ -15,7 +15,7 @@ import heapq
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
-from typing import Final, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import msgspec
 
@@ -71,7 +71,8 @@ class FairQueue:
     `lanes` hold the jobs that were never in flight, and are looked into only when nothing else is due; `lane_of` tells a job's
     place among them. `limits` are those of the account, which jobs take shares of. `retries` says when a repeat may go.
     `foreign`: other accounts of the run, whose own lanes are not looked into. `most_held`: jobs that may be aside at the same
-    time. Pure: `now_ns` is an argument.
+    time. `asks`: whether a job that comes back is with the server by now and is only asked for, which nobody else can do.
+    Pure: `now_ns` is an argument.
     """
 
     def __init__(
@@ -83,8 +84,10 @@ class FairQueue:
         retries: RetryBudget | None = None,
         foreign: Collection[str] = (),
         most_held: int = MOST_HELD,
+        asks: Callable[[int], bool] = lambda _number: False,
     ) -> None:
         self._most_held = most_held
+        self._asks = asks
         self._turns = [_Turn(lane, place, waits=lane.account not in foreign) for place, lane in enumerate(lanes)]
         #: those that this account may send from
         self._own = [turn for turn in self._turns if turn.waits]
@@ -103,6 +106,8 @@ class FairQueue:
         self._virtual = 0
         self._retries = retries or RetryBudget()
         self._refused: _Heap = []
+        #: asked for now and then
+        self._questions: _Heap = []
         #: sent back through no fault of their own
         self._backoffs: _Heap = []
         #: of what failed
@@ -118,11 +123,19 @@ class FairQueue:
 
     def peek(self, now_ns: int) -> int | None:
         """The job whose turn it is, or None where nothing can be sent now."""
-        if self._refused or self._held or self._backoffs or self._repeats:
+        if self._refused or self._questions or self._held or self._backoffs or self._repeats:
             number = self._before_lanes(now_ns)
             if number is not None:
                 return number
         return None if self._next_turn() is None else self._head
+
+    def question(self, now_ns: int) -> int | None:
+        """A job that is due to be asked for, whatever else stands before it; None where none is."""
+        return self._questions[0][1] if self._questions and self._questions[0][0] <= now_ns else None
+
+    def next_question_ns(self) -> int | None:
+        """When the next job is due to be asked for; None where none waits for that."""
+        return self._questions[0][0] if self._questions else None
 
     def beside(self, number: int, count: int) -> tuple[list[int], list[int]]:
         """New jobs that could go instead of the one that `peek` has shown, up to `count` of each kind: those that follow it in
@@ -151,11 +164,12 @@ class FairQueue:
 
     def refused(self, number: int) -> None:
         """Back to its place before all that was not sent: the wait after a 429 is the account's, not the job's."""
-        heapq.heappush(self._refused, (_AT_ONCE, number))
+        heapq.heappush(self._questions if self._asks(number) else self._refused, (_AT_ONCE, number))
 
     def again(self, number: int, due_ns: int, *, repeat: bool = False) -> None:
         """Back once `due_ns` has come; a `repeat` of what failed also waits for the retry budget."""
-        heapq.heappush(self._repeats if repeat else self._backoffs, (due_ns, number))
+        heap = self._questions if self._asks(number) else self._repeats if repeat else self._backoffs
+        heapq.heappush(heap, (due_ns, number))
 
     def succeeded(self, now_ns: int) -> None:
         """A job has succeeded: more repeats may go."""
@@ -200,7 +214,7 @@ class FairQueue:
         return [number for number, _ in aside.jobs]
 
     def surrender(self) -> None:
-        """Put all that came back from a request, or is held, into its lane again, where others may find it."""
+        """Put all that came back from a request, or is held, into its lane again, where others may find it. Questions stay."""
         waiting = [number for heap in (self._refused, self._backoffs, self._repeats) for _, number in heap]
         waiting += [number for aside in self._held.values() for number, _ in aside.jobs]
         for jobs in (self._refused, self._backoffs, self._repeats, self._held):
@@ -214,8 +228,7 @@ class FairQueue:
     def next_due_ns(self, now_ns: int) -> int | None:
         """When the next job is due of those that wait for a time; None where none does."""
         due = [aside.due_ns for aside in self._held.values() if aside.due_ns is not None]
-        if self._backoffs:
-            due.append(self._backoffs[0][0])
+        due += [heap[0][0] for heap in (self._questions, self._backoffs) if heap]
         if self._repeats:
             due.append(max(self._repeats[0][0], self._retries.due_ns(now_ns)))
         return min(due, default=None)
@@ -226,13 +239,20 @@ class FairQueue:
 
     def only_held(self) -> bool:
         """Nothing waits but what is held aside, as far as the files are looked at."""
-        if self._refused or self._backoffs or self._repeats:
+        if self._refused or self._questions or self._backoffs or self._repeats:
             return False
         turn = self._next_turn()
         return turn is None or (self.full and all(self._only_new(one.lane) for one in self._own))
 
+    @property
+    def idle_cause(self) -> Literal["retries", "models", "work"]:
+        """What is waited for where nothing can be sent now."""
+        if self._questions or self._backoffs or self._repeats:
+            return "retries"
+        return "models" if self._held else "work"
+
     def statistics(self) -> Statistics:
-        backing_off = len(self._backoffs) + len(self._repeats)
+        backing_off = len(self._questions) + len(self._backoffs) + len(self._repeats)
         return Statistics(backing_off=backing_off, refused=len(self._refused), held=self._held_count)
 
     # What was in flight, or is held --------------------------------------------------------------------------------
@@ -241,6 +261,8 @@ class FairQueue:
         """The job that goes before all that is new."""
         if self._refused:
             return self._refused[0][1]
+        if (number := self.question(now_ns)) is not None:
+            return number
         for aside in self._held.values():
             if aside.due_ns is not None and aside.due_ns <= now_ns:
                 return aside.jobs[0][0]
@@ -252,7 +274,7 @@ class FairQueue:
 
     def _take_out(self, number: int) -> bool:
         """Find a job where `peek` has seen it, else where it has gone since. Whether it is a repeat."""
-        heaps = (self._refused, self._backoffs, self._repeats)
+        heaps = (self._refused, self._questions, self._backoffs, self._repeats)
         for heap in heaps:
             if heap and heap[0][1] == number:
                 heapq.heappop(heap)

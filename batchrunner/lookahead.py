@@ -75,11 +75,11 @@ class LookAhead:
         """Jobs are large or small beside another limit from now on."""
         self._tpm = tpm
 
-    def offered(self, number: int, offer: budget.Offer, slot: int, *, alone: bool) -> Offered:
-        """The job whose turn it is, and what could go instead of it."""
+    def offered(self, number: int, offer: budget.Offer, slot: int, *, alone: bool, only: bool = False) -> Offered:
+        """The job whose turn it is, and what could go instead of it; with `only` nothing could."""
         if offer.reserved_tokens * LARGE_DIVISOR > self._tpm > 0:
             self._reasons = AHEAD + 1
-        if not self._reasons:
+        if only or not self._reasons:
             return Offered((number,), budget.Take(slot, (offer,), alone))
         behind, others = self._queue.beside(number, AHEAD)
         if len(self._sizes) > MOST_KEPT or len(self._promises) > MOST_KEPT:

@@ -1,8 +1,9 @@
 """Jobs that the server works on: submitted once, asked for until they end, over any number of processes.
 
 A question is a request of the account like any other: its job stands in the queue as one that backs off, takes a slot when it is
-due, and waits while the account, its keys or the server do. It costs no tokens, spends no attempt, and is nothing that is
-billed: one attempt is one submission, with one charge at its end.
+due, and waits while the account's keys or its server do. It waits neither for credits nor for the end of a pause, since what
+was paid for is kept for an hour. It costs no tokens, spends no attempt, and is nothing that is billed: one attempt is one
+submission, with one charge at its end.
 """
 
 from __future__ import annotations
@@ -74,14 +75,19 @@ class Polls:
         self._endings = endings
         self._sending = sending
         self._stop = stop
+        self._rpm = account.limits.rpm
         self._works: dict[int, _Work] = {}
+
+    def adopt(self, rpm: int) -> None:
+        """Go by another limit of requests from now on; 0: none."""
+        self._rpm = rpm
 
     def __len__(self) -> int:
         return len(self._works)
 
     def full(self) -> Held | None:
         """Whether so many are out that another could not be asked for in time."""
-        return Held(FULL, None) if len(self._works) >= polling.most_submitted(self._account.limits.rpm) else None
+        return Held(FULL, None) if len(self._works) >= polling.most_submitted(self._rpm) else None
 
     # -------------------------------------------------------------------------------------------------- how they begin
 
@@ -129,7 +135,7 @@ class Polls:
         """A question goes out. Nothing is written down: it changes nothing."""
         work = self._works[ticket.job.number]
         work.asked += 1
-        key = self._resilience.sent(ticket)
+        key = self._resilience.sent(ticket, asks=True)
         now_ns = self._parts.clock.monotonic_ns()
         return Flight(ticket, connection, work.submitted.attempt, key, None, now_ns, asks=True)
 
@@ -154,6 +160,11 @@ class Polls:
         return self._parts.clock.monotonic_ns() - work.since_ns >= polling.PATIENCE_NS
 
     # ------------------------------------------------------------------------------------------------------ how they end
+
+    def reconsider(self, admission: Admission) -> None:
+        """Something has changed that submissions may be held back for."""
+        for name in (FULL, CAPPED):
+            admission.retime(name, self._parts.clock.monotonic_ns())
 
     def other_ended(self, admission: Admission) -> None:
         """Another attempt has ended: what waits for the spend cap may go."""
@@ -189,7 +200,7 @@ class Polls:
                 await admission.refused(msgspec.structs.replace(ticket, alone=False), retry_after_ns, hints=hints)
             case outcome.StopAccount(message):
                 self._answered(ticket, flight.key, verdict, admission)
-                await admission.lost(ticket, then=Backoff(0))
+                await admission.lost(ticket, then=self._later(flight.job.number, polling.LONGEST_NS))
                 self._stop("credits", message)
             case outcome.SuspendKey(message):
                 some_key_is_left = self._answered(ticket, flight.key, verdict, admission)
@@ -215,8 +226,7 @@ class Polls:
         flight.seconds = (now_ns - work.since_ns) / NS_PER_SECOND
         flight.ticket = msgspec.structs.replace(ticket, candidate=msgspec.structs.replace(work.candidate, job=job))
         self._parts.spending.ended(work.candidate)
-        for name in (FULL, CAPPED):
-            admission.retime(name, now_ns)
+        self.reconsider(admission)
         self._answered(ticket, flight.key, None, admission)
         if isinstance(verdict, outcome.Again):
             verdict = outcome.exhausted(verdict, tries) or verdict
@@ -243,5 +253,5 @@ class Polls:
 
     def _later(self, number: int, after_ns: int = 0) -> Backoff:
         """When it is asked for next; not before `after_ns`."""
-        own_ns = polling.next_ns(self._works[number].asked, len(self._works), self._account.limits.rpm, self._parts.rng)
+        own_ns = polling.next_ns(self._works[number].asked, len(self._works), self._rpm, self._parts.rng)
         return Backoff(max(own_ns, after_ns))

@@ -63,14 +63,17 @@ class Resilience:
     # What may be sent -----------------------------------------------------------------------------------------------
 
     def due(self, now_ns: int) -> Due:
-        """When anything may be sent at all: not while the server, credits or a key are waited for."""
+        """When anything may be sent at all: not while the server, credits or a key are waited for.
+
+        A question costs nothing, and what it asks for was paid: it waits for no credits.
+        """
         server_ns = self._health.server_due_ns(now_ns)
         if server_ns != now_ns:
-            return Due(server_ns, "server")
-        credit_ns = self.credit.due_ns(now_ns)
-        if credit_ns != now_ns:
-            return Due(credit_ns, "credits")
-        return Due(self._keys.due_ns(now_ns), "keys")
+            return Due(server_ns, "server", server_ns)
+        keys_ns = self._keys.due_ns(now_ns)
+        if keys_ns != now_ns:
+            return Due(keys_ns, "keys", keys_ns)
+        return Due(self.credit.due_ns(now_ns), "credits", now_ns)
 
     def held(self, model: str, now_ns: int) -> Held | None:
         """Whether a model's jobs are to be kept aside, and until when."""
@@ -96,10 +99,11 @@ class Resilience:
 
     # What happens to requests ---------------------------------------------------------------------------------------
 
-    def sent(self, ticket: Ticket) -> Use:
-        """A request goes out; with which key."""
+    def sent(self, ticket: Ticket, *, asks: bool = False) -> Use:
+        """A request goes out; with which key. One that only `asks` shows nothing of credits."""
         self._health.sent(_request(ticket))
-        self.credit.sent(ticket.entry)
+        if not asks:
+            self.credit.sent(ticket.entry)
         return self._keys.choose(ticket.sent_ns)
 
     def failed(self, ticket: Ticket, verdict: Again, attempts: Tries, admission: Admission) -> Again | Failed:

@@ -159,6 +159,7 @@ class Run:
             limits = Limits(given.rpm, given.tpm, auto=dispatcher.limits.auto)
             if limits != dispatcher.limits:
                 await dispatcher.adopt(limits)
+            dispatcher.attempts.reconsider(dispatcher.admission)
             dispatcher.admission.wake()
 
     @property

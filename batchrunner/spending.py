@@ -29,8 +29,8 @@ class Spending:
         self._prices = prices
         self._totals = totals
         self._max_cost_usd = max_cost_usd
-        #: by their jobs' numbers
-        self._in_flight: dict[int, Candidate] = {}
+        #: by their jobs' numbers; without the jobs, whose bodies nobody needs while a server works on them
+        self._in_flight: dict[int, tuple[RequestSize, Usage]] = {}
         self._in_flight_usd = _NOTHING
 
     @property
@@ -46,7 +46,7 @@ class Spending:
     def adopt(self, max_cost_usd: Decimal | None) -> None:
         """Keep another cap, or none, from now on. What is in flight counts from the beginning."""
         self._max_cost_usd = max_cost_usd
-        predictions = (self._prediction(one.size, one.predicted) for one in self._in_flight.values())
+        predictions = (self._prediction(size, predicted) for size, predicted in self._in_flight.values())
         self._in_flight_usd = functools.reduce(EXACT.add, predictions, _NOTHING)
 
     def verdict(self, size: RequestSize, predicted: Usage) -> Verdict:
@@ -72,7 +72,7 @@ class Spending:
 
     def sent(self, candidate: Candidate) -> None:
         """Count an attempt that goes out."""
-        self._in_flight[candidate.job.number] = candidate
+        self._in_flight[candidate.job.number] = candidate.size, candidate.predicted
         self._in_flight_usd = EXACT.add(self._in_flight_usd, self._prediction(candidate.size, candidate.predicted))
 
     def ended(self, candidate: Candidate) -> None:

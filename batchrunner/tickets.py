@@ -57,11 +57,26 @@ Then = Backoff | Held | None
 
 
 class Due(msgspec.Struct, frozen=True):
-    """When the next request may go, whichever it is: now, later, or (None) not before something in flight has ended."""
+    """When the next request may go: now, later, or (None) not before something in flight has ended."""
 
     at_ns: int | None
     #: what stands in its way
     reason: Cause
+    #: the same of a question after what the server works on, which sends nothing anew
+    asks_ns: int | None
+
+    def sends(self, now_ns: int) -> bool:
+        """Whether any request may go now."""
+        return self.at_ns is not None and self.at_ns <= now_ns
+
+    def asks(self, now_ns: int) -> bool:
+        """Whether a question may."""
+        return self.asks_ns is not None and self.asks_ns <= now_ns
+
+    def next_ns(self, question_ns: int | None) -> int | None:
+        """Until when there is nothing to do, the next question being due then; None: until something changes."""
+        asks_ns = None if self.asks_ns is None or question_ns is None else max(self.asks_ns, question_ns)
+        return min((at_ns for at_ns in (self.at_ns, asks_ns) if at_ns is not None), default=None)
 
 
 class Ticket(msgspec.Struct, frozen=True):

@@ -51,7 +51,8 @@ def next_step(status: Status) -> str:
     """What to do after a run that ended so; empty where there is nothing to do."""
     if status.stopped_by is not None:
         step = STOPPED[status.stopped_by][1]
-        return step[0].upper() + step[1:]
+        kept = " What the server works on was paid for, and its results are kept for an hour." if status.submitted else ""
+        return step[0].upper() + step[1:] + kept
     if status.state != "completed":
         return ""
     run_dir = escape_terminal(status.run_dir)
@@ -144,7 +145,9 @@ def _headline(status: Status) -> str:
 def _facts(status: Status) -> list[tuple[str, str]]:
     """Rows of the summary as (name, text); a row without text is left out."""
     open_jobs = status.total - status.done
-    held = f" ({status.held:,} held back)" if status.held else ""
+    parts = [(status.held, "held back"), (status.submitted, "with the server")]
+    apart = ", ".join(f"{number:,} {where}" for number, where in parts if number)
+    held = f" ({apart})" if apart else ""
     jobs = [f"{status.completed:,} succeeded", f"{status.failed:,} failed", *([f"{open_jobs:,} open{held}"] if open_jobs else [])]
     usage = status.usage
     cached = f" ({usage.cached_tokens:,} cached)" if usage.cached_tokens else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import trio
 
@@ -68,6 +68,23 @@ class Signals:
         self.drain(run)
         waiting = run.status().in_flight
         progress.say(f"interrupted: nothing more is sent; waiting for {waiting} in flight. Ctrl-C once more cuts them off.")
+
+
+async def until_interrupted(wait: Callable[[], Awaitable[None]]) -> bool:
+    """Wait, but not past the next SIGINT or SIGTERM, which ends the wait and nothing else. Whether it came to its end."""
+    ended = False
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_cancel_on_signal, received, nursery.cancel_scope)
+            await wait()
+            ended = True
+            nursery.cancel_scope.cancel()
+    return ended
+
+
+async def _cancel_on_signal(received: AsyncIterator[int], scope: trio.CancelScope) -> None:
+    async for _ in received:
+        scope.cancel()
 
 
 async def _cancel_later(run: Run, seconds: float) -> None:

@@ -22,7 +22,7 @@ from batchrunner.cli.output import say
 from batchrunner.cli.part import Part
 from batchrunner.cli.run_prices import RunPrices, prices_of
 from batchrunner.cli.sharing import OpenedAccount, own_account, shared_account
-from batchrunner.cli.signals import Signals
+from batchrunner.cli.signals import Signals, until_interrupted
 from batchrunner.cli.watching import last_scrape, watch
 from batchrunner.clock import Clock
 from batchrunner.config import Options
@@ -222,8 +222,8 @@ def _downloads(
 
 async def _saved(downloads: Downloads, status: Status, say: Callable[[str], None]) -> None:
     """Wait for the last files, unless somebody is in a hurry; say how many there are."""
-    if status.stopped_by != "signal":
-        await downloads.finish()
+    if status.stopped_by != "signal" and not await until_interrupted(downloads.finish):
+        say("interrupted: files that are not saved yet are left to the same command.")
     found = downloads.statistics()
     failed = f", {found.failed:,} could not be had: the same command tries again" if found.failed else ""
     say(f"{counted(found.files, 'file')} saved, {found.bytes:,} bytes{failed}.")

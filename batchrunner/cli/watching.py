@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import trio
 
+from batchrunner.cli.signals import until_interrupted
 from batchrunner.clock import NS_PER_SECOND, Clock
 from batchrunner.dispatcher import Dispatcher
 from batchrunner.events import Onlookers
@@ -60,15 +60,11 @@ async def last_scrape(scrapes: Scrapes, clock: Clock, say: Callable[[str], None]
     if by_ns is None:
         return
     seconds = (by_ns - ended_ns) / NS_PER_SECOND
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received, trio.move_on_after(seconds):
+
+    async def scrape() -> None:
         say(f"the run has ended; its metrics wait for one more scrape, {seconds:.0f} s at the most. Ctrl-C ends the wait.")
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_cancel_on_signal, received, nursery.cancel_scope)
-            while not scrapes.since(ended_ns):  # noqa: ASYNC110 - noted by the server's threads, which know no trio
-                await trio.sleep(LOOK_SECONDS)
-            nursery.cancel_scope.cancel()
+        while not scrapes.since(ended_ns):  # noqa: ASYNC110 - noted by the server's threads, which know no trio
+            await trio.sleep(LOOK_SECONDS)
 
-
-async def _cancel_on_signal(received: AsyncIterator[int], scope: trio.CancelScope) -> None:
-    async for _ in received:
-        scope.cancel()
+    with trio.move_on_after(seconds):
+        await until_interrupted(scrape)

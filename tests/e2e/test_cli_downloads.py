@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+import socket
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from tests.e2e import canary
-from tests.e2e.cli_support import UNLIMITED, batchrun
+from tests.e2e.cli_support import UNLIMITED, batchrun, ending, server, started, until
 from tests.e2e.harness import simulated
 
 ASKED: dict[str, tuple[str, dict[str, object]]] = {
@@ -50,3 +53,23 @@ def test_a_folder_that_cannot_be_is_told_at_once(tmp_path: Path) -> None:
     done = batchrun(tmp_path, "submit", "jobs.jsonl", "--simulate", "--download", "media")
     assert done.code == 2
     assert "--download media" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_file_that_does_not_come_is_not_waited_for_past_an_interrupt(tmp_path: Path, number: signal.Signals) -> None:
+    """The jobs have all ended, and so does the command, at once; the file is left to the next start."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}/moon.png"
+        with server(200, msgspec.json.encode({"data": [{"url": address}]})) as url:
+            line = {"custom_id": "poster", "url": "/v1/images/generations", "body": {"model": "m", "prompt": "The moon"}}
+            (tmp_path / "jobs.jsonl").write_bytes(msgspec.json.encode(line))
+            submit = ("submit", "jobs.jsonl", "--base-url", url, *UNLIMITED, "--download", "media")
+            with started(tmp_path, *submit, env={"BATCHRUN_API_KEY": canary.KEY}) as process:
+                silent.accept()[0].detach()  # it stays open, and nothing is said
+                status = tmp_path / "jobs.run" / "status.json"
+                until(lambda: status.exists() and b'"completed",' in status.read_bytes(), "the end of the run")
+                process.send_signal(number)
+                ended = ending(process)
+    assert ended.code == 0, ended.stderr
+    assert "left to the same command" in ended.stderr
+    assert "0 files saved" in ended.stderr

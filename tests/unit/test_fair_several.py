@@ -67,6 +67,25 @@ def test_a_queue_that_is_given_up_leaves_everything_to_the_others() -> None:
     assert drain(a) == [10, 11, 12]
 
 
+def test_questions_stay_with_the_account_that_asks() -> None:
+    """Nobody else could ask; whatever else comes back, they come when they are due, a 429 or not."""
+    queue = FairQueue([Lane(iter(range(5)))], asks=lambda number: number < 2)
+    for number in range(3):
+        assert queue.peek(0) == number
+        queue.remove(number, 0)
+    queue.again(0, 100)
+    queue.again(2, 50)
+    queue.refused(1)
+    queue.surrender()
+    assert (queue.question(0), queue.peek(0), queue.next_question_ns()) == (1, 1, 0)
+    queue.remove(1, 0)
+    assert (queue.question(99), queue.peek(99), queue.idle_cause) == (None, 2, "retries")
+    assert (queue.question(100), queue.peek(100), queue.next_due_ns(0)) == (0, 0, 100)
+    assert queue.statistics().backing_off == 1
+    assert sorted(drain(queue)) == [2, 3, 4]
+    assert not queue.empty()
+
+
 def test_an_account_keeps_no_more_aside_than_it_may() -> None:
     """Where another server may have what this one is short of."""
     lanes = [Lane(iter(range(10)))]

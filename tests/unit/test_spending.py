@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from decimal import Decimal
 
 import msgspec
@@ -114,6 +115,16 @@ def test_a_charge_takes_the_place_of_a_prediction() -> None:
     cap.ended(candidate())
     totals.add(Charge("m", URL, Billing.BILLED, amount=Decimal(31)))
     assert cap.verdict(*asked(candidate())) == "cap_reached"
+
+
+def test_the_body_of_what_is_out_is_let_go() -> None:
+    """A server works on some jobs for hours, and on many of them: only what they are predicted to cost is kept."""
+    body = bytes(1000)
+    known = sys.getrefcount(body)
+    capped = spending("50")
+    out = candidate()
+    capped.sent(msgspec.structs.replace(out, job=msgspec.structs.replace(out.job, body=body)))
+    assert sys.getrefcount(body) == known
 
 
 def test_a_cap_that_is_changed_counts_all_that_is_in_flight() -> None:

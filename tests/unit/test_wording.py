@@ -10,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchrunner.status import Binding, Status
-from batchrunner.wording import BINDING_TEXT, STOPPED, duration, escape_terminal, money_text, offline_text, summary_text, usd
+from batchrunner.wording import (
+    BINDING_TEXT,
+    STOPPED,
+    duration,
+    escape_terminal,
+    money_text,
+    next_step,
+    offline_text,
+    summary_text,
+    usd,
+)
 
 MakeStatus = Callable[..., Status]
 
@@ -96,6 +106,13 @@ class TestSummary:
         assert "7 open (4 held back)\n" in text
         assert "  offline   'a', 'b c' and 1,000 more\n" in text
         assert "  keys      1 suspended, 0a1b2c3d retired\n" in text
+
+    def test_what_the_server_works_on_is_named(self, make_status: MakeStatus) -> None:
+        """A run that was stopped leaves paid work there, and its results are not kept for ever."""
+        status = make_status(completed=3, held=1, submitted=2, state="stopped", stopped_by="signal")
+        assert "7 open (1 held back, 2 with the server)\n" in summary_text(status)
+        assert next_step(status).endswith("its results are kept for an hour.")
+        assert "hour" not in next_step(msgspec.structs.replace(status, submitted=0))
 
     def test_where_nothing_is_away_nothing_is_said(self, make_status: MakeStatus) -> None:
         """A healthy run's summary has no rows about outages."""
