@@ -183,7 +183,8 @@ def _judge_failed(result: Reply, reply: dict[str, object], shape: Dialect, attem
     envelope = msgspec.structs.replace(result, headers=(), body=json.dumps({"error": words}).encode())
     verdict = outcome.classify(envelope, shape, attempts, rng, 0)
     if isinstance(verdict, Again):
-        return msgspec.structs.replace(verdict, blames=Blame.NOBODY)
+        # Under the same Idempotency-Key the server would name the work that has failed once more.
+        return msgspec.structs.replace(verdict, blames=Blame.NOBODY, in_vain=True)
     found = outcome.read_error(envelope.body)  # whatever it says of limits, keys or credits it says of the work alone
     message = found.message or "the server gave no reason"
     return Failed(found.code or "job_failed", message, AttemptResult.INVALID, Billing.MAYBE, permanent=False)

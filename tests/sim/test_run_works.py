@@ -163,6 +163,15 @@ async def test_work_that_fails_at_its_provider_is_submitted_again(autojump_clock
     assert_verified(night)
 
 
+async def test_work_that_failed_is_submitted_under_a_new_name(autojump_clock: MockClock, night_of: Any) -> None:
+    """A server that honours Idempotency-Key would name the failed work again, for as many attempts as the job has."""
+    night = night_of(lines(1), rules=(Rule(kind="job_failed", tag="work-0"),), idempotency=True)
+    status = await night.run(max_attempts=2)
+    assert_whole(night, status)
+    assert (status.completed, status.attempts) == (1, 2)
+    assert len({record.job for record in submissions(night)}) == 2
+
+
 async def test_work_that_always_fails_ends_with_its_attempts(autojump_clock: MockClock, night_of: Any) -> None:
     """As any job does."""
     night = night_of(lines(1), rules=(Rule(kind="job_failed", tag="work-0", times=0),))
