@@ -16,6 +16,7 @@ from batchrunner.errors import BatchrunError
 from batchrunner.fair import FairQueue
 from batchrunner.flight import Common
 from batchrunner.lanes import Lanes
+from batchrunner.lifecycle import State
 from batchrunner.parts import AccountParts, Parts
 from batchrunner.retries import RetryBudget
 from batchrunner.status import StoppedBy
@@ -58,7 +59,16 @@ class Dispatcher:
         self._stop = stop
         self._unusable = unusable
         self.attempts = Attempts(parts, account, common, stop)
-        self._queue = FairQueue(lanes.all, lanes.of, limits=account.limits, retries=retries, foreign=foreign, most_held=most_held)
+        self._queue = FairQueue(
+            lanes.all,
+            lanes.of,
+            limits=account.limits,
+            retries=retries,
+            foreign=foreign,
+            most_held=most_held,
+            # Whoever submitted it asks for it: another account's key would find nothing there.
+            stays=lambda number: parts.index.state[number] == State.SUBMITTED,
+        )
         self.admission = Admission(
             account.store,
             self._queue,

@@ -71,7 +71,7 @@ class FairQueue:
     `lanes` hold the jobs that were never in flight, and are looked into only when nothing else is due; `lane_of` tells a job's
     place among them. `limits` are those of the account, which jobs take shares of. `retries` says when a repeat may go.
     `foreign`: other accounts of the run, whose own lanes are not looked into. `most_held`: jobs that may be aside at the same
-    time. Pure: `now_ns` is an argument.
+    time. `stays` tells a job that came back and that only this account can go on with. Pure: `now_ns` is an argument.
     """
 
     def __init__(
@@ -83,7 +83,9 @@ class FairQueue:
         retries: RetryBudget | None = None,
         foreign: Collection[str] = (),
         most_held: int = MOST_HELD,
+        stays: Callable[[int], bool] = lambda _number: False,
     ) -> None:
+        self._stays = stays
         self._most_held = most_held
         self._turns = [_Turn(lane, place, waits=lane.account not in foreign) for place, lane in enumerate(lanes)]
         #: those that this account may send from
@@ -200,12 +202,14 @@ class FairQueue:
         return [number for number, _ in aside.jobs]
 
     def surrender(self) -> None:
-        """Put all that came back from a request, or is held, into its lane again, where others may find it."""
-        waiting = [number for heap in (self._refused, self._backoffs, self._repeats) for _, number in heap]
-        waiting += [number for aside in self._held.values() for number, _ in aside.jobs]
-        for jobs in (self._refused, self._backoffs, self._repeats, self._held):
-            jobs.clear()
+        """Put all that came back from a request, or is held, into its lane again for others to find, but for what stays."""
+        waiting = [number for aside in self._held.values() for number, _ in aside.jobs]
+        self._held.clear()
         self._held_count = 0
+        for heap in (self._refused, self._backoffs, self._repeats):
+            waiting += [number for _, number in heap if not self._stays(number)]
+            heap[:] = [entry for entry in heap if self._stays(entry[1])]
+            heapq.heapify(heap)
         self._put_back(waiting)
 
     def held_names(self) -> list[str | None]:
