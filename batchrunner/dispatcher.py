@@ -66,6 +66,7 @@ class Dispatcher:
             retries=retries,
             foreign=foreign,
             most_held=most_held,
+            # Whoever submitted it asks for it: another account's key would find nothing there.
             asks=lambda number: parts.index.state[number] == State.SUBMITTED,
         )
         self.admission = Admission(

@@ -7,6 +7,7 @@ stands in the directory is not fetched again. What cannot be fetched is told and
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable
 from typing import Final
@@ -18,7 +19,7 @@ from batchrunner import hosted
 from batchrunner.disk import Disk
 from batchrunner.errors import DiskError, UsageError
 from batchrunner.events import Event
-from batchrunner.exchange import Reply
+from batchrunner.exchange import FailureKind, Reply
 from batchrunner.hosted import Place
 from batchrunner.journal.files import RESULTS, whole_lines
 from batchrunner.journal.writer import SyncIn, in_thread
@@ -27,6 +28,12 @@ from batchrunner.transport import Driver, Origin, Pool, ReplyBudget, Timeouts, T
 
 MAX_FILE_BYTES: Final = 2 << 30
 MAX_TOTAL_BYTES: Final = 200 << 30
+#: of an answer that is no file: a redirect's words, or an error's
+MAX_WORDS_BYTES: Final = 1 << 20
+#: with less free than this no file grows: the run itself stops at less still, and answers that are paid for come first
+SPARE_BYTES: Final = 256 << 20
+#: so much is written between two looks at what is free
+LOOK_BYTES: Final = 16 << 20
 AT_ONCE: Final = 4
 ATTEMPTS: Final = 3
 REDIRECTS: Final = 3
@@ -64,8 +71,9 @@ class Folder:
         return stem in self._stems
 
     def begin(self, stem: str) -> _Part:
-        """A file that is not there yet."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        """A file that is not there yet. What a kill has left of it goes, and may be another's by now: it is not written to."""
+        self.drop(stem)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         return _Part(os.open(f".{stem}{_PART}", flags, 0o600, dir_fd=self._fd))
 
     def keep(self, stem: str, extension: str) -> None:
@@ -94,19 +102,31 @@ class _Part:
         self.fd = fd
         self.bytes = 0
         self.error: OSError | None = None
+        self._looked_at = -LOOK_BYTES
 
     @property
     def held_bytes(self) -> int:
-        return 0 if self.error is None else MAX_FILE_BYTES + 1
+        return 0 if self.error is None else MAX_WORDS_BYTES + 1
 
     def feed(self, piece: bytes) -> None:
         try:
+            self._look()
             written = 0
             while self.error is None and written < len(piece):
                 written += os.write(self.fd, piece[written:])
             self.bytes += written
         except OSError as error:
             self.error = error
+
+    def _look(self) -> None:
+        """Raises: OSError where too little is free."""
+        if self.bytes - self._looked_at < LOOK_BYTES:
+            return
+        self._looked_at = self.bytes
+        info = os.fstatvfs(self.fd)
+        free_bytes = info.f_bavail * info.f_frsize
+        if free_bytes < SPARE_BYTES:
+            raise OSError(errno.ENOSPC, f"only {free_bytes >> 20} MiB are free there")
 
 
 class Downloads:
@@ -130,7 +150,7 @@ class Downloads:
         self._loopback = loopback
         self._driver = driver
         self._sync_in = sync_in
-        self._budget = ReplyBudget(MAX_FILE_BYTES)
+        self._budget = ReplyBudget()
         self._offset = 0
         self._news = trio.Event()
         self._over = False
@@ -234,10 +254,17 @@ class Downloads:
             head = request_head("GET", place.target, origin.authority, [("accept", "*/*")], None)
             connection = await pool.connect(_TIMEOUTS)
             return await connection.exchange(
-                head, b"", _TIMEOUTS, max_body_bytes=MAX_FILE_BYTES, stream=lambda: part, of_any_type=True
+                head,
+                b"",
+                _TIMEOUTS,
+                max_body_bytes=MAX_WORDS_BYTES,
+                max_stream_bytes=MAX_FILE_BYTES,
+                stream=lambda: part,
+                of_any_type=True,
             )
         except TransportError as error:
-            raise _Unfetched(str(part.error or error), again=part.error is None) from error
+            passing = part.error is None and error.failure.kind is not FailureKind.TOO_LARGE
+            raise _Unfetched(str(part.error or error), again=passing) from error
         except UsageError as error:
             raise _Unfetched(str(error), again=False) from error
         finally:

@@ -110,12 +110,12 @@ def place_of(address: str, *, loopback: bool) -> Place:
     try:
         parts = urlsplit(address)
         origin = Origin.parse(f"{parts.scheme}://{parts.netloc}")
-    except ValueError as cause:
+        path = quote(parts.path or "/", safe=_PATH_SAFE)
+        query = f"?{quote(parts.query, safe=_PATH_SAFE + '?')}" if parts.query else ""
+    except ValueError as cause:  # half of a character among them
         raise UsageError("it is no address") from cause
     if origin.is_loopback and not loopback:
         raise UsageError("it leads to this machine, and the server is another")
-    path = quote(parts.path or "/", safe=_PATH_SAFE)
-    query = f"?{quote(parts.query, safe=_PATH_SAFE + '?')}" if parts.query else ""
     return Place(origin, path + query)
 
 

@@ -8,7 +8,7 @@ Of the answer to a question, `completed` and `succeeded` are final, with the res
 
     2xx, final                                 as an answer; what failed is judged by its error's code, as if it had come with it
     2xx, any other status                      Waiting
-    404, 410                                   Missing: twice in a row it has expired, and what was paid for is lost
+    404, 410                                   Missing: for a minute it has expired, and what was paid for is lost
     401 402 429                                as for any request
     408 409 5xx, no whole answer, no JSON      Unanswered: asked again, at no attempt's cost
     other 3xx and 4xx                          Failed, perhaps billed
@@ -43,8 +43,8 @@ SHARE: Final = 2
 MOST_SUBMITTED: Final = 10_000
 #: what is still being worked on by then is given up
 PATIENCE_NS: Final = 24 * 3600 * NS
-#: so often in a row an id must be unknown: a server in several places may learn of it late in some
-MISSING_TWICE: Final = 2
+#: for so long an id must be unknown: a server in several places may learn of it late in some, or forget it for a moment
+MISSING_NS: Final = 60 * NS
 MAX_ID_CHARACTERS: Final = 256
 
 _SUCCEEDED: Final = frozenset({"completed", "succeeded"})
@@ -183,7 +183,8 @@ def _judge_failed(result: Reply, reply: dict[str, object], shape: Dialect, attem
     envelope = msgspec.structs.replace(result, headers=(), body=json.dumps({"error": words}).encode())
     verdict = outcome.classify(envelope, shape, attempts, rng, 0)
     if isinstance(verdict, Again):
-        return msgspec.structs.replace(verdict, blames=Blame.NOBODY)
+        # Under the same Idempotency-Key the server would name the work that has failed once more.
+        return msgspec.structs.replace(verdict, blames=Blame.NOBODY, in_vain=True)
     found = outcome.read_error(envelope.body)  # whatever it says of limits, keys or credits it says of the work alone
     message = found.message or "the server gave no reason"
     return Failed(found.code or "job_failed", message, AttemptResult.INVALID, Billing.MAYBE, permanent=False)

@@ -53,8 +53,8 @@ class _Work(msgspec.Struct):
     #: that this process knows of it
     since_ns: int
     asked: int = 0
-    #: in a row, how often the server did not know it
-    missing: int = 0
+    #: since when the server does not know it
+    missing_since_ns: int | None = None
 
 
 class Polls:
@@ -149,12 +149,23 @@ class Polls:
         verdict = polling.judge(result, dialect.of(job), tries, self._parts.rng, wall_ns)
         reply = result if isinstance(result, Reply) else None
         hints = None if reply is None else rate_hints.read(reply, wall_ns)
-        work.missing = work.missing + 1 if isinstance(verdict, Missing) else 0
-        if isinstance(verdict, Missing) and work.missing >= polling.MISSING_TWICE:
+        if self._is_gone(work, verdict):
             verdict = polling.expired(work.submitted.job)
         elif isinstance(verdict, Waiting | Missing | Unanswered) and self._is_too_old(work):
             verdict = polling.given_up(work.submitted.job)
         await self._conclude(flight, verdict, reply, tries, admission, hints)
+
+    def _is_gone(self, work: _Work, verdict: polling.Polled) -> bool:
+        """Whether the server has not known the work for long enough; questions that fail tell nothing of that."""
+        if isinstance(verdict, Unanswered):
+            return False
+        if not isinstance(verdict, Missing):
+            work.missing_since_ns = None
+            return False
+        now_ns = self._parts.clock.monotonic_ns()
+        if work.missing_since_ns is None:
+            work.missing_since_ns = now_ns
+        return now_ns - work.missing_since_ns >= polling.MISSING_NS
 
     def _is_too_old(self, work: _Work) -> bool:
         return self._parts.clock.monotonic_ns() - work.since_ns >= polling.PATIENCE_NS

@@ -35,6 +35,8 @@ class Signals:
     def __init__(self) -> None:
         #: SIGTERM came first
         self.terminated = False
+        #: somebody wants this to end
+        self.hurried = trio.Event()
         self._interrupted = False
 
     async def watch(
@@ -47,7 +49,9 @@ class Signals:
                 async for number in received:
                     if number == signal.SIGHUP:
                         progress.off()
-                    elif number == signal.SIGINT:
+                        continue
+                    self.hurried.set()
+                    if number == signal.SIGINT:
                         self._interrupt(run, progress)
                     else:
                         self.terminated = self.terminated or not self._interrupted
@@ -58,6 +62,7 @@ class Signals:
     def drain(self, run: Run) -> None:
         """What the first SIGINT does, without a word; another one cuts off then."""
         self._interrupted = True
+        self.hurried.set()
         run.drain()
 
     def _interrupt(self, run: Run, progress: Progress) -> None:

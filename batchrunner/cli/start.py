@@ -22,7 +22,7 @@ from batchrunner.cli.output import say
 from batchrunner.cli.part import Part
 from batchrunner.cli.run_prices import RunPrices, prices_of
 from batchrunner.cli.sharing import OpenedAccount, own_account, shared_account
-from batchrunner.cli.signals import Signals, until_interrupted
+from batchrunner.cli.signals import Signals
 from batchrunner.cli.watching import last_scrape, watch
 from batchrunner.clock import Clock
 from batchrunner.config import Options
@@ -196,7 +196,7 @@ async def _live(
                 nursery.start_soon(downloads.run)
             status = await run.run()
             if downloads is not None:
-                await _saved(downloads, status, progress.say)
+                await _saved(downloads, status, progress.say, signals.hurried)
             if metrics is not None and status.stopped_by != "signal":
                 await last_scrape(metrics.scrapes, clock, progress.say)
             nursery.cancel_scope.cancel()
@@ -220,13 +220,24 @@ def _downloads(
     return Downloads(folder, directory.disk, endpoint_of, say, loopback=loopback)
 
 
-async def _saved(downloads: Downloads, status: Status, say: Callable[[str], None]) -> None:
-    """Wait for the last files, unless somebody is in a hurry; say how many there are."""
-    if status.stopped_by != "signal" and not await until_interrupted(downloads.finish):
-        say("interrupted: files that are not saved yet are left to the same command.")
+async def _saved(downloads: Downloads, status: Status, say: Callable[[str], None], hurried: trio.Event) -> None:
+    """Wait for the last files, unless somebody is in a hurry, or gets into one; say how many there are."""
+    finished = False
+    if status.stopped_by != "signal":
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_cancel_once, hurried, nursery.cancel_scope)
+            await downloads.finish()
+            finished = True
+            nursery.cancel_scope.cancel()
     found = downloads.statistics()
     failed = f", {found.failed:,} could not be had: the same command tries again" if found.failed else ""
-    say(f"{counted(found.files, 'file')} saved, {found.bytes:,} bytes{failed}.")
+    left = "" if finished else "; it was not waited for the rest: the same command fetches it"
+    say(f"{counted(found.files, 'file')} saved, {found.bytes:,} bytes{failed}{left}.")
+
+
+async def _cancel_once(event: trio.Event, scope: trio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
 
 
 async def _account_parts(

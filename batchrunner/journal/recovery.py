@@ -134,8 +134,7 @@ class _Recovery:
 
     def _is_open(self, line: CostLine) -> bool:
         """Whether a cost line is of an attempt whose end the journal does not know."""
-        flight = self.replay.in_flight.get(line.custom_id)
-        if flight is not None and flight.sent.attempt == line.attempt:
+        if self.replay.open_attempt(line.custom_id, line.attempt) is not None:
             return True
         key = self.replay.key(line.custom_id)
         return isinstance(key, int) and self._is_unheard_of(key, line.attempt)

@@ -69,7 +69,7 @@ def _chunk(ask: Ask, whole: _Shape, choice: _Shape, fragment: _Shape, *, ended: 
 
 def _openai_end(ask: Ask, whole: _Shape) -> Iterator[bytes]:
     if ask.include_usage:
-        yield _openai(ask, whole, [], {"usage": whole["usage"]})
+        yield _openai(ask, whole, [], {name: whole[name] for name in ("usage", "tool_usage") if name in whole})
     yield _DONE
 
 

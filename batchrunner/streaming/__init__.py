@@ -114,7 +114,7 @@ class Stream:
             return b""
 
     def _take(self, event: ServerEvent) -> None:
-        if self.complete:
+        if self.complete or not event.data.strip():  # some servers and proxies keep a connection alive with nothing
             return
         try:
             self._assembler.take(event.type, event.data)

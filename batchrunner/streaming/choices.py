@@ -26,7 +26,7 @@ class Choices:
         self.held_bytes = 0
         self.began = False
         self.complete = False
-        self._error: object = None
+        self._error: dict[str, Any] | None = None
         self._whole: dict[str, Any] = {}
         self._choices: dict[int, dict[str, Any]] = {}
 
@@ -37,9 +37,8 @@ class Choices:
         chunk = merging.read(data)
         if not isinstance(chunk, dict):
             return
-        error = chunk.get("error")
-        if error or event == "error":
-            self._error = error or chunk
+        if chunk.get("error") or event == "error":
+            self._error = merging.error_in(chunk)
             self.complete = True
             return
         for name, value in chunk.items():
@@ -47,8 +46,7 @@ class Choices:
                 for choice in facts.mappings(value):
                     self._take_choice(choice)
             elif name not in _PADDING and (value is not None or name not in self._whole):
-                self.held_bytes += 0 if name in self._whole else merging.VALUE_BYTES + len(data)
-                self._whole[name] = value
+                self.held_bytes += merging.put(self._whole, name, value)
 
     def body(self) -> bytes:
         if self._error is not None:

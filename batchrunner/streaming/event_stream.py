@@ -43,13 +43,17 @@ class EventStream:
     def feed(self, piece: bytes) -> Iterator[ServerEvent]:
         """The events that end in this piece. To be gone through to its end."""
         start = 0
+        feed = piece.find(b"\n")
         while start < len(piece):
             if self._after_cr:
                 self._after_cr = False
                 if piece[start] == _LF:  # one line end in two bytes, perhaps in two pieces
                     start += 1
                     continue
-            end = _line_end(piece, start)
+            if 0 <= feed < start:  # looked for once: a piece without any would be gone through for each of its lines
+                feed = piece.find(b"\n", start)
+            back = piece.find(b"\r", start, feed if feed >= 0 else len(piece))
+            end = feed if back < 0 else back
             if end < 0:
                 self._line += piece[start:]
                 return
@@ -87,10 +91,3 @@ class EventStream:
         kind, data = self._type, self._data
         self._type, self._data, self._data_bytes = "", [], 0
         return ServerEvent(kind, b"\n".join(data)) if data else None
-
-
-def _line_end(piece: bytes, start: int) -> int:
-    """Where the line ends that begins at `start`; -1 where it does not in this piece."""
-    feed = piece.find(b"\n", start)
-    back = piece.find(b"\r", start, feed if feed >= 0 else len(piece))
-    return feed if back < 0 else back

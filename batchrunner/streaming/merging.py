@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from batchrunner.dialect import is_json
+from batchrunner.dialect import facts, is_json
 from batchrunner.dialect.json_text import read_json
 
 #: Strings that come whole. All others of a fragment go on with what came before.
@@ -27,27 +27,34 @@ def merge(into: dict[str, Any], fragment: dict[str, Any]) -> int:
     """Add a fragment to what there is; the bytes that it takes, about."""
     held = 0
     for name, value in fragment.items():
-        known = into.get(name)
+        if name not in into:
+            into[name] = None
+            held += VALUE_BYTES + len(name)
+        known = into[name]
         if value is None:
-            into.setdefault(name, None)
-        elif isinstance(value, str) and name not in _WHOLE:
+            continue
+        if isinstance(value, str) and name not in _WHOLE:
             if not isinstance(known, io.StringIO):
                 into[name] = known = io.StringIO()
-                held += VALUE_BYTES
             known.write(value)
             held += len(value)
         elif isinstance(value, dict):
             if not isinstance(known, dict):
                 into[name] = known = {}
-                held += VALUE_BYTES
             held += merge(known, value)
         elif isinstance(value, list):
             if not isinstance(known, list):
                 into[name] = known = []
             held += _extend(known, value)
         else:
-            held += 0 if name in into else VALUE_BYTES
-            into[name] = value
+            held += put(into, name, value)
+    return held
+
+
+def put(into: dict[str, Any], name: str, value: Any) -> int:
+    """Let a value stand in the place of whatever had its name; the bytes that it takes more, about."""
+    held = weight(value) + (-weight(into[name]) if name in into else len(name))
+    into[name] = value
     return held
 
 
@@ -64,19 +71,19 @@ def _extend(known: list[Any], items: list[Any]) -> int:
             held += merge(place, item)
         else:
             known.append(item)
-            held += _weight(item)
+            held += weight(item)
     return held
 
 
-def _weight(value: object) -> int:
+def weight(value: object) -> int:
     """What a decoded value takes, in bytes: about."""
     match value:
         case str():
             return VALUE_BYTES + len(value)
         case list():
-            return VALUE_BYTES + sum(map(_weight, value))
+            return VALUE_BYTES + sum(map(weight, value))
         case dict():
-            return VALUE_BYTES + sum(len(name) + _weight(inner) for name, inner in value.items())
+            return VALUE_BYTES + sum(len(name) + weight(inner) for name, inner in value.items())
         case _:
             return VALUE_BYTES
 
@@ -100,6 +107,16 @@ def encoded(value: Any) -> bytes:
         return msgspec.json.encode(value)
     except (UnicodeEncodeError, OverflowError, ValueError):
         return json.dumps(value, default=_decoded).encode()
+
+
+def error_in(said: dict[str, Any]) -> dict[str, Any]:
+    """The error that an event tells of. One without words that errors have gets some: it is no answer."""
+    error = said.get("error") or said
+    if isinstance(error, str):
+        return {"message": error}
+    own: dict[str, Any] = facts.mapping(error)
+    told = any(facts.string(own.get(name)) or type(own.get(name)) is int for name in ("code", "type", "message"))
+    return own if told else own | {"message": "the server broke the stream off, and did not say why"}
 
 
 def _decoded(raw: msgspec.Raw) -> Any:

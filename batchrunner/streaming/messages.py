@@ -36,7 +36,7 @@ class Messages:
         match said.get("type") or event:
             case "message_start":
                 self._message = facts.mapping(said.get("message"))
-                self.held_bytes += len(data)
+                self.held_bytes += merging.weight(self._message)
             case "content_block_start":
                 block = facts.mapping(said.get("content_block"))
                 self.held_bytes += len(data) + merging.merge(self._blocks.setdefault(_index(said), {}), block)
@@ -52,7 +52,7 @@ class Messages:
             case "message_stop":
                 self.complete = True
             case "error":
-                self._error = said
+                self._error = {"type": "error"} | said | {"error": merging.error_in(said)}
                 self.complete = True
 
     def body(self) -> bytes:

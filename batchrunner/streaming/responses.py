@@ -47,8 +47,7 @@ class Responses:
             self._keep(bytes(said.response))
         elif kind == "error":
             found = merging.read(data)
-            error = found.get("error", found) if isinstance(found, dict) else found
-            self._keep(merging.encoded({"error": error}))
+            self._keep(merging.encoded({"error": merging.error_in(found if isinstance(found, dict) else {})}))
 
     def body(self) -> bytes:
         return self._body

@@ -18,7 +18,7 @@ from batchrunner.exchange import Failure, FailureKind, Reply
 from batchrunner.transport.drivers import Link, LinkBroken
 from batchrunner.transport.origin import Origin
 from batchrunner.transport.reply_budget import ReplyBudget, Share
-from batchrunner.transport.taking import BodyTaker
+from batchrunner.transport.taking import MAX_STREAM_BYTES, BodyTaker
 from batchrunner.transport.wire import MAX_BODY_BYTES, ReplyParser, WireError
 
 #: a body up to this size is joined to its head: one system call and one packet train instead of two
@@ -121,13 +121,14 @@ class Connection:
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
         *,
         max_body_bytes: int = MAX_BODY_BYTES,
+        max_stream_bytes: int = MAX_STREAM_BYTES,
         stream: Callable[[], BodyTaker] | None = None,
         of_any_type: bool = False,
     ) -> Reply:
         """Send a request and return the whole reply, whatever its status.
 
         Where a success comes as a stream of events (`of_any_type`: however it comes), what `stream` makes takes its body, and the
-        reply has none.
+        reply has none; it may be of `max_stream_bytes`.
 
         `head` comes from `wire.Head` or `wire.request_head`, with the body's length. The connection is spent afterwards:
         back in the pool where it may carry another exchange, closed where anything was unclean, also when cancelled.
@@ -136,7 +137,9 @@ class Connection:
         """
         if self._spent:
             raise RuntimeError("a connection carries one exchange: get another from the pool")
-        parser = ReplyParser(max_body_bytes=max_body_bytes, stream=stream, of_any_type=of_any_type)
+        parser = ReplyParser(
+            max_body_bytes=max_body_bytes, max_stream_bytes=max_stream_bytes, stream=stream, of_any_type=of_any_type
+        )
         clean = False
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
@@ -203,6 +206,7 @@ class Connection:
         receive_some = self._link.receive_some
         budget = self._owner.reply_budget
         share: Share | None = None
+        lingers = False
         try:
             while True:
                 data = await receive_some()
@@ -221,8 +225,11 @@ class Connection:
                 if parser.thinking:  # the head of a stream comes at once, and says nothing of when its words will
                     phases.enter(FailureKind.FIRST_BYTE_TIMEOUT, phases.timeouts.first_byte_seconds)
                     continue
-                between_seconds = LINGER_SECONDS if parser.answered else phases.timeouts.between_bytes_seconds
-                phases.enter(FailureKind.BETWEEN_BYTES_TIMEOUT, between_seconds)
+                if not parser.answered:
+                    phases.enter(FailureKind.BETWEEN_BYTES_TIMEOUT, phases.timeouts.between_bytes_seconds)
+                elif not lingers:  # in all, however much still comes
+                    lingers = True
+                    phases.enter(FailureKind.BETWEEN_BYTES_TIMEOUT, LINGER_SECONDS)
         finally:
             if share is not None:
                 budget.free(share)

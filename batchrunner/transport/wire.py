@@ -123,7 +123,7 @@ class ReplyParser:
 
     `max_head_bytes` bounds status line, headers, interim responses and trailers together; `max_body_bytes` the body, or what is
     kept of it. `stream` makes what takes a success that comes as a stream of events, whose reply then has no body; `of_any_type`:
-    any success.
+    any success. `max_stream_bytes` bounds what is taken so.
     """
 
     __slots__ = (
@@ -139,6 +139,7 @@ class ReplyParser:
         "_interim",
         "_max_body_bytes",
         "_max_head_bytes",
+        "_max_stream_bytes",
         "_names",
         "_of_any_type",
         "_parser",
@@ -157,6 +158,7 @@ class ReplyParser:
         *,
         max_body_bytes: int = MAX_BODY_BYTES,
         max_head_bytes: int = MAX_HEAD_BYTES,
+        max_stream_bytes: int = MAX_STREAM_BYTES,
         stream: Callable[[], BodyTaker] | None = None,
         of_any_type: bool = False,
     ) -> None:
@@ -175,6 +177,7 @@ class ReplyParser:
         self._taker: BodyTaker | None = None
         self._max_body_bytes = max_body_bytes
         self._max_head_bytes = max_head_bytes
+        self._max_stream_bytes = max_stream_bytes
         self._headers: tuple[tuple[str, str], ...] = ()
         self._names: list[bytes] = []
         self._values: list[bytes] = []
@@ -315,7 +318,9 @@ class ReplyParser:
         self.body_bytes += len(data)
         if self._taker is not None:
             self._taker.feed(data)
-            if self._taker.held_bytes > self._max_body_bytes or self.body_bytes > MAX_STREAM_BYTES:
+            if self.body_bytes > self._max_stream_bytes:
+                self._error = self._too_large_body(self._max_stream_bytes)
+            elif self._taker.held_bytes > self._max_body_bytes:
                 self._error = self._too_large_body()
         elif self.body_bytes > self._max_body_bytes:
             self._error = self._too_large_body()
@@ -370,10 +375,12 @@ class ReplyParser:
                 )
                 return
         self._framed = self._chunked or length is not None
-        if length is not None and status not in (204, 304) and int(length) > self._max_body_bytes:
-            self._error = self._too_large_body()
-        elif self._stream is not None and (of_stream or self._of_any_type) and 200 <= status < 300:
-            self._taker = self._stream()
+        taker = self._stream if (of_stream or self._of_any_type) and 200 <= status < 300 else None
+        limit_bytes = self._max_body_bytes if taker is None else self._max_stream_bytes
+        if length is not None and status not in (204, 304) and int(length) > limit_bytes:
+            self._error = self._too_large_body(limit_bytes)
+        elif taker is not None:
+            self._taker = taker()
 
     def _head_bytes(self) -> int:
         return sum(map(len, self._names)) + sum(map(len, self._values)) + 4 * len(self._names)
@@ -383,5 +390,5 @@ class ReplyParser:
             FailureKind.TOO_LARGE, f"the headers and framing of the server's answer pass {self._max_head_bytes} bytes"
         )
 
-    def _too_large_body(self) -> WireError:
-        return WireError(FailureKind.TOO_LARGE, f"the server's answer passes {self._max_body_bytes} bytes")
+    def _too_large_body(self, limit_bytes: int | None = None) -> WireError:
+        return WireError(FailureKind.TOO_LARGE, f"the server's answer passes {limit_bytes or self._max_body_bytes} bytes")

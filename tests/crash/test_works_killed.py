@@ -119,6 +119,27 @@ async def test_a_bill_without_its_record_is_replaced(autojump_clock: MockClock, 
     assert len(again.costs()) == len(IDS)
 
 
+async def test_killed_before_the_record_of_an_end_its_bill_is_not_written_again(
+    autojump_clock: MockClock, tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The result and its bill stand there: both are adopted as they are."""
+    night = night_of(tmp_path, nursery)
+    put = RunFiles.record
+    disks: list[MemoryDisk] = []
+
+    def record(files: RunFiles, what: Record) -> None:
+        if isinstance(what, Ended):
+            disks.append(night.killed())
+        put(files, what)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunFiles, "record", record)
+        await night.run()
+    bills = len(bytes(disks[0].files[COSTS]).splitlines())
+    again = await resumed(tmp_path, nursery, night.platform, disks[0])
+    assert (bills, len(bytes(again.disk.files[COSTS]).splitlines())) == (1, len(IDS))
+
+
 @pytest.mark.parametrize("bit", [1, 64])
 async def test_a_damaged_name_is_not_asked_for(
     autojump_clock: MockClock, tmp_path: Path, nursery: trio.Nursery, bit: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,13 +15,15 @@ import trio
 from trio.testing import MockClock
 
 from batchrunner import hosted
+from batchrunner.cli.start import _saved
 from batchrunner.disk import MemoryDisk
-from batchrunner.downloads import Downloads, Folder
+from batchrunner.downloads import LOOK_BYTES, Downloads, Folder
 from batchrunner.events import AttemptResult, Event
 from batchrunner.exchange import Reply
 from batchrunner.journal.files import RESULTS
 from batchrunner.journal.writer import inline
 from batchrunner.results import success_line
+from batchrunner.status import Status
 from batchrunner.transport import Origin, StreamDriver
 from tests.sim.network import Network, read_request
 
@@ -142,7 +144,9 @@ async def test_results_are_followed_as_they_come(autojump_clock: MockClock, savi
         ([status(200)], 3),
         ([b"nonsense\r\n\r\n"], 3),
         ([b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"], 3),
-        ([b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n"], 3),
+        ([b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n"], 1),
+        ([b"HTTP/1.1 404 X\r\nContent-Length: 2000000000\r\n\r\n" + b" " * 2_000_000], 1),
+        ([b"HTTP/1.1 302 X\r\nLocation: /again\r\nContent-Length: 2000000000\r\n\r\n" + b" " * 2_000_000], 1),
         ([status(302)], 1),
         ([status(302, "Location: http://one.example.com/a\r\n")], 1),
         ([status(302, "Location: https://127.0.0.1/a\r\n")], 1),
@@ -184,15 +188,16 @@ async def test_a_fault_that_passes_is_waited_out(autojump_clock: MockClock, savi
 
 
 async def test_no_link_leads_out_of_the_folder(autojump_clock: MockClock, saving: Saving, tmp_path: Path) -> None:
-    """Somebody else has put one where the part is written, or where the file goes: neither is written through."""
+    """Somebody else has put one where the part is written, or a kill has left one: it is not written through."""
     precious = tmp_path / "precious"
     precious.write_bytes(b"precious")
     saving.path.mkdir()
     (saving.path / f".{hosted.stem('one', 0)}.part").symlink_to(precious)
-    saving.add("one", A)
+    (saving.path / f".{hosted.stem('one', 1)}.part").hardlink_to(precious)
+    saving.add("one", A, B)
     downloads = await saving.save()
     assert precious.read_bytes() == b"precious"
-    assert downloads.statistics().failed == 1
+    assert (downloads.statistics().files, precious.stat().st_nlink) == (2, 1)
 
 
 async def test_a_defect_of_ours_ends_no_run(autojump_clock: MockClock, saving: Saving) -> None:
@@ -224,6 +229,73 @@ async def test_a_disk_that_fails_is_told(autojump_clock: MockClock, saving: Savi
         assert "No space left on device" in saving.said[-1]
     assert len(saving.asked) == 3
     assert (await saving.save()).statistics().files == 1
+
+
+async def test_a_disk_is_not_filled(autojump_clock: MockClock, saving: Saving, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left belongs to the run: answers that are paid for must still fit when what is in flight ends."""
+    saving.add("one", A)
+    with monkeypatch.context() as patched:
+        patched.setattr("batchrunner.downloads.SPARE_BYTES", 1 << 62)
+        downloads = await saving.save()
+    assert (downloads.statistics().failed, saving.files(), len(saving.asked)) == (1, {}, 1)
+    assert "MiB are free there" in saving.said[-1]
+    assert (await saving.save()).statistics().files == 1
+
+
+def test_what_is_free_is_looked_at_while_a_file_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One file may be larger than all that is free; what has been written of it is no file."""
+    folder = Folder(str(tmp_path / "media"))
+    part = folder.begin("one-0")
+    part.feed(b"a" * LOOK_BYTES)
+    monkeypatch.setattr("batchrunner.downloads.SPARE_BYTES", 1 << 62)
+    assert (part.bytes, part.held_bytes) == (LOOK_BYTES, 0)
+    part.feed(b"a")
+    assert part.error is not None
+    assert (part.bytes, part.error.errno) == (LOOK_BYTES, errno.ENOSPC)
+    os.close(part.fd)
+    folder.drop("one-0")
+    folder.close()
+
+
+@pytest.mark.parametrize("url", ["https://one.example.com/\ud800", "https://one.example.com/?\ud800"])
+async def test_an_address_that_is_none_costs_no_other_file(autojump_clock: MockClock, saving: Saving, url: str) -> None:
+    """Somebody else has written it: it is told, and the files of all others are saved."""
+    body = b'{"data":[{"url":"%b"}]}' % url.encode("ascii", "backslashreplace")
+    saving.endpoints["odd"] = IMAGES
+    saving.results.append(success_line("r", "odd", 7, 1, Reply(200, (), body)))
+    saving.add("two", B)
+    downloads = await saving.save()
+    assert (downloads.statistics().files, downloads.statistics().failed) == (1, 1)
+    assert "was not saved: it is no address" in saving.said[0]
+
+
+@pytest.mark.parametrize("early", [False, True])
+async def test_somebody_in_a_hurry_is_not_kept_by_files(
+    autojump_clock: MockClock, saving: Saving, early: bool, make_status: Callable[..., Status]
+) -> None:
+    """A signal, before the end of the run or behind it, ends the wait for a server that sends a byte now and then."""
+    saving.add("one", A)
+    saving.answers["one.example.com"] = [b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"]
+    hurried = trio.Event()
+    folder = Folder(str(saving.path))
+    downloads = Downloads(
+        folder, saving.disk, saving.endpoints.get, saving.said.append, loopback=False, driver=saving._driver, sync_in=inline
+    )
+    if early:
+        hurried.set()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(downloads.run)
+        nursery.start_soon(_set_later, hurried)
+        await _saved(downloads, make_status(), saving.said.append, hurried)
+        nursery.cancel_scope.cancel()
+    folder.close()
+    assert trio.current_time() == (0 if early else 5)
+    assert saving.said == ["0 files saved, 0 bytes; it was not waited for the rest: the same command fetches it."]
+
+
+async def _set_later(event: trio.Event) -> None:
+    await trio.sleep(5)
+    event.set()
 
 
 async def test_so_much_in_all_is_enough(autojump_clock: MockClock, saving: Saving, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,6 +57,20 @@ async def test_a_streamed_job_ends_as_any_other(
     assert not status.unpriced_attempts
 
 
+@pytest.mark.parametrize("url", [CHAT, RESPONSES, MESSAGES])
+async def test_tools_of_a_streamed_answer_are_billed(
+    tmp_path: Path, nursery: trio.Nursery, autojump_clock: MockClock, url: str
+) -> None:
+    """As those of any answer: a stream tells of them where it tells of usage."""
+    tools = [{"type": "web_search"}, {"type": "code_interpreter"}]
+    asked = [line(f"streamed-{n}", url, stream=True, model="simulated-large", tools=tools, user=str(n)) for n in range(20)]
+    night = night_of(tmp_path, nursery, asked)
+    status = await night.run()
+    assert_whole(night, status)
+    assert any(found["response"]["body"].get("tool_usage") for found in night.lines(RESULTS))
+    assert night.platform.counters.billed_usd == status.billed_usd
+
+
 async def test_connections_are_kept_between_streams(tmp_path: Path, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     """A stream that has ended leaves its connection to the next request, as any answer does."""
     night = night_of(tmp_path, nursery, [line(f"streamed-{number}", stream=True) for number in range(5)])

@@ -143,10 +143,14 @@ async def test_a_result_that_has_expired_fails_the_job(autojump_clock: MockClock
     assert_verified(night)
 
 
-async def test_one_answer_that_does_not_know_the_work_is_not_believed(autojump_clock: MockClock, night_of: Any) -> None:
-    """A server in several places may learn of it late in some of them."""
-    night = night_of(lines(1))
-    platform(night).instead = [json_answer(404, {"error": {"code": "job_not_found"}}), None] * 2
+@pytest.mark.parametrize("answers", [[404, 200, 404, 200], [404, 404, 404, 404, 404], [404, 502, 404, 404]])
+async def test_a_moment_in_which_the_work_is_not_known_is_not_believed(
+    autojump_clock: MockClock, night_of: Any, answers: list[int]
+) -> None:
+    """A server in several places may learn of it late in some of them, or be set up anew: what was paid for is not given up."""
+    night = night_of(lines(1), work_seconds=1.0)
+    unknown = {"error": {"code": "job_not_found"}}
+    platform(night).instead = [json_answer(code, unknown) if code != 200 else None for code in answers]
     status = await night.run()
     assert_whole(night, status)
     assert (status.completed, not night.maybe_billed()) == (1, True)
@@ -161,6 +165,15 @@ async def test_work_that_fails_at_its_provider_is_submitted_again(autojump_clock
     assert [event.result for event in night.events] == [AttemptResult.SERVER_ERROR, AttemptResult.OK]
     assert [record.attempt for record in submissions(night)] == [1, 2]
     assert_verified(night)
+
+
+async def test_work_that_failed_is_submitted_under_a_new_name(autojump_clock: MockClock, night_of: Any) -> None:
+    """A server that honours Idempotency-Key would name the failed work again, for as many attempts as the job has."""
+    night = night_of(lines(1), rules=(Rule(kind="job_failed", tag="work-0"),), idempotency=True)
+    status = await night.run(max_attempts=2)
+    assert_whole(night, status)
+    assert (status.completed, status.attempts) == (1, 2)
+    assert len({record.job for record in submissions(night)}) == 2
 
 
 async def test_work_that_always_fails_ends_with_its_attempts(autojump_clock: MockClock, night_of: Any) -> None:

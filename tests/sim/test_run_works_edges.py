@@ -133,6 +133,40 @@ async def test_work_of_an_account_that_is_given_up_is_left_to_the_next_process(a
     assert (status.completed, len(night.platform.asked)) == (10, 10)
 
 
+async def test_work_is_kept_by_an_account_that_cannot_connect(autojump_clock: MockClock, night_of: Any) -> None:
+    """Jobs that came back from it go to the others meanwhile; what the server works on for it, it alone can ask for."""
+    accounts = tuple(AccountSettings(name=name, keys=keys) for name, keys in KEYS.items())
+    night = night_of(lines(10), accounts=accounts, work_seconds=300.0)
+    night.accounts = dict(KEYS)
+
+    async def cut_a_off(run: Run) -> None:
+        await trio.sleep(30)
+        night.away = frozenset("a")
+        night.server.hang_up()
+        await trio.sleep(60)
+        night.away = frozenset()
+
+    status = await night.run(cut_a_off, rpm=60)
+    assert {record.account for record in submissions(night)} == {"a", "b"}
+    assert_whole(night, status)
+    assert (status.completed, len(night.platform.asked), night.maybe_billed()) == (10, 10, set())
+
+
+async def test_work_is_kept_by_an_account_that_waits_for_credits(autojump_clock: MockClock, night_of: Any) -> None:
+    """Others have some perhaps, and know nothing of the work."""
+    accounts = tuple(AccountSettings(name=name, keys=keys) for name, keys in KEYS.items())
+    night = night_of(lines(10), accounts=accounts, work_seconds=300.0)
+    night.accounts = dict(KEYS)
+
+    async def without_credits(_: Run) -> None:
+        await trio.sleep(30)
+        platform(night).instead = [json_answer(402, {"error": {"code": "insufficient_credits", "message": "m"}})]
+
+    status = await night.run(without_credits, rpm=60, wait_for_credits=True)
+    assert_whole(night, status)
+    assert (status.completed, len(night.platform.asked), night.maybe_billed()) == (10, 10, set())
+
+
 async def test_work_waits_out_an_outage_and_is_found_in_time(autojump_clock: MockClock, night_of: Any) -> None:
     """Half an hour without a server, and more results to be asked for than repeats would be allowed: none expires."""
     night = night_of(lines(300), work_seconds=60.0)

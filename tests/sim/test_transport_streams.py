@@ -94,6 +94,21 @@ async def test_a_stream_that_has_said_all_is_not_waited_for(autojump_clock: trio
         assert len(network.opened) == 1
 
 
+async def test_what_follows_the_last_words_is_not_listened_to_for_long(autojump_clock: trio.testing.MockClock) -> None:
+    """A moment in all, however much still comes."""
+
+    class Done(Taker):
+        complete = True
+
+    async with pool_over(answers(START, chunk(b"[DONE]"), *[part for _ in range(100) for part in (0.75, chunk(b":"))])) as (
+        pool,
+        _,
+    ):
+        began = trio.current_time()
+        assert (await stream(pool, Done())).status == 200
+        assert trio.current_time() - began == LINGER_SECONDS
+
+
 async def test_nonsense_behind_the_last_words_spoils_only_the_connection(autojump_clock: trio.testing.MockClock) -> None:
     """The answer was whole by then."""
     taker = Taker()
@@ -128,6 +143,22 @@ async def test_a_stream_that_is_broken_off_is_truncated(autojump_clock: trio.tes
     """As any reply that the framing promised more of."""
     async with pool_over(answers(START, chunk(b"a"), then_close=True)) as (pool, _):
         assert await fail(pool, Taker()) is FailureKind.TRUNCATED
+
+
+@pytest.mark.parametrize("framed", [b"Transfer-Encoding: chunked", b"Content-Length: 1000"])
+async def test_what_is_taken_of_an_answer_is_bounded(autojump_clock: trio.testing.MockClock, framed: bytes) -> None:
+    """Whether it says how long it is or not; and what is taken is not bounded by what may be kept."""
+    start = START.replace(b"Transfer-Encoding: chunked", framed)
+    body = [chunk(b"a" * 100)] * 10 + [END] if b"chunked" in framed else [b"a" * 1000]
+    async with pool_over(answers(start, *body)) as (pool, _):
+        assert await fail(pool, Taker(), max_stream_bytes=999) is FailureKind.TOO_LARGE
+
+        class Forgetful(Taker):
+            held_bytes = 0
+
+        taker = Forgetful()
+        assert (await stream(pool, taker, max_body_bytes=10, max_stream_bytes=1000)).status == 200
+        assert len(taker.taken) == 1000
 
 
 async def test_what_is_kept_of_a_stream_is_bounded(autojump_clock: trio.testing.MockClock) -> None:

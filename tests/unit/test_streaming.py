@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import random
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchrunner import dialect
+from batchrunner.exchange import Reply
+from batchrunner.outcome import Again, Failed, Tries, classify
 from batchrunner.streaming import STREAMED_URLS, Stream, stream_for
 
+UNEXPLAINED = "the server broke the stream off, and did not say why"
 CHAT, COMPLETIONS, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"
 
 
@@ -190,11 +195,16 @@ def test_a_response_is_what_its_last_event_holds(kind: str) -> None:
     ("url", "event", "error"),
     [
         (CHAT, {"error": {"code": "upstream_error", "message": "m"}}, {"code": "upstream_error", "message": "m"}),
-        (CHAT, {"error": "it broke"}, "it broke"),
+        (CHAT, {"error": "it broke"}, {"message": "it broke"}),
+        (CHAT, {"type": "error", "error": {}}, {"type": "error", "error": {}}),
+        (CHAT, {"error": {"why": 7}}, {"why": 7, "message": UNEXPLAINED}),
         (COMPLETIONS, {"error": {"code": 502}}, {"code": 502}),
         (RESPONSES, {"type": "error", "code": "x", "message": "m"}, {"type": "error", "code": "x", "message": "m"}),
         (RESPONSES, {"type": "error", "error": {"code": "x"}}, {"code": "x"}),
+        (RESPONSES, {"type": "error", "error": "it broke"}, {"message": "it broke"}),
         (MESSAGES, {"type": "error", "error": {"type": "overloaded_error"}}, {"type": "overloaded_error"}),
+        (MESSAGES, {"type": "error", "error": "it broke"}, {"message": "it broke"}),
+        (MESSAGES, {"type": "error", "message": "it broke"}, {"type": "error", "message": "it broke"}),
     ],
 )
 def test_an_error_in_mid_stream_takes_the_answers_place(url: str, event: dict[str, Any], error: object) -> None:
@@ -204,6 +214,14 @@ def test_an_error_in_mid_stream_takes_the_answers_place(url: str, event: dict[st
     stream = fed(url, half + wire(event) + begun)
     assert stream.complete
     assert json.loads(stream.body())["error"] == error
+    verdict = classify(Reply(200, (), stream.body()), dialect.for_url(url), Tries(1, 5), random.Random(7), 0)
+    assert isinstance(verdict, Failed | Again)
+
+
+@pytest.mark.parametrize(("url", "body"), [(CHAT, CALLS), (MESSAGES, BLOCKS)])
+def test_an_event_without_data_says_nothing(url: str, body: bytes) -> None:
+    """Some servers and proxies keep a connection alive so: an answer that is being paid for goes on."""
+    assert whole(url, body.replace(b"\n\n", b"\n\ndata:\n\ndata:  \n\n", 2)) == whole(url, body)
 
 
 @pytest.mark.parametrize(("url", "body"), [(CHAT, CALLS), (CHAT, SEVERAL), (MESSAGES, BLOCKS)])
@@ -337,3 +355,29 @@ def test_items_without_end_are_counted() -> None:
     for fragment in ('"choices":[{"index":%d,"delta":{}}]', '"x%d":1', '"choices":[{"delta":{"tool_calls":[{"index":%d}]}}]'):
         stream = fed(CHAT, b"".join(b"data: {%b}\n\n" % (fragment % number).encode() for number in range(5000)))
         assert stream.held_bytes > 5000 * 30
+
+
+LONG = "x" * 10_000
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        lambda number: chunk({"delta": {f"{LONG}{number}": None}}),
+        lambda number: chunk({"delta": {f"{LONG}{number}": 7}}),
+        lambda number: chunk({"delta": {f"{LONG}{number}": {}}}),
+        lambda number: chunk({"delta": {f"{LONG}{number}": []}}),
+        lambda number: chunk({"delta": {f"x{number}": {"id": LONG}}}),
+        lambda number: chunk(**{f"x{number % 50}": LONG if number >= 50 else 7}),
+    ],
+)
+def test_names_and_words_that_come_whole_are_counted(event: Any) -> None:
+    """As much as fragments of text: a server that makes them up fills no memory that nobody counts."""
+    body = wire(*(event(number) for number in range(100)))
+    assert fed(CHAT, body).held_bytes > 50 * len(LONG)
+
+
+def test_what_is_said_again_is_counted_once() -> None:
+    """Every chunk repeats what it is a chunk of: a long answer in small pieces is no large one."""
+    body = wire(*(chunk(delta(content="a"), system_fingerprint="fp", usage={"prompt_tokens": n}) for n in range(1000)))
+    assert fed(CHAT, body).held_bytes < 5_000
