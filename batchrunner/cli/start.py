@@ -231,7 +231,7 @@ async def _saved(downloads: Downloads, status: Status, say: Callable[[str], None
             nursery.cancel_scope.cancel()
     found = downloads.statistics()
     failed = f", {found.failed:,} could not be had: the same command tries again" if found.failed else ""
-    left = "" if finished else "; it was not waited for the rest: the same command fetches it"
+    left = "" if finished else "; the rest is left to the same command"
     say(f"{counted(found.files, 'file')} saved, {found.bytes:,} bytes{failed}{left}.")
 
 

@@ -290,7 +290,7 @@ async def test_somebody_in_a_hurry_is_not_kept_by_files(
         nursery.cancel_scope.cancel()
     folder.close()
     assert trio.current_time() == (0 if early else 5)
-    assert saving.said == ["0 files saved, 0 bytes; it was not waited for the rest: the same command fetches it."]
+    assert saving.said == ["0 files saved, 0 bytes; the rest is left to the same command."]
 
 
 async def _set_later(event: trio.Event) -> None:
