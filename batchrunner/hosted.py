@@ -27,6 +27,8 @@ MAX_ADDRESS_CHARACTERS: Final = 8192
 _NAMES: Final = ("url", "image_url", "video_url", "audio_url")
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._-]+")
 _LONGEST_STEM: Final = 80
+#: of the hash: so many that no two of a million jobs share them whose ids look alike
+_MARK_DIGITS: Final = 16
 _SUFFIX: Final = re.compile(r"\.[A-Za-z0-9]{1,5}")
 #: kept as they come in a path that is asked for
 _PATH_SAFE: Final = "/%:@!$&'()*+,;=~-._"
@@ -83,7 +85,7 @@ def _named(item: dict[str, Any]) -> list[str]:
 
 def stem(custom_id: str, number: int) -> str:
     """The name of a job's file without its extension. Different jobs and numbers have different ones."""
-    mark = hashlib.sha256(custom_id.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    mark = hashlib.sha256(custom_id.encode("utf-8", "surrogatepass")).hexdigest()[:_MARK_DIGITS]
     readable = _UNSAFE.sub("_", custom_id)[:_LONGEST_STEM].strip("._-") or "job"
     return f"{readable}-{mark}-{number}"
 

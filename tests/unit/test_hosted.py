@@ -53,6 +53,12 @@ def test_names_are_safe_and_differ(one: str, other: str, number: int) -> None:
     assert name != hosted.stem(one, number + 1)
 
 
+def test_jobs_whose_names_look_alike_have_files_of_their_own() -> None:
+    """However many, in whatever script: a name that is taken would pass for a file that is there."""
+    ids = [chr(0x4E00 + number % 20_000) + chr(0x4E00 + number // 20_000) for number in range(200_000)]
+    assert len({hosted.stem(custom_id, 0) for custom_id in ids}) == len(ids)
+
+
 def test_names_are_readable() -> None:
     """What can be kept of the custom_id is."""
     assert hosted.stem("report-7 (final)", 0).startswith("report-7_final-")
