@@ -135,6 +135,7 @@ class Downloads:
     def __init__(
         self,
         folder: Folder,
+        run_id: str,
         disk: Disk,
         endpoint_of: Callable[[str], str | None],
         say: Callable[[str], None],
@@ -144,6 +145,7 @@ class Downloads:
         sync_in: SyncIn = in_thread,
     ) -> None:
         self._folder = folder
+        self._run_id = run_id
         self._disk = disk
         self._endpoint_of = endpoint_of
         self._say = say
@@ -207,7 +209,10 @@ class Downloads:
             return []
         if self._endpoint_of(line.custom_id) not in hosted.MEDIA_URLS:
             return []
-        named = ((hosted.stem(line.custom_id, number), address) for number, address in enumerate(hosted.addresses(answer)))
+        named = (
+            (hosted.stem(self._run_id, line.custom_id, number), address)
+            for number, address in enumerate(hosted.addresses(answer))
+        )
         return [(stem, address) for stem, address in named if not self._folder.holds(stem)]
 
     async def _fetch(self, stem: str, address: str, limiter: trio.CapacityLimiter) -> None:

@@ -1,7 +1,8 @@
 """Media that a server hosts: where an answer names them, where they may be fetched, under which names they are kept. Pure.
 
-Names are made of what somebody else wrote, and so of letters, digits, dots, dashes and underscores alone; a short hash of the
-custom_id keeps apart what that makes alike. They can be told before anything is fetched, but for their extension.
+Names are made of what somebody else wrote, and so of letters, digits, dots, dashes and underscores alone; a hash of the run's id
+and the custom_id keeps apart what that makes alike, and the same job of several runs. They can be told before anything is
+fetched, but for their extension.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ MAX_ADDRESS_CHARACTERS: Final = 8192
 _NAMES: Final = ("url", "image_url", "video_url", "audio_url")
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._-]+")
 _LONGEST_STEM: Final = 80
+#: of the hash: so many that no two of a million jobs share them whose ids look alike
+_MARK_DIGITS: Final = 16
 _SUFFIX: Final = re.compile(r"\.[A-Za-z0-9]{1,5}")
 #: kept as they come in a path that is asked for
 _PATH_SAFE: Final = "/%:@!$&'()*+,;=~-._"
@@ -81,9 +84,9 @@ def _named(item: dict[str, Any]) -> list[str]:
     return [text for text in texts if text is not None and len(text) <= MAX_ADDRESS_CHARACTERS]
 
 
-def stem(custom_id: str, number: int) -> str:
-    """The name of a job's file without its extension. Different jobs and numbers have different ones."""
-    mark = hashlib.sha256(custom_id.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+def stem(run_id: str, custom_id: str, number: int) -> str:
+    """The name of a job's file without its extension. Different runs, jobs and numbers have different ones."""
+    mark = hashlib.sha256(f"{run_id}\n{custom_id}".encode("utf-8", "surrogatepass")).hexdigest()[:_MARK_DIGITS]
     readable = _UNSAFE.sub("_", custom_id)[:_LONGEST_STEM].strip("._-") or "job"
     return f"{readable}-{mark}-{number}"
 

@@ -217,7 +217,8 @@ def _downloads(
         return None
 
     loopback = any(Origin.parse(account.base_url).is_loopback for account in accounts)
-    return Downloads(folder, directory.disk, endpoint_of, say, loopback=loopback)
+    assert directory.manifest is not None
+    return Downloads(folder, directory.manifest.run_id, directory.disk, endpoint_of, say, loopback=loopback)
 
 
 async def _saved(downloads: Downloads, status: Status, say: Callable[[str], None], hurried: trio.Event) -> None:

@@ -41,6 +41,7 @@ class Saving:
 
     def __init__(self, nursery: trio.Nursery, path: Path) -> None:
         self.path = path
+        self.run_id = "r"
         self.disk = MemoryDisk()
         self.results = self.disk.open(RESULTS)
         self.asked: list[str] = []
@@ -58,7 +59,14 @@ class Saving:
     async def at_work(self) -> AsyncIterator[Downloads]:
         folder = Folder(str(self.path))
         downloads = Downloads(
-            folder, self.disk, self.endpoints.get, self.said.append, loopback=False, driver=self._driver, sync_in=inline
+            folder,
+            self.run_id,
+            self.disk,
+            self.endpoints.get,
+            self.said.append,
+            loopback=False,
+            driver=self._driver,
+            sync_in=inline,
         )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(downloads.run)
@@ -98,7 +106,7 @@ async def test_what_answers_name_is_saved(autojump_clock: MockClock, saving: Sav
     saving.add("pages", A, endpoint="/v1/search")
     saving.add("stranger", A, endpoint="")
     downloads = await saving.save()
-    names = {f"{hosted.stem('one', 0)}.png", f"{hosted.stem('one', 1)}.png"}
+    names = {f"{hosted.stem('r', 'one', 0)}.png", f"{hosted.stem('r', 'one', 1)}.png"}
     assert saving.files() == dict.fromkeys(names, b"\x89PNG")
     assert stat.S_IMODE(saving.path.stat().st_mode) == 0o700
     assert {stat.S_IMODE(path.stat().st_mode) for path in saving.path.iterdir()} == {0o600}
@@ -110,13 +118,23 @@ async def test_what_is_there_is_not_fetched_again(autojump_clock: MockClock, sav
     """Whatever its extension; and a part that a kill has left is begun anew."""
     saving.add("one", A, B)
     saving.path.mkdir()
-    (saving.path / f"{hosted.stem('one', 0)}.webp").write_bytes(b"mine")
-    (saving.path / f".{hosted.stem('one', 1)}.part").write_bytes(b"half of it, and more")
+    (saving.path / f"{hosted.stem('r', 'one', 0)}.webp").write_bytes(b"mine")
+    (saving.path / f".{hosted.stem('r', 'one', 1)}.part").write_bytes(b"half of it, and more")
     await saving.save()
     assert saving.asked == [B]
-    assert saving.files() == {f"{hosted.stem('one', 0)}.webp": b"mine", f"{hosted.stem('one', 1)}.png": b"\x89PNG"}
+    assert saving.files() == {f"{hosted.stem('r', 'one', 0)}.webp": b"mine", f"{hosted.stem('r', 'one', 1)}.png": b"\x89PNG"}
     await saving.save()
     assert saving.asked == [B]
+
+
+async def test_the_same_job_of_another_run_has_files_of_its_own(autojump_clock: MockClock, saving: Saving) -> None:
+    """Two runs may share a folder: what one of them was paid for is not taken for the other's."""
+    saving.add("one", A)
+    await saving.save()
+    saving.run_id = "another"
+    await saving.save()
+    assert saving.asked == [A, A]
+    assert len(saving.files()) == 2
 
 
 async def test_results_are_followed_as_they_come(autojump_clock: MockClock, saving: Saving) -> None:
@@ -162,11 +180,11 @@ async def test_what_cannot_be_fetched_is_told(
     saving.add("two", B)
     saving.answers["one.example.com"] = answers
     downloads = await saving.save()
-    assert list(saving.files()) == [f"{hosted.stem('two', 0)}.png"]
+    assert list(saving.files()) == [f"{hosted.stem('r', 'two', 0)}.png"]
     assert len([address for address in saving.asked if "one." in address]) == asked
     assert downloads.statistics().failed == 1
     (said,) = saving.said
-    assert said.startswith(f"warning: {hosted.stem('one', 0)} was not saved: ")
+    assert said.startswith(f"warning: {hosted.stem('r', 'one', 0)} was not saved: ")
 
 
 async def test_a_redirect_is_followed_without_a_key(autojump_clock: MockClock, saving: Saving) -> None:
@@ -176,7 +194,7 @@ async def test_a_redirect_is_followed_without_a_key(autojump_clock: MockClock, s
     saving.answers["two.example.com"] = [b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nGIF"]
     await saving.save()
     assert saving.asked == [A, "https://two.example.com/c.gif"]
-    assert saving.files() == {f"{hosted.stem('one', 0)}.gif": b"GIF"}
+    assert saving.files() == {f"{hosted.stem('r', 'one', 0)}.gif": b"GIF"}
 
 
 async def test_a_fault_that_passes_is_waited_out(autojump_clock: MockClock, saving: Saving) -> None:
@@ -192,8 +210,8 @@ async def test_no_link_leads_out_of_the_folder(autojump_clock: MockClock, saving
     precious = tmp_path / "precious"
     precious.write_bytes(b"precious")
     saving.path.mkdir()
-    (saving.path / f".{hosted.stem('one', 0)}.part").symlink_to(precious)
-    (saving.path / f".{hosted.stem('one', 1)}.part").hardlink_to(precious)
+    (saving.path / f".{hosted.stem('r', 'one', 0)}.part").symlink_to(precious)
+    (saving.path / f".{hosted.stem('r', 'one', 1)}.part").hardlink_to(precious)
     saving.add("one", A, B)
     downloads = await saving.save()
     assert precious.read_bytes() == b"precious"
@@ -279,7 +297,14 @@ async def test_somebody_in_a_hurry_is_not_kept_by_files(
     hurried = trio.Event()
     folder = Folder(str(saving.path))
     downloads = Downloads(
-        folder, saving.disk, saving.endpoints.get, saving.said.append, loopback=False, driver=saving._driver, sync_in=inline
+        folder,
+        saving.run_id,
+        saving.disk,
+        saving.endpoints.get,
+        saving.said.append,
+        loopback=False,
+        driver=saving._driver,
+        sync_in=inline,
     )
     if early:
         hurried.set()

@@ -46,17 +46,23 @@ def test_no_answer_names_more_than_a_hundred_files() -> None:
 @given(st.text(), st.text(), st.integers(0, 99))
 def test_names_are_safe_and_differ(one: str, other: str, number: int) -> None:
     """Of letters, digits and a few marks, never a way out of the directory nor hidden; alike only for the same job and number."""
-    name = hosted.stem(one, number)
+    name = hosted.stem("r", one, number)
     assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,110}", name)
     assert "/" not in name
-    assert (name == hosted.stem(other, number)) == (one == other)
-    assert name != hosted.stem(one, number + 1)
+    assert (name == hosted.stem("r", other, number)) == (one == other)
+    assert name != hosted.stem("r", one, number + 1)
+
+
+def test_jobs_whose_names_look_alike_have_files_of_their_own() -> None:
+    """However many, in whatever script: a name that is taken would pass for a file that is there."""
+    ids = [chr(0x4E00 + number % 20_000) + chr(0x4E00 + number // 20_000) for number in range(200_000)]
+    assert len({hosted.stem("r", custom_id, 0) for custom_id in ids}) == len(ids)
 
 
 def test_names_are_readable() -> None:
     """What can be kept of the custom_id is."""
-    assert hosted.stem("report-7 (final)", 0).startswith("report-7_final-")
-    assert hosted.stem("../../etc/passwd", 1).startswith("etc_passwd-")
+    assert hosted.stem("r", "report-7 (final)", 0).startswith("report-7_final-")
+    assert hosted.stem("r", "../../etc/passwd", 1).startswith("etc_passwd-")
 
 
 @pytest.mark.parametrize(
