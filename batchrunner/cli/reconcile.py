@@ -118,8 +118,11 @@ def _accounts(given: Mapping[str, Any], manifest: Manifest) -> list[Account]:
 def _watch(look: _Look, every_seconds: float) -> None:
     """Say how a run stands until nobody is at work on it."""
     while is_locked(look.path):
-        parts, _ = look.at_it()
-        say(watched(parts))
+        try:
+            parts, _ = look.at_it()
+            say(watched(parts))
+        except AccountError as error:  # a server that is away comes back: it is only asked in earnest at the end
+            say(f"warning: {error}")
         until = time.monotonic() + every_seconds
         while is_locked(look.path) and time.monotonic() < until:
             time.sleep(_POLL_SECONDS)

@@ -226,7 +226,9 @@ class Ledger:
             self.others[key_of(number, ended.attempt)] = _at(place.offset or 0, length)
 
     def _settled(self, place: Place, length: int, settled: Settled) -> None:
-        number = self._number(settled.id, settled.fp, place.offset or 0, length)
+        number = self.index.find(settled.id, int(settled.fp, 16))  # its line may have been changed since
+        if number is None:
+            number = self._number(settled.id, settled.fp, place.offset or 0, length)
         key = key_of(number, settled.attempt)
         earlier = self.settlement(key)
         charged = self.charged(number, settled.attempt)

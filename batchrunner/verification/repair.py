@@ -96,6 +96,8 @@ def _index(reader: RunReader, run_id: str) -> Index:
         if number is None:
             index.add(record.id, fingerprint, offset, len(line), 0)
             continue
+        if isinstance(record, Settled):  # it may be of an attempt at what the line was before it was changed
+            continue
         index.fingerprints[number] = fingerprint
         if isinstance(record, Sent):
             index.offsets[number], index.lengths[number] = offset, len(line)

@@ -101,6 +101,21 @@ def test_a_run_at_work_is_refused_or_watched_to_its_end(tmp_path: Path) -> None:
     assert "Settled 6 attempts, written to costs.jsonl:" in watched.stdout
 
 
+def test_a_run_is_watched_on_through_an_outage_of_the_account(tmp_path: Path) -> None:
+    """While it is at work there is nothing to lose; once it has ended, nothing can be settled, and that is 69."""
+    with platform(tmp_path, "--latency", "2") as running, server(403, b'{"error":{"code":"forbidden","message":"no"}}') as url:
+        arguments = ("submit", write_various(tmp_path, 6), "-o", tmp_path / "r.run", "--max-in-flight", "2")
+        with started(tmp_path, *arguments, *running.options, env=running.env) as submit:
+            running.until_in_flight(2)
+            options = ("--watch", "--every", "1", "--base-url", url)
+            with started(tmp_path, "reconcile", tmp_path / "r.run", *options, env=KEY) as watching:
+                for _ in range(2):
+                    line_with(watching, "the account's usage cannot be fetched")
+                assert submit.poll() is None
+                assert ending(submit).code == 0
+                assert ending(watching).code == 69
+
+
 def test_each_account_of_a_run_has_its_own_events(tmp_path: Path) -> None:
     with platform_of_two(tmp_path) as _:
         jobs = write(tmp_path, [*["a"] * 6, *["b"] * 7])

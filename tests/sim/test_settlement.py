@@ -19,11 +19,13 @@ from batchrunner.reconciliation import AttemptReason, Settlement, reconcile
 from batchrunner.run_attempts import Known, read_attempts
 from batchrunner.run_directory import read_manifest
 from batchrunner.settlement import Change, changes, write
+from batchrunner.simulator.settings import Rule
 from batchrunner.story import tell
 from batchrunner.story_text import story_text
 from batchrunner.usage_event import UsageEvent
 from batchrunner.verification import verify
 from batchrunner.verification.reader import RunReader
+from batchrunner.verification.repair import repair
 from tests.sim.nights import PRICES, MakeNight, Night, job
 from tests.verified import assert_clean, written
 
@@ -173,6 +175,25 @@ async def test_killed_or_cut_off_in_the_middle_it_is_settled_by_the_next(
     assert_clean(books.path)
     books.settle()
     assert assert_clean(books.path).sums == wanted
+
+
+async def test_an_attempt_at_a_line_that_was_changed_since_changes_nothing_of_the_job(
+    autojump_clock: MockClock, make_night: MakeNight, tmp_path: Path
+) -> None:
+    """It is settled as what it was: the job stays the new line's, for whoever reads the journal alone."""
+    lines = [job(f"job-{number}", text="word " * (10 + number)) for number in range(30)]
+    night = make_night(lines, rules=(Rule(kind="empty", tag="job-3"), Rule(kind="error400", tag="job-3")))
+    await night.run(max_in_flight=5)
+    lines[3] = job("job-3", text="another")
+    night.path.write_bytes(b"".join(lines))
+    await night.run(accept_changes=True, max_in_flight=5)
+    assert night.failures()["job-3"] == "invalid_request"
+    books = Books(night, tmp_path)
+    assert [change.known.attempt.number for change in books.settle()] == [1]
+    assert_clean(books.path)
+    assert [line for line in repair(books.path, books.clock).done if "changed" in line] == []
+    books.back()
+    await night.run()
 
 
 async def test_a_jobs_story_tells_of_its_settlement(autojump_clock: MockClock, make_night: MakeNight, tmp_path: Path) -> None:
