@@ -21,7 +21,8 @@ from batchrunner.job import RequestSize, Usage
 #: Parts of a request's shape, which no catalog lists; spellings of a cap stand for each other.
 _SHAPE: Final = frozenset(
     {"model", "messages", "input", "prompt", "query", "documents", "system", "instructions", "text", "file", "url", "image"}
-    | {"image_url", "audio", "video", "metadata", "user", "safety_identifier", "store", "disable_formatting", "stream"}
+    | {"image_url", "audio", "audio_url", "video", "video_url", "metadata", "user", "safety_identifier", "store"}
+    | {"disable_formatting", "stream", "stream_options"}
 )
 _CAPS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 

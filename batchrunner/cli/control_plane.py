@@ -44,7 +44,9 @@ def account_of(given: Mapping[str, Any], *, needs_key: bool = True) -> Account:
     `needs_key`: whether one without any is of no use. Raises: UsageError.
     """
     options = {f"--{name.replace('_', '-')}": given[name] for name in ("base_url", "account", "config")}
-    context = submit.make_context("submit", [*(f"{name}={value}" for name, value in options.items() if value is not None), "-"])
+    context = submit.make_context(
+        "batchrun submit", [*(f"{name}={value}" for name, value in options.items() if value is not None), "-"]
+    )
     name: str | None = context.params["account"]
     if name is not None and "," in name:
         raise UsageError(f"--account {name}: ask for one account at a time.")

@@ -74,7 +74,7 @@ def _code_of_the_command() -> int:
         # Outside of its standalone mode click returns what `Context.exit` was given.
         return batchrun.main(prog_name="batchrun", standalone_mode=False) or 0
     except click.ClickException as error:
-        say(f"batchrun: {error.format_message()}")
+        say(f"batchrun: {' '.join(error.format_message().split())}")  # a list of choices is one a line
         if isinstance(error, click.UsageError) and error.ctx is not None:
             say(f"`{error.ctx.command_path} --help` lists what there is.")
         return error.exit_code

@@ -97,7 +97,7 @@ def plan(
       69, 74, 75, 130 ...  as with submit, where a sample was stopped
     """  # noqa: D301 - click reads the backspace: the table stays a table
     clock = SystemClock()
-    as_submit = submit.make_context("submit", list(arguments), auto_envvar_prefix="BATCHRUN")
+    as_submit = submit.make_context("batchrun submit", list(arguments), auto_envvar_prefix="BATCHRUN")
     planned = _Planned(as_submit, clock, offline=offline, sample=sample or 0)
     report, paid = planned.report()
     if as_json or as_submit.params["json"]:

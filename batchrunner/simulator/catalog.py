@@ -14,7 +14,11 @@ from batchrunner.simulator.model import Model, Price
 __all__ = ["MODELS", "Catalog", "Model", "Price", "entry"]
 
 #: of models that write, beside the cap
-_WRITING = ({"name": "temperature", "type": "number", "min": 0, "max": 2, "default": 1}, {"name": "top_p", "type": "number"})
+_WRITING = (
+    {"name": "temperature", "type": "number", "min": 0, "max": 2, "default": 1},
+    {"name": "top_p", "type": "number"},
+    {"name": "n", "type": "integer", "min": 1, "default": 1},
+)
 
 MODELS = (
     Model(
@@ -59,6 +63,10 @@ MODELS = (
         prices=(Price(Decimal("0.00000002")),),
         category="embedding",
         output_modalities=("embedding",),
+        parameters=(
+            {"name": "dimensions", "type": "integer", "min": 1},
+            {"name": "encoding_format", "type": "string", "options": ["float", "base64"], "default": "float"},
+        ),
     ),
     Model(
         id="simulated-rerank",
@@ -68,6 +76,7 @@ MODELS = (
         prices=(Price(Decimal("0.00000005")),),
         category="rerank",
         output_modalities=("score",),
+        parameters=({"name": "top_n", "type": "integer", "min": 1},),
     ),
     *MEDIA_MODELS,
 )

@@ -309,3 +309,4 @@ def test_what_makes_no_sense(tmp_path: Path, arguments: tuple[Any, ...], words: 
     ended = batchrun(tmp_path, "plan", *arguments)
     assert ended.code == 2
     assert words in ended.stderr
+    assert "`submit --help`" not in ended.stderr

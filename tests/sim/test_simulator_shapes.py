@@ -153,9 +153,10 @@ async def test_the_catalog_shows_what_each_model_is_for(autojump_clock: MockCloc
     listed = (await ask(platform_of(), request("/v1/models", method="GET"))).json()["data"]
     models = {model["id"]: model for model in listed}
     assert models["simulated-small"]["supported_parameters"][0]["name"] == "max_tokens"
-    for model, category, price in (
-        ("simulated-embedding", "embedding", "0.00000002"),
-        ("simulated-rerank", "rerank", "0.00000005"),
+    for model, category, price, parameters in (
+        ("simulated-embedding", "embedding", "0.00000002", ["dimensions", "encoding_format"]),
+        ("simulated-rerank", "rerank", "0.00000005", ["top_n"]),
     ):
         shown = models[model]
-        assert (shown["category"], shown["pricing"]["prompt"], shown["supported_parameters"]) == (category, price, [])
+        assert (shown["category"], shown["pricing"]["prompt"]) == (category, price)
+        assert [parameter["name"] for parameter in shown["supported_parameters"]] == parameters

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,6 +15,8 @@ from batchrunner.catalog import Model, Parameter, models
 from batchrunner.checks import Looked, problems
 from batchrunner.estimate import Outputs
 from batchrunner.job import Usage
+from batchrunner.jobfile import BadLineError, parse
+from batchrunner.simulator.catalog import Catalog
 
 MODEL = Model(
     id="m",
@@ -75,6 +79,25 @@ def test_a_job_that_nothing_speaks_against() -> None:
 def test_what_the_catalog_speaks_against(body: dict[str, Any], expected: tuple[str, str, str | None]) -> None:
     """Only a model that is not there is certain to fail: catalogs lag behind in all else."""
     assert found(body) == [expected]
+
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "jobs").glob("*.jsonl"))
+#: of examples that are to fail, and the tools of one
+EXPECTED = {"changed-before": {"unknown_model"}, "mixed": {"tools_billed"}}
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_no_example_is_warned_of_that_runs(example: Path) -> None:
+    """Each is a valid line of its endpoint, and the embedded platform's catalog says so."""
+    offered = {model.id: model for model in models(Catalog().list_body())}
+    codes = set()
+    for raw in example.read_bytes().splitlines():
+        with contextlib.suppress(BadLineError):
+            line = parse(raw)
+            size = dialect.for_url(line.url).size(line.body)
+            fields = msgspec.json.decode(line.body, type=dict[str, msgspec.Raw])
+            codes |= {one.code for one in problems(Looked(line.url, size, fields, SMALL, None), offered, rpm=50, tpm=0)}
+    assert codes == EXPECTED.get(example.stem, set())
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,20 @@ def test_a_defect_is_called_one(
     )
 
 
+def test_a_choice_that_is_missing_is_told_on_one_line(
+    ended_by: Callable[[BaseException], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Click gives each of several choices a line of its own; escaped, they could not be read."""
+    missing = click.MissingParameter(
+        "", param_type="argument", param=click.Argument(["what"], type=click.Choice(["set", "pause"]))
+    )
+    assert ended_by(missing) == 2
+    said = capsys.readouterr().err
+    assert "\\" not in said
+    assert said.count("\n") == 1
+    assert "set, pause" in said
+
+
 def test_a_platform_that_does_not_start_is_a_usage_error() -> None:
     """Its own message has gone to stderr; it has ended, and so has our end of its pipes."""
     with pytest.raises(UsageError, match="did not start"):
