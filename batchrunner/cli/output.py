@@ -24,6 +24,7 @@ STOPPED_EXIT_CODES: dict[StoppedBy, int] = {
     "disk": 74,
     "input": 65,
 }
+UNEXPLAINED_EXIT_CODE = 70
 
 
 class _Counts(msgspec.Struct):
@@ -103,6 +104,8 @@ def exit_code(status: Status, *, terminated: bool) -> int:
         return 143
     if status.stopped_by is not None:
         return STOPPED_EXIT_CODES[status.stopped_by]
+    if status.state == "stopped":  # jobs are left, and nobody has said why: a defect, which must not pass for success
+        return UNEXPLAINED_EXIT_CODE
     return 1 if status.failed else 0
 
 

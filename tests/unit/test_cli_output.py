@@ -59,6 +59,7 @@ def test_an_unknown_cost_is_null_and_never_zero(make_status: MakeStatus) -> None
         ({"state": "completed"}, False, 0),
         ({"state": "completed", "failed": 1}, False, 1),
         ({"state": "completed"}, True, 0),
+        ({"state": "stopped"}, False, 70),
         ({"state": "stopped", "stopped_by": "max_cost", "failed": 1}, False, 3),
         ({"state": "stopped", "stopped_by": "failures"}, False, 3),
         ({"state": "stopped", "stopped_by": "credits"}, False, 69),
