@@ -30,7 +30,7 @@ def ctl(run_dir: Path, action: str, settings: tuple[str, ...], as_json: bool) ->
       set rpm=N tpm=N max-cost=USD  other limits a minute (0: none), another
                                     spend cap (none: no cap); of several
                                     accounts, account=NAME says whose limits
-      pause                         send nothing more for now
+      pause                         send nothing more for now; submitted work is asked for
       resume                        go on sending
       drain                         end once what is in flight has ended,
                                     as Ctrl-C does; submit resumes it
