@@ -91,6 +91,7 @@ def _match(books: Books, kind: Kind, members: list[_Member], inside: Sequence[_D
     if len(pairs) != len(members):
         return
     crowd = tuple(number for _, _, number in members)
+    pairs = _as_booked(books, members, pairs)
     for member, event in pairs:
         _learn(books, kind, members[member], event)
         number, place = members[member][2], event[1]
@@ -123,6 +124,33 @@ def _in_turn(members: Sequence[_Member], inside: Sequence[_Dated]) -> tuple[list
         if waiting:
             pairs.append((heapq.heappop(waiting)[1], event))
     return pairs, [False] * len(members)
+
+
+def _as_booked(books: Books, members: Sequence[_Member], pairs: Sequence[tuple[int, _Dated]]) -> list[tuple[int, _Dated]]:
+    """The pairs, events exchanged where an answer gets the one that says what its books say, and no other loses its own.
+
+    What was cached tells nobody apart, and yet is part of an amount that is known.
+    """
+    held = dict(pairs)
+
+    def is_own(member: int, event: _Dated) -> bool:
+        attempt, said = books.attempts[members[member][2]], books.events[event[1]]
+        if attempt.usage is None or said.tokens is None:
+            return False
+        return (said.tokens.cached_tokens, said.cost_usd) == (attempt.usage.cached_tokens, attempt.amount_usd)
+
+    def may_have(member: int, event: _Dated) -> bool:
+        low, high, _ = members[member]
+        return low <= event[0] <= high
+
+    others = [member for member, event in pairs if not is_own(member, event)]
+    for member in others[:CROWD]:
+        for other in others[:CROWD]:
+            mine, its = held[member], held[other]
+            if is_own(member, its) and not is_own(other, its) and may_have(member, its) and may_have(other, mine):
+                held[member], held[other] = its, mine
+                break
+    return list(held.items())
 
 
 def _learn(books: Books, kind: Kind, member: _Member, event: _Dated) -> None:

@@ -91,7 +91,7 @@ class AttemptClaim(msgspec.Struct, frozen=True, gc=False):
 
     billing: Billing
     reason: AttemptReason
-    #: by place in what was given. Of events that are alike, one each, in the order of time; None where there is none
+    #: by place in what was given. Of events that are alike, each that of its books, else in the order of time; None for none
     event: int | None = None
 
 
