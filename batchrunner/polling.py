@@ -50,6 +50,10 @@ MAX_ID_CHARACTERS: Final = 256
 _SUCCEEDED: Final = frozenset({"completed", "succeeded"})
 _FAILED: Final = "failed"
 _URLS: Final = ("polling_url", "poll_url", "status_url")
+#: what says that there is work to be asked for; an `id` alone does not, answers have one too
+_NAMES_WORK: Final = ("job_id", "job", *_URLS)
+#: what a result holds that stands in the answer itself
+_ITSELF: Final = ("text", "url")
 
 
 class Submission(msgspec.Struct, frozen=True):
@@ -169,7 +173,9 @@ def _is_final(reply: dict[str, object]) -> bool:
     status = reply.get("status")
     if isinstance(status, str):
         return _status(reply) in (*_SUCCEEDED, _FAILED)
-    return any(reply.get(name) is not None for name in RESULTS)
+    if any(reply.get(name) is not None for name in RESULTS):
+        return True
+    return not any(reply.get(name) for name in _NAMES_WORK) and any(string(reply.get(name)) for name in _ITSELF)
 
 
 def _status(reply: dict[str, object]) -> str:

@@ -92,13 +92,13 @@ def _end(story: Story, status: Status | None, *, live: bool) -> list[str]:
     if not live:
         stopped = "" if status is None or status.stopped_by is None else f" The run stopped: {STOPPED[status.stopped_by][0]}."
         return [f"No process is at work on it: {AGAIN}.{stopped}"]
+    last = next((step.what for step in reversed(story.steps) if step.what != "process"), "")
     if story.state == "in_flight":
-        if story.steps[-1].what == "submitted":
+        if last == "submitted":
             return ["The server works on it, and is asked for the result now and then."]
         return ["It is in flight, and waits for its answer."]
     binding = "" if status is None else BINDING_TEXT[status.binding]
     waits = {"again": "a backoff of up to a minute, then its turn", "refused": "the account, which was refused, and its turn"}
-    last = next((step.what for step in reversed(story.steps) if step.what != "process"), "")
     return [f"It waits for {waits.get(last, 'its turn')}{f' (the run: {binding})' if binding else ''}."]
 
 

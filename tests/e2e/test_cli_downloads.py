@@ -73,3 +73,4 @@ def test_a_file_that_does_not_come_is_not_waited_for_past_an_interrupt(tmp_path:
     assert ended.code == 0, ended.stderr
     assert "left to the same command" in ended.stderr
     assert "0 files saved" in ended.stderr
+    assert list((tmp_path / "media").iterdir()) == []

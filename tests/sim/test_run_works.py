@@ -104,9 +104,12 @@ async def test_a_job_that_the_server_works_on_has_a_story(autojump_clock: MockCl
     text = story_text(told, None, live=True)
     assert f"attempt 1 was taken on by the server, as {record.job}; it is asked for the result" in text
     assert "The server works on it" in text
+    await night.run(after(5, Run.drain))
+    told = story.tell(written(night.disk, night.path.with_suffix(".run"), run_id="night", prices=PRICES), "work-0")
+    assert "The server works on it" in story_text(told, None, live=True)
     await night.run()
     told = story.tell(written(night.disk, night.path.with_suffix(".run"), run_id="night", prices=PRICES), "work-0")
-    assert ([step.what for step in told.steps], told.state) == (["sent", "submitted", "process", "done"], "succeeded")
+    assert ([step.what for step in told.steps], told.state) == (["sent", "submitted", "process", "process", "done"], "succeeded")
 
 
 @pytest.mark.parametrize("stop", [Run.drain, Run.cancel])

@@ -34,6 +34,9 @@ def night_of(tmp_path: Path, nursery: trio.Nursery) -> Any:
     [
         ({"text": "at once", "result": {"text": "at once"}}, {}),
         ({"job_id": "j", "status": "succeeded", "output": {"text": "at once"}}, {}),
+        ({"text": "at once"}, {}),
+        ({"id": "t-1", "text": "at once"}, {}),
+        ({"id": "v-1", "url": "https://files.example.com/a.mp4"}, {}),
         ({"status": "queued"}, {"work-0": "unreadable_reply"}),
         ({"job_id": "", "status": "queued"}, {"work-0": "unreadable_reply"}),
         ({"job_id": "x" * 1000, "status": "queued"}, {"work-0": "unreadable_reply"}),
