@@ -163,6 +163,15 @@ async def test_work_that_fails_at_its_provider_is_submitted_again(autojump_clock
     assert_verified(night)
 
 
+async def test_work_that_failed_is_new_work_under_another_idempotency_key(autojump_clock: MockClock, night_of: Any) -> None:
+    """What had become of it was told: under the same key the server would name the same work, which has failed for ever."""
+    night = night_of(lines(1), rules=(Rule(kind="job_failed", tag="work-0"),), idempotency=True)
+    status = await night.run()
+    assert_whole(night, status)
+    assert (status.completed, status.attempts) == (1, 2)
+    assert len({record.job for record in submissions(night)}) == 2
+
+
 async def test_work_that_always_fails_ends_with_its_attempts(autojump_clock: MockClock, night_of: Any) -> None:
     """As any job does."""
     night = night_of(lines(1), rules=(Rule(kind="job_failed", tag="work-0", times=0),))
