@@ -183,7 +183,10 @@ def _status(reply: dict[str, object]) -> str:
 
 
 def _judge_failed(result: Reply, reply: dict[str, object], shape: Dialect, attempts: Tries, rng: random.Random) -> Failed | Again:
-    """Judge failed work by its error, which no status of its own came with. It may have been billed, and is no outage."""
+    """Judge failed work by its error, which no status of its own came with. It may have been billed, and is no outage.
+
+    Nothing will come of it any more: asked for under the same Idempotency-Key, the server would name the same work again.
+    """
     error = reply.get("error")
     words = error if isinstance(error, dict) else {"code": "job_failed", "message": string(error) or "the server gave no reason"}
     envelope = msgspec.structs.replace(result, headers=(), body=json.dumps({"error": words}).encode())
