@@ -135,8 +135,8 @@ def _as_booked(books: Books, members: Sequence[_Member], pairs: Sequence[tuple[i
 
     def is_own(member: int, event: _Dated) -> bool:
         attempt, said = books.attempts[members[member][2]], books.events[event[1]]
-        if attempt.usage is None or said.tokens is None:
-            return False
+        assert attempt.usage is not None  # they are here by their tokens
+        assert said.tokens is not None
         return (said.tokens.cached_tokens, said.cost_usd) == (attempt.usage.cached_tokens, attempt.amount_usd)
 
     def may_have(member: int, event: _Dated) -> bool:
