@@ -13,7 +13,7 @@ from batchrunner.run_attempts import Known
 from batchrunner.settlement import changes
 from batchrunner.settlement_text import NAMED, Reconciled, document, event_lines, report, watched
 from batchrunner.usage_event import UsageEvent
-from tests.unit.reconciliation.test_claims import OVER, START, background, billed, event, unseen
+from tests.unit.reconciliation.few import OVER, START, background, billed, event, unseen
 
 
 def part(attempts: list[Attempt], events: list[UsageEvent], *, settled: bool = False, account: str | None = None) -> Reconciled:

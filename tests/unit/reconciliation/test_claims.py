@@ -3,76 +3,14 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Any
 
 import msgspec
 import pytest
 
 from batchrunner.events import Billing
 from batchrunner.job import Usage
-from batchrunner.reconciliation import Attempt, AttemptReason, EventReason, Settlement, Whose, reconcile, rest
-from batchrunner.usage_event import UsageEvent
-
-SECOND = 1_000_000_000
-START = 1_700_000_000 * SECOND
-OVER = START + 10_000 * SECOND
-CHAT = "/v1/chat/completions"
-
-
-def billed(name: str, at: float, usage: Usage, seconds: float = 1.0, **more: Any) -> Attempt:
-    return attempt(name, at, Billing.BILLED, seconds, usage=usage, **({"amount_usd": Decimal(1)} | more))
-
-
-def unseen(name: str, at: float, seconds: float = 1.0, **more: Any) -> Attempt:
-    return attempt(name, at, Billing.MAYBE, seconds, **({"why": "read", "left": True, "cap_tokens": 500} | more))
-
-
-def attempt(name: str, at: float, billing: Billing, seconds: float, **more: Any) -> Attempt:
-    sent_ns = START + round(at * SECOND)
-    given: dict[str, Any] = {
-        "custom_id": name,
-        "number": 1,
-        "request": name,
-        "model": "small",
-        "endpoint": CHAT,
-        "sent_ns": sent_ns,
-        "ended_ns": sent_ns + round(seconds * SECOND),
-        "billing": billing,
-    }
-    return Attempt(**(given | more))
-
-
-def event(at: float, usage: Usage | None, **more: Any) -> UsageEvent:
-    at_ns = None if at < 0 else START + round(at * SECOND)
-    given: dict[str, Any] = {
-        "id": f"ue_{at}",
-        "at_ns": at_ns,
-        "model": "small",
-        "endpoint": CHAT,
-        "tokens": usage,
-        "cost_usd": Decimal(1),
-    }
-    return UsageEvent(**(given | more))
-
-
-def background(count: int = 200) -> tuple[list[Attempt], list[UsageEvent]]:
-    """Answers of a second each, one every ten seconds, with tokens of their own, that tell how clocks and answers are."""
-    usages = [Usage(10_000 + number, 7) for number in range(count)]
-    attempts = [billed(f"plain-{number}", 10.0 * number, usage) for number, usage in enumerate(usages)]
-    return attempts, [event(10.0 * number + 0.9 + number % 10 / 100, usage) for number, usage in enumerate(usages)]
-
-
-def settled(
-    attempts: list[Attempt], events: list[UsageEvent], complete_until_ns: int = OVER, horizon_seconds: int = 900
-) -> Settlement:
-    """What is said of these, which stand before the background."""
-    more_attempts, more_events = background()
-    return reconcile(
-        [*attempts, *more_attempts],
-        [*events, *more_events],
-        complete_until_ns=complete_until_ns,
-        horizon_ns=horizon_seconds * SECOND,
-    )
+from batchrunner.reconciliation import AttemptReason, EventReason, Whose, reconcile, rest
+from tests.unit.reconciliation.few import OVER, SECOND, START, attempt, background, billed, event, settled, unseen
 
 
 def test_an_answer_has_the_event_with_its_tokens_in_its_time() -> None:
@@ -239,69 +177,6 @@ def test_where_two_events_for_one_answer_cost_differently_its_amount_is_not_sett
     events = [event(3.9, Usage(5, 6)), event(3.8, Usage(5, 6), cost_usd=Decimal(2))]
     said = settled([billed("a", 3, Usage(5, 6), amount_usd=None)], events)
     assert (said.attempts[0].reason, said.attempts[0].event) == (AttemptReason.TOO_MANY, None)
-
-
-def test_an_unseen_attempt_that_no_event_fits_was_not_charged() -> None:
-    said = settled([unseen("a", 3)], [])
-    assert (said.attempts[0].billing, said.attempts[0].reason) == (Billing.NOT, AttemptReason.NO_EVENT)
-
-
-def test_an_unseen_attempt_stays_open_until_the_platform_must_be_done_with_it() -> None:
-    said = settled([unseen("a", 3)], [], complete_until_ns=START + 800 * SECOND)
-    assert (said.attempts[0].billing, said.attempts[0].reason) == (Billing.MAYBE, AttemptReason.NOT_OVER)
-
-
-def test_an_unseen_attempt_has_the_event_with_the_tokens_that_its_repeat_took() -> None:
-    again = billed("a", 33, Usage(5, 6), number=2)
-    said = settled([unseen("a", 3), again], [event(3.9, Usage(5, 6)), event(33.9, Usage(5, 6))])
-    assert [claim.attempts for claim in said.events[:2]] == [(0,), (1,)]
-    assert said.attempts[0].billing is Billing.BILLED
-
-
-def test_an_answer_that_was_told_again_was_charged_to_the_attempt_that_asked_first() -> None:
-    """Under its Idempotency-Key a repeat costs nothing. Such repeats say nothing of the clocks, and have no strangers' events."""
-    firsts = [unseen(f"r-{number}", 10.0 * number + 3) for number in range(8)]
-    again = [billed(f"r-{number}", 10.0 * number + 8, Usage(50 + number, 6), 0.5, number=2) for number in range(8)]
-    own = [event(10.0 * number + 3.9, Usage(50 + number, 6), id=f"r{number}") for number in range(8)]
-    said = settled([*firsts, *again], own)
-    assert [claim.billing for claim in said.attempts[:16]] == [Billing.BILLED] * 8 + [Billing.NOT] * 8
-    assert [claim.attempts for claim in said.events[:8]] == [(number,) for number in range(8)]
-
-
-def test_an_unseen_attempt_whose_repeat_had_another_prompt_length_cannot_have_an_event() -> None:
-    again = billed("a", 33, Usage(7, 6), number=2)
-    said = settled([unseen("a", 3), again], [event(3.9, Usage(5, 6)), event(33.9, Usage(7, 6))])
-    assert said.events[0].whose is Whose.STRANGERS
-    assert said.attempts[0].billing is Billing.NOT
-
-
-def test_an_unseen_attempt_cannot_have_written_more_than_its_cap() -> None:
-    said = settled([unseen("a", 3, cap_tokens=10)], [event(3.9, Usage(5, 11))])
-    assert said.events[0].whose is Whose.STRANGERS
-
-
-def test_where_strangers_come_all_the_time_one_event_more_proves_nothing() -> None:
-    """The event fits; so do a thousand others of strangers', at other times. The attempt stays as it is, the event undecided."""
-    strangers = [event(6 + second / 2, Usage(5, 6), id=f"s_{second}") for second in range(1_000)]
-    said = settled([unseen("a", 3)], [event(3.9, Usage(5, 6)), *strangers], horizon_seconds=2)
-    assert (said.attempts[0].billing, said.attempts[0].reason) == (Billing.MAYBE, AttemptReason.COINCIDENCE)
-    assert (said.events[0].whose, said.events[0].reason) == (Whose.UNDECIDED, EventReason.COINCIDENCE)
-    assert all(claim.whose is Whose.STRANGERS for claim in said.events[1:1_001])
-
-
-def test_of_two_unseen_jobs_and_one_event_the_event_is_ours_and_the_jobs_stay_open() -> None:
-    twins = [billed(name, at, Usage(5, 6), number=2) for name, at in (("a", 33), ("b", 43))]
-    attempts = [unseen("a", 3), unseen("b", 3.05), *twins]
-    said = settled(attempts, [event(3.9, Usage(5, 6)), event(33.9, Usage(5, 6)), event(43.9, Usage(5, 6))])
-    assert (said.events[0].whose, said.events[0].reason) == (Whose.OURS, EventReason.ONE_OF_SEVERAL)
-    assert [claim.reason for claim in said.attempts[:2]] == [AttemptReason.TOO_FEW] * 2
-    assert [claim.billing for claim in said.attempts[:2]] == [Billing.MAYBE] * 2
-
-
-def test_of_two_unseen_attempts_of_one_job_and_one_event_the_earlier_is_given_it() -> None:
-    again = billed("a", 33, Usage(5, 6), number=3)
-    said = settled([unseen("a", 3), unseen("a", 3.05, number=2), again], [event(3.9, Usage(5, 6)), event(33.9, Usage(5, 6))])
-    assert [claim.billing for claim in said.attempts[:2]] == [Billing.BILLED, Billing.NOT]
 
 
 def test_errors_have_the_failed_events_that_cost_nothing() -> None:
