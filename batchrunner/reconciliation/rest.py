@@ -120,7 +120,8 @@ def _node(books: Books, kind: Kind, number: int, window: tuple[int, int], exact:
 
 
 def _is_partly(told: Usage, event: UsageEvent) -> bool:
-    """Whether a part of the tokens is as the reply told."""
+    """Whether a part of the tokens is as the reply told. That both have none of a kind is no likeness, unless all are so."""
     found = event.tokens
     parts = ("input_tokens", "output_tokens", "total_tokens")
-    return found is None or any(getattr(told, part) == getattr(found, part) for part in parts)
+    same = found is not None and any(getattr(told, part) == getattr(found, part) != 0 for part in parts)
+    return found is None or same or counts_of(told) == counts_of(found)

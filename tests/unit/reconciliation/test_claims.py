@@ -75,6 +75,13 @@ def test_answers_alike_whose_events_cost_differently_keep_their_own_figures() ->
     assert {claim.reason for claim in said.attempts[:2]} == {AttemptReason.MIXED}
 
 
+def test_that_neither_wrote_a_text_is_no_likeness() -> None:
+    """A film that was told a second time has no event; another film in its time is a stranger's."""
+    said = settled([billed("a", 3, Usage(75, 0))], [event(3.9, Usage(180, 0))])
+    assert said.events[0].reason is EventReason.OTHER_TOKENS
+    assert (said.attempts[0].billing, said.attempts[0].reason) == (Billing.NOT, AttemptReason.NO_EVENT)
+
+
 def test_a_crowd_that_nothing_tells_apart_is_left_undecided(monkeypatch: pytest.MonkeyPatch) -> None:
     """What fits all of a crowd is as many pairs as both together: more than are looked at are not even kept."""
     monkeypatch.setattr(rest, "MOST_PAIRS", 30)
