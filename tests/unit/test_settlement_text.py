@@ -72,7 +72,8 @@ def test_many_differences_are_counted() -> None:
 
 def test_what_is_undecided_and_ours_all_the_same_is_counted() -> None:
     """Of two events for one answer, one is ours: which one nobody knows."""
-    one = part([billed("a", 3, Usage(5, 6))], [event(3.9, Usage(5, 6)), event(3.8, Usage(5, 6), cost_usd=Decimal(2))])
+    unpriced = billed("a", 3, Usage(5, 6), amount_usd=None)
+    one = part([unpriced], [event(3.9, Usage(5, 6)), event(3.8, Usage(5, 6), cost_usd=Decimal(2))])
     assert "undecided           2 events  $3, at least 1 of them ours" in text(one)
     alike = part([billed("a", 3, Usage(5, 6))], [event(3.9, Usage(5, 6)), event(3.8, Usage(5, 6))])
     assert "at least 1 of them ours" in text(alike)
@@ -100,7 +101,7 @@ def test_the_document_adds_up_and_is_exact() -> None:
     assert account["theirs"]["amount"] == Decimal("200.000000015")
     (difference,) = account["differences"]
     assert (difference["custom_id"], difference["was"]["amount"], difference["is"]["amount"]) == ("a", 1, Decimal("0.000000015"))
-    assert account["event_reasons"] == {"ours:matched": 201}
+    assert account["event_reasons"] == {"ours:matched": 200, "ours:counted_otherwise": 1}
 
 
 def test_an_event_line_names_whose_it_is_why_and_which_attempts_it_can_be_of() -> None:
