@@ -54,7 +54,9 @@ WHOLE = Size(5_000, 4_500, 0.3, 0.002)
 @pytest.mark.parametrize(
     ("size", "seed"),
     [
-        pytest.param(SMALL, 1, id="600-jobs"),
+        # By real clocks no two runs are the same, and a stranger's event can be ours by accident: nights that are drawn from a
+        # seed, in unit/reconciliation, are what every test run judges.
+        pytest.param(SMALL, 1, id="600-jobs", marks=pytest.mark.campaign),
         pytest.param(REPLAYS, 3, id="600-jobs-told-again", marks=pytest.mark.campaign),
         pytest.param(WHOLE, 2, id="5000-jobs", marks=pytest.mark.campaign),
     ],
