@@ -36,6 +36,8 @@ from batchrunner.wording import counted
 _AROUND_NS: Final = 60 * NS_PER_SECOND
 #: an event that is younger may not be listed yet
 _LAG_NS: Final = 2 * NS_PER_SECOND
+#: Looked at so often whether a run's lock is gone, of which nobody tells: to wait for the lock itself would be to hold it for a
+#: moment, against a submit that comes just then. No loop runs beside that could be kept waiting.
 _POLL_SECONDS: Final = 1.0
 
 
