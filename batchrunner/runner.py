@@ -192,6 +192,7 @@ class Run:
             total=self._total,
             completed=tally.completed,
             failed=tally.failed,
+            removed=tally.removed,
             # What was cut off is nowhere any more, and what waited will be due when the run goes on.
             in_flight=0 if self._over else sum(one.in_flight for one in admissions),
             backing_off=0 if self._over else sum(one.backing_off for one in admissions),

@@ -54,6 +54,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     total: int
     completed: int
     failed: int
+    #: ended once, and not in the input any more; in none of these counts
+    removed: int = 0
     in_flight: int
     #: waiting out a backoff
     backing_off: int

@@ -22,6 +22,8 @@ class Tally(msgspec.Struct):
 
     completed: int = 0
     failed: int = 0
+    #: ended once, and not in the input any more; in none of these counts
+    removed: int = 0
     attempts: int = 0
     rate_limited: int = 0
     input_tokens: int = 0

@@ -296,6 +296,7 @@ def _tally(recovered: Recovered) -> Tally:
     return Tally(
         completed=recovered.completed,
         failed=recovered.failed + recovered.bad_lines,
+        removed=recovered.removed,
         attempts=totals.attempts - sum(history.submission is not None for history in recovered.histories.values()),
         rate_limited=totals.rate_limited,
         input_tokens=totals.input_tokens,

@@ -48,6 +48,8 @@ class Recovered(msgspec.Struct, frozen=True):
     #: failed jobs, without the bad lines
     failed: int
     bad_lines: int
+    #: jobs that have ended and are not in the input any more; in none of these counts
+    removed: int
     #: (monotonic ns, tokens) of each send of the last two minutes, oldest first; nothing where the machine was started since
     recent_sends: list[tuple[int, int, str | None]]
     #: whether `recent_sends` can be relied on: the newest process before ran under the same boot
@@ -258,6 +260,7 @@ class _Recovery:
             completed=self.index.state.count(State.SUCCEEDED),
             failed=self.index.state.count(State.FAILED),
             bad_lines=self.bad_lines,
+            removed=replay.removed,
             recent_sends=[send for send in replay.recent if send[0] >= oldest_ns],
             same_boot=self.boot == self.clock.boot_id,
             fresh=self.fresh,

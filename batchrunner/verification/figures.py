@@ -60,6 +60,10 @@ def _compare(place: Place, found: Status, sums: Sums, bad_lines: int, findings: 
     shown: dict[str, tuple[int | Decimal, int | Decimal]] = {
         "completed": (found.completed, sums.completed),
         "failed": (found.failed, sums.failed + bad_lines),
+    }
+    if found.removed:  # which of them had succeeded, nobody wrote down
+        shown = {"done and removed": (found.done + found.removed, sums.completed + sums.failed + bad_lines)}
+    shown |= {
         "attempts": (found.attempts + found.submitted, sums.attempts),
         "rate_limited": (found.rate_limited, sums.rate_limited),
         "usage.input_tokens": (found.usage.input_tokens, sums.input_tokens),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -12,7 +13,8 @@ from trio.testing import MockClock
 
 from batchrunner.errors import ChangedLines
 from batchrunner.simulator.settings import Rule
-from tests.sim.nights import MakeNight, Night, after, assert_bill, job
+from tests.sim.nights import PRICES, MakeNight, Night, after, assert_bill, job
+from tests.verified import assert_clean, written
 
 Lines = list[bytes]
 JOBS = 10
@@ -62,6 +64,7 @@ EDITS = {
         leaves_out={"job-4", "job-9"},
         warns="2 job(s) of this run are not in the input",
     ),
+    "one that failed was removed": Edit(lambda lines: [line for number, line in enumerate(lines) if number not in (1, 3)]),
     "one that waits was changed": Edit(changed(7)),
     "one that was in flight was changed": Edit(changed(4), refuses={4}),
     "one that failed was changed": Edit(changed(3), refuses={3}, asks_for={"job-3"}),
@@ -86,7 +89,9 @@ async def stopped_half_way(night: Night) -> None:
 
 
 @pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
-async def test_R13_a_job_file_that_was_edited(autojump_clock: MockClock, make_night: MakeNight, edit: Edit) -> None:
+async def test_R13_a_job_file_that_was_edited(
+    autojump_clock: MockClock, make_night: MakeNight, tmp_path: Path, edit: Edit
+) -> None:
     """Refused by its name, with nothing touched, wherever it was sent and has not succeeded; then, accepted, run as it stands."""
     lines = [job(f"job-{number}", text=f"How high is the moon, {number}?") for number in range(JOBS)]
     night = make_night(lines, rules=RULES)
@@ -94,6 +99,7 @@ async def test_R13_a_job_file_that_was_edited(autojump_clock: MockClock, make_ni
     kept = night.lines("results.jsonl")
     asked = len(night.platform.asked)
     edited = edit.edit(lines)
+    assert_clean(written(night.disk, tmp_path / "before.run", run_id="night", prices=PRICES))
     night.path.write_bytes(b"".join(edited))
     before = {name: bytes(data) for name, data in night.disk.files.items()}
     if edit.refuses:
@@ -112,3 +118,5 @@ async def test_R13_a_job_file_that_was_edited(autojump_clock: MockClock, make_ni
     assert (status.state, status.total) == ("completed", len(edited))
     assert_bill(night, status)
     assert edit.warns is None or any(edit.warns in line for line in night.said), night.said
+    assert status.removed == len(ended) - len(edited)
+    assert_clean(written(night.disk, tmp_path / "after.run", run_id="night", prices=PRICES))
