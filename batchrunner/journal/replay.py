@@ -186,8 +186,14 @@ class Replay:
         return None
 
     def abandoned(self, unwanted: Container[int]) -> list[Sent]:
-        """Attempts that nobody waits for: what was in flight; what the server works on for jobs that are gone or `unwanted`."""
-        submitted = (flight for flight in self.submitted.values() if isinstance(flight.key, str) or flight.key in unwanted)
+        """Attempts that nobody waits for: what was in flight; what the server works on for jobs that are gone, `unwanted`, or
+        ended by a later attempt, whose line outlived a power cut that took the end of this one.
+        """
+        submitted = (
+            flight
+            for flight in self.submitted.values()
+            if isinstance(flight.key, str) or flight.key in unwanted or self.index.state[flight.key] in FINAL
+        )
         return [flight.sent for flight in (*self.in_flight.values(), *submitted)]
 
     def _ended(self, offset: int, ended: Ended) -> None:
@@ -201,7 +207,7 @@ class Replay:
         else:
             key = self._key(ended.id, ended.fp)
         history = self._history(key)
-        if ended.attempt > history.sends:  # adopted: its `sent` went with the power
+        if flight is None and ended.attempt > history.sends:  # adopted: its `sent` went with the power
             self.totals.attempts += ended.attempt - history.sends
             history.sends = ended.attempt
         history.spent += ended.spent

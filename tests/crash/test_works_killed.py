@@ -17,7 +17,7 @@ from trio.testing import MockClock
 from batchrunner.disk import MemoryDisk
 from batchrunner.journal.files import COSTS, JOURNAL, RunFiles
 from batchrunner.journal.records import Ended, Record, Sent, Submitted, What, decode
-from batchrunner.simulator.settings import Settings
+from batchrunner.simulator.settings import Rule, Settings
 from tests.sim.nights import PRICES, Night, WatchedPlatform, assert_once
 from tests.verified import assert_clean, written
 
@@ -117,6 +117,24 @@ async def test_a_bill_without_its_record_is_replaced(autojump_clock: MockClock, 
     assert not again.maybe_billed()
     assert [record.what for record in records(again.disk) if isinstance(record, Ended)] == [What.DONE] * len(IDS)
     assert len(again.costs()) == len(IDS)
+
+
+@pytest.mark.parametrize("newest", [Sent, Submitted])
+async def test_a_result_of_a_later_attempt_ends_the_one_before(
+    autojump_clock: MockClock, tmp_path: Path, nursery: trio.Nursery, newest: type[Sent | Submitted]
+) -> None:
+    """Power cut: the journal knows a first attempt that goes on, and the result of a second one stands there."""
+    rules = (Rule(kind="job_failed", tag=IDS[0], times=1),)
+    night = night_of(tmp_path, nursery, WatchedPlatform(Settings(latency_sigma=0.0, rules=rules)))
+    await night.run()
+    lines = bytes(night.disk.files[JOURNAL]).splitlines(keepends=True)
+    named = next(at for at, found in enumerate(lines[1:], 1) if isinstance(said := decode(found), newest) and said.id == IDS[0])
+    sizes = {name: len(data) for name, data in night.disk.files.items()} | {JOURNAL: sum(map(len, lines[: named + 1]))}
+    night.disk.synced = dict.fromkeys(night.disk.synced, 0)
+    again = await resumed(tmp_path, nursery, night.platform, night.disk.crash(sizes))
+    assert IDS[0] not in again.asked()
+    assert sorted(number for custom_id, number in again.costs() if custom_id == IDS[0]) == [1, 2]
+    assert not any("left with the server" in line for line in again.said)
 
 
 async def test_killed_before_the_record_of_an_end_its_bill_is_not_written_again(
