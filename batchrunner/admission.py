@@ -113,11 +113,11 @@ class Admission:
         """Wait until a job could be sent now, but for the budget. False once there will be none, or after `close`."""
         while not self._closed:
             now_ns = self._clock.monotonic_ns()
-            due = self._due(now_ns)
+            due = self._due_now(now_ns)
             if self._in_flight < self._max_in_flight and self._next(due, now_ns) is not None:
                 return True
             if self.idle:
-                if self._crew is None or self._crew.idle:
+                if self._crew is None or self._resigned or self._crew.idle:
                     break
                 await self._wait(self._changes, "work", None)
             elif self._in_flight >= self._max_in_flight:
@@ -136,10 +136,16 @@ class Admission:
             return self._queue.peek(now_ns)
         return self._queue.question(now_ns) if due.asks(now_ns) else None
 
+    def _due_now(self, now_ns: int) -> Due:
+        due = self._due(now_ns)
+        return msgspec.structs.replace(due, at_ns=None) if self._resigned else due
+
     @property
     def idle(self) -> bool:
         """Nothing is in flight, and nothing waits that could be sent."""
-        return self._in_flight == 0 and (self._closed or self._queue.empty())
+        if self._in_flight or self._closed:
+            return self._in_flight == 0
+        return self._queue.empty() or (self._resigned and self._queue.next_question_ns() is None)
 
     async def admit(self) -> Ticket | None:
         """Wait for leave to send the next job. None once there is nothing left to send, or after `close`."""
@@ -184,7 +190,7 @@ class Admission:
     async def _choose(self, slot: int, asked_ns: int) -> Ticket | budget.Slot | _Wait | _Next:
         """Offer what could go now to the budget, a slot being due; 0: perhaps one is."""
         now_ns = self._clock.monotonic_ns()
-        due = self._due(now_ns)
+        due = self._due_now(now_ns)
         number = self._next(due, now_ns)
         if number is None:  # it is held aside by now, its model having failed while the store was asked
             return _Next.JOB
@@ -244,11 +250,14 @@ class Admission:
         self._closed = True
         (self._crew or self).wake()  # the others may have waited for nothing else
 
-    def resign(self) -> None:
-        """Admit nothing more, and leave all jobs to the others of the crew: those too that come back later."""
+    def resign(self, *, asks: bool) -> None:
+        """Leave all jobs to the others of the crew: those too that come back later. Admit nothing more, but with `asks` questions
+        after what the server works on, to the last.
+        """
         self._resigned = True
-        self.close()
-        self._queue.surrender()
+        if not asks:
+            self.close()
+        self.surrender()
 
     def surrender(self) -> None:
         """Leave what has come back to the others of the crew, if there are any."""

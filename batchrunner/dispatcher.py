@@ -95,6 +95,7 @@ class Dispatcher:
         self._unreached_since_ns = account.unreached_since_ns
         #: in a row
         self._failures = 0
+        self._resigned = False
         self._stopping = trio.Event()
         self._opening = trio.CancelScope()
 
@@ -133,14 +134,17 @@ class Dispatcher:
         self._opening.cancel()
         self.admission.close()
 
-    def resign(self) -> None:
-        """The same, and leave all that others can send to them."""
-        self.drain()
-        self.admission.resign()
+    def resign(self, *, asks: bool) -> None:
+        """Leave all that others can send to them. With `asks` the server is still asked for what it works on here."""
+        self._resigned = True
+        if not asks:
+            self.drain()
+        self.admission.resign(asks=asks)
 
     @property
     def over(self) -> bool:
-        return self._stopping.is_set()
+        """Sends no job any more."""
+        return self._resigned or self._stopping.is_set()
 
     async def _connect(self) -> Connection | None:
         """An open connection; None where there is none yet, after a while, or the run is stopping."""

@@ -45,6 +45,8 @@ MOST_SUBMITTED: Final = 10_000
 PATIENCE_NS: Final = 24 * 3600 * NS
 #: for so long an id must be unknown: a server in several places may learn of it late in some, or forget it for a moment
 MISSING_NS: Final = 60 * NS
+#: and of what another account has submitted, so long since: it may not be told to this one, and its own may come back for it
+FOREIGN_NS: Final = 2 * 3600 * NS
 MAX_ID_CHARACTERS: Final = 256
 
 _SUCCEEDED: Final = frozenset({"completed", "succeeded"})

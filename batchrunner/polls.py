@@ -8,6 +8,7 @@ submission, with one charge at its end.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
@@ -31,6 +32,7 @@ from batchrunner.sending import Sending
 from batchrunner.status import StoppedBy
 from batchrunner.tickets import Backoff, Candidate, Held, NotNow, Ticket
 from batchrunner.transport import Connection
+from batchrunner.wording import counted
 
 # Under these jobs are held aside; no model is called so.
 #: while as much is out as can be asked for
@@ -94,6 +96,7 @@ class Polls:
     def resume(self, admission: Admission) -> None:
         """Go on asking for what an earlier process has submitted. What it may still cost counts from here on."""
         now_ns = self._parts.clock.monotonic_ns()
+        foreign: Counter[str | None] = Counter()
         for number, history in self._parts.histories.items():
             if history.submission is not None and self._is_ours(history.submission):
                 job = self._parts.inputs.load(self._parts.index, number)
@@ -101,6 +104,10 @@ class Polls:
                 self._begin(history.submission, Candidate(job, size, self._parts.estimator.predict(size)))
                 self._parts.spending.sent(self._works[number].candidate)
                 admission.resume(number, now_ns)
+                if history.submission.account != self._account.name:
+                    foreign[history.submission.account] += 1
+        for name, count in foreign.items():
+            self._parts.say(_of_another_account(count, name, self._account.name))
 
     async def submitted(self, flight: Flight, submission: Submission, admission: Admission, hints: Hints | None) -> None:
         """The server has taken a job on: note its name before anything else, and ask for it from now on."""
@@ -165,7 +172,12 @@ class Polls:
         now_ns = self._parts.clock.monotonic_ns()
         if work.missing_since_ns is None:
             work.missing_since_ns = now_ns
+        if work.submitted.account != self._account.name and self._age_ns(work) < polling.FOREIGN_NS:
+            return False  # it may only be that it is not told of to this account
         return now_ns - work.missing_since_ns >= polling.MISSING_NS
+
+    def _age_ns(self, work: _Work) -> int:
+        return self._parts.clock.wall_ns() - work.submitted.wall_ns
 
     def _is_too_old(self, work: _Work) -> bool:
         return self._parts.clock.monotonic_ns() - work.since_ns >= polling.PATIENCE_NS
@@ -266,3 +278,13 @@ class Polls:
         """When it is asked for next; not before `after_ns`."""
         own_ns = polling.next_ns(self._works[number].asked, len(self._works), self._rpm, self._parts.rng)
         return Backoff(max(own_ns, after_ns))
+
+
+def _of_another_account(count: int, submitted: str | None, asked: str | None) -> str:
+    """What people should know where a run goes on without an account that the server still works for."""
+    was, now = (repr(name) if name is not None else "an account without a name" for name in (submitted, asked))
+    return (
+        f"warning: {counted(count, 'job')} of this run {'was' if count == 1 else 'were'} submitted under {was}, which this start "
+        f"does not have: {now} is asked for {'its result' if count == 1 else 'their results'}. If these are two accounts, "
+        "stop this, and start it with --account as before: results are kept for an hour."
+    )

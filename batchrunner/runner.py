@@ -261,10 +261,12 @@ class Run:
         others_go_on = not all(one.over for one in self._dispatchers if one is not this)
         if stopped_by not in ACCOUNT_STOPS or self._stopped_by is not None or not others_go_on:
             self._stop(stopped_by, message)
-        elif not this.over:
+            return
+        if not this.over:
             self._parts.say(f"account {this.account.name!r} is not used any more, the others go on: {message}")
             self._resigned.append(stopped_by)
-            this.resign()
+        # What was submitted before the credits went was paid for, and is kept for an hour.
+        this.resign(asks=stopped_by == "credits")
 
     def _stop_for_good(self, error: BatchrunError) -> None:
         """The job file proves unusable: what is in flight is waited for."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import trio
 from trio.testing import MockClock
 
 from batchrunner.runner import Run
+from batchrunner.simulator.accounts import digest
 from batchrunner.simulator.answers import Answer
 from batchrunner.simulator.settings import AccountSettings
-from tests.sim.nights import CHAT, WatchedPlatform, after, assert_once, assert_whole, jobs
+from tests.sim.nights import CHAT, Night, WatchedPlatform, after, assert_once, assert_whole, jobs
 from tests.sim.works import (
     assert_verified,
     json_answer,
@@ -102,6 +104,12 @@ async def test_chat_jobs_beside_work_are_not_held_up(autojump_clock: MockClock, 
 KEYS = {"a": ("sk-empiriolabs-test-account-a",), "b": ("sk-empiriolabs-test-account-b",)}
 
 
+def spend_all(night: Night, account: str) -> None:
+    owner = night.platform.accounts.owner(digest(KEYS[account][0]))
+    assert owner is not None
+    owner.balance_usd = Decimal(0)
+
+
 async def test_work_is_asked_for_by_the_account_that_submitted_it(autojump_clock: MockClock, night_of: Any) -> None:
     """Another one's key would find nothing there; the next process keeps to that too."""
     accounts = tuple(AccountSettings(name=name, keys=keys) for name, keys in KEYS.items())
@@ -168,6 +176,72 @@ async def test_work_is_kept_by_an_account_that_waits_for_credits(autojump_clock:
     status = await night.run(without_credits, rpm=60, wait_for_credits=True)
     assert_whole(night, status)
     assert (status.completed, len(night.platform.asked), night.maybe_billed()) == (10, 10, set())
+
+
+async def test_work_is_asked_for_by_an_account_that_has_no_credits_any_more(autojump_clock: MockClock, night_of: Any) -> None:
+    """What it submitted was paid for; the other account takes the rest, and the run is whole in one go."""
+    accounts = tuple(AccountSettings(name=name, keys=keys) for name, keys in KEYS.items())
+    night = night_of(lines(100), accounts=accounts, work_seconds=300.0)
+    night.accounts = dict(KEYS)
+
+    async def without_credits(_: Run) -> None:
+        await trio.sleep(3)
+        spend_all(night, "a")
+
+    status = await night.run(without_credits, rpm=60)
+    by_a = {record.id for record in submissions(night) if record.account == "a"}
+    assert 0 < len(by_a) < 50
+    assert any("'a' is not used any more" in line for line in night.said)
+    assert_whole(night, status)
+    assert (status.completed, night.maybe_billed()) == (100, set())
+    assert max(night.asked().values()) == 2, "what was refused for want of credits, and nothing else, went out again"
+
+
+async def test_an_account_without_credits_that_loses_its_key_too_ends(autojump_clock: MockClock, night_of: Any) -> None:
+    """Nothing can be asked for then; what it submitted is left to the next process, and the others come to their end."""
+    accounts = tuple(AccountSettings(name=name, keys=keys) for name, keys in KEYS.items())
+    night = night_of(lines(100), accounts=accounts, work_seconds=600.0)
+    night.accounts = dict(KEYS)
+
+    async def without_credits(_: Run) -> None:
+        await trio.sleep(3)
+        spend_all(night, "a")
+        await trio.sleep(60)
+        night.platform.delete_key(KEYS["a"][0])
+
+    status = await night.run(without_credits, rpm=60)
+    left = {record.id for record in submissions(night) if record.account == "a"} - set(night.succeeded())
+    assert left
+    assert (status.state, status.stopped_by, status.submitted) == ("stopped", "credits", len(left))
+    assert sum("is not used any more" in line for line in night.said) == 1
+
+
+async def test_work_of_an_account_that_is_not_there_is_not_given_up(autojump_clock: MockClock, night_of: Any) -> None:
+    """A start without the account that submitted it: another one is told 404 of what is none of its own, and proves nothing."""
+    accounts = tuple(AccountSettings(name=name, keys=keys) for name, keys in KEYS.items())
+    night = night_of(lines(4), accounts=accounts, work_seconds=300.0)
+    night.accounts = {"a": KEYS["a"]}
+    await night.run(after(30, Run.drain), rpm=60)
+    night.accounts = {"b": KEYS["b"]}
+    status = await night.run(after(900, Run.drain), rpm=60)
+    assert (status.submitted, night.failures()) == (4, {})
+    assert any("were submitted under 'a', which this start does not have: 'b' is asked" in line for line in night.said)
+    night.accounts = {"a": KEYS["a"]}
+    status = await night.run(rpm=60)
+    assert_whole(night, status)
+    assert (status.completed, night.maybe_billed(), len(night.platform.asked)) == (4, set(), 4)
+
+
+async def test_work_of_an_account_that_never_comes_back_is_given_up_in_the_end(autojump_clock: MockClock, night_of: Any) -> None:
+    accounts = tuple(AccountSettings(name=name, keys=keys) for name, keys in KEYS.items())
+    night = night_of(lines(1), accounts=accounts, work_seconds=300.0)
+    night.accounts = {"a": KEYS["a"]}
+    await night.run(after(30, Run.drain), rpm=60)
+    night.accounts = {"b": KEYS["b"]}
+    began = trio.current_time()
+    await night.run(rpm=60)
+    assert night.failures() == {"work-0": "job_expired"}
+    assert 6_000 < trio.current_time() - began < 9_000
 
 
 async def test_work_waits_out_an_outage_and_is_found_in_time(autojump_clock: MockClock, night_of: Any) -> None:
