@@ -15,17 +15,16 @@ import select
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Literal, TextIO, get_args
+from typing import TYPE_CHECKING, Literal, TextIO, get_args
 
 import msgspec
 import trio
-from rich.console import Console, Group
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
 
 from batchrunner.status import Status
-from batchrunner.wording import BINDING_TEXT, counted, duration, escape_terminal, in_effect, money_text, offline_text, usd
+from batchrunner.wording import escape_terminal
+
+if TYPE_CHECKING:
+    from batchrunner.terminal_display import Frame
 
 Mode = Literal["auto", "tty", "json", "none"]
 MODES: tuple[str, ...] = get_args(Mode)
@@ -71,7 +70,7 @@ class Progress:
         self.mode = choose_mode(mode, stream, environ)
         self._status = status
         self._outlet = _Outlet(stream)
-        self._frame = _Frame(stream, environ) if self.mode == "tty" else None
+        self._frame = _frame(stream, environ) if self.mode == "tty" else None
         self._waiting: deque[str] = deque(maxlen=WAITING_MESSAGES_MAX)
         self._dropped = 0
         self._wake = trio.Event()
@@ -200,107 +199,15 @@ class _Outlet:
                 select.select([], [descriptor], [])
 
 
-class _Canvas(io.StringIO):
-    """What rich draws on: memory, since rich ends the process where a pipe is broken. The encoding chooses the characters."""
+def _frame(stream: TextIO, environ: Mapping[str, str]) -> Frame:
+    from batchrunner.terminal_display import Frame  # noqa: PLC0415 - what draws takes its time, and nights have no terminal
 
-    def __init__(self, encoding: str) -> None:
-        super().__init__()
-        self._spelt_in = encoding
-
-    @property
-    def encoding(self) -> str:  # type: ignore[override]  # typeshed takes it for a plain attribute
-        return self._spelt_in
-
-    def take(self) -> str:
-        text = self.getvalue()
-        self.seek(0)
-        self.truncate()
-        return text
-
-
-class _Frame:
-    """The live lines on a terminal: each drawing takes the place of the one before."""
-
-    def __init__(self, stream: TextIO, environ: Mapping[str, str]) -> None:
-        self._stream = stream
-        self._canvas = _Canvas(stream.encoding or "utf-8")
-        self._console = Console(
-            file=self._canvas,
-            force_terminal=True,
-            no_color=bool(environ.get("NO_COLOR")),
-            width=80,
-            height=24,
-            highlight=False,
-            legacy_windows=False,
-        )
-        self._lines = 0
-
-    def clear(self) -> str:
-        """What takes the last drawing off the screen."""
-        lines, self._lines = self._lines, 0
-        return f"\r\x1b[{lines}A\x1b[J" if lines else ""
-
-    def draw(self, status: Status) -> str:
-        """What puts the figures in the place of the last drawing; nothing while the shell has the terminal."""
-        if not _in_foreground(self._stream):
-            self._lines = 0  # whatever stands above the cursor now is not ours
-            return ""
-        self._console.width = _columns(self._stream) - 1  # a full last column wraps on some terminals
-        self._console.print(live_figures(status))
-        drawing = self._canvas.take()
-        text = self.clear() + drawing
-        self._lines = drawing.count("\n")
-        return text
-
-
-def live_figures(status: Status) -> Group:
-    """The live display: how far, how fast, at what price."""
-    head = Table.grid(padding=(0, 2), expand=True)
-    for ratio in (None, 1, None):
-        head.add_column(ratio=ratio, no_wrap=True, overflow="ellipsis")
-    share = status.done / status.total if status.total else 1.0
-    eta = "" if status.eta_seconds is None else f"  ETA {duration(status.eta_seconds)}"
-    state = "" if status.state == "running" else f"  {status.state}"
-    state += "  paused" if status.paused else ""
-    head.add_row(
-        Text(escape_terminal(os.path.basename(status.run_dir)), style="bold"),
-        ProgressBar(total=max(status.total, 1), completed=status.done),
-        Text(f"{status.done:,}/{status.total:,}  {share:.1%}{eta}{state}"),
-    )
-    speed = [
-        f"{_of_limit(status.requests_last_minute, status.rpm_limit)} requests/min{in_effect(status.rpm_effective)}",
-        f"{_of_limit(status.tokens_last_minute, status.tpm_limit)} tokens/min{in_effect(status.tpm_effective)}",
-        f"{status.in_flight:,} in flight",
-        *([f"{status.backing_off:,} backing off"] if status.backing_off else []),
-        BINDING_TEXT[status.binding],
-    ]
-    price = [
-        money_text(status),
-        *([f"{usd(status.balance_usd)} left"] if status.balance_usd is not None else []),
-        f"{status.usage.input_tokens:,} in, {status.usage.output_tokens:,} out tokens",
-        f"{status.failed:,} failed",
-        f"{status.rate_limited:,} x 429",
-    ]
-    trouble = [
-        *([f"{counted(status.without_credits, 'account')} without credits"] if status.without_credits else []),
-        *([f"{status.held:,} held back"] if status.held else []),
-        *([f"offline: {offline_text(status)}"] if status.models_offline else []),
-        *([f"{counted(status.keys_suspended, 'key')} suspended"] if status.keys_suspended else []),
-    ]
-    return Group(head, _row(speed), _row(price), *([_row(trouble)] if trouble else []))
+    return Frame(stream, environ)
 
 
 def json_line(status: Status) -> str:
     """One line of progress for programs: the fields of `status.json` and `"event":"progress"`, in ASCII."""
     return json.dumps({"event": "progress"} | msgspec.to_builtins(status)) + "\n"
-
-
-def _row(parts: list[str]) -> Text:
-    return Text("  ".join(part for part in parts if part))
-
-
-def _of_limit(used: int, limit: int) -> str:
-    return f"{used:,}/{limit:,}" if limit else f"{used:,}"
 
 
 def _is_terminal(stream: TextIO) -> bool:
@@ -319,18 +226,3 @@ def _descriptor(stream: TextIO) -> int | None:
         return stream.fileno()
     except io.UnsupportedOperation:
         return None
-
-
-def _in_foreground(stream: TextIO) -> bool:
-    """False for a job in the background of the terminal that it would draw on."""
-    try:
-        return os.tcgetpgrp(stream.fileno()) == os.getpgrp()
-    except GONE:  # not our controlling terminal: nobody else's prompt can be there
-        return True
-
-
-def _columns(stream: TextIO) -> int:
-    try:
-        return os.get_terminal_size(stream.fileno()).columns or 80
-    except GONE:
-        return 80

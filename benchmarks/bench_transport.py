@@ -26,7 +26,8 @@ from functools import partial
 import httpx
 import trio
 
-from batchrunner.transport import EngineTransport, Head, Origin, Pool
+from batchrunner.transport import Head, Origin, Pool
+from batchrunner.transport.adapter import EngineTransport
 
 BODY = b'{"model":"m","messages":[{"role":"user","content":"%b"}]}' % (b"x" * 1990)
 REPLY_BODY = b'{"choices":[{"message":{"content":"%b"}}]}' % (b"y" * 2000)

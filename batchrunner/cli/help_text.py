@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,9 +33,24 @@ class Sectioned(click.Command):
                 formatter.write_dl(records)
 
 
-class InOrder(click.Group):
-    """A group that lists its commands as they were added, and not by the alphabet."""
+class OnDemand(click.Group):
+    """A group that imports the one command that is called, and lists all in the order in which they were given.
+
+    `places`: the module and the name of each command in it, by what it is called.
+    """
+
+    def __init__(self, *args: Any, places: Mapping[str, tuple[str, str]], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._places = places
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's calling convention
         """The names of the commands."""
-        return list(self.commands)
+        return list(self._places)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's calling convention
+        """The command of that name."""
+        if cmd_name not in self._places:
+            return None
+        module, name = self._places[cmd_name]
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command

@@ -11,28 +11,34 @@ from typing import NoReturn
 import click
 
 from batchrunner import __version__
-from batchrunner.cli.chats import chats
-from batchrunner.cli.config_show import config
-from batchrunner.cli.ctl import ctl
-from batchrunner.cli.explain import explain
-from batchrunner.cli.help_text import InOrder
-from batchrunner.cli.models import models_command
+from batchrunner.cli.help_text import OnDemand
 from batchrunner.cli.output import say
-from batchrunner.cli.plan import plan
-from batchrunner.cli.reconcile import reconcile_command
-from batchrunner.cli.simulate import simulate
-from batchrunner.cli.status import status
-from batchrunner.cli.submit import submit
-from batchrunner.cli.usage import usage_command
-from batchrunner.cli.verify import verify_command
 from batchrunner.errors import BatchrunError, UsageError
 
 INTERRUPTED = 130
 #: A defect of this program (EX_SOFTWARE). Python's own 1 would read as "finished, some jobs failed".
 DEFECT = 70
 
+# A command costs what it needs: to import all of them takes longer than most of them do.
+_COMMANDS = {
+    "submit": ("batchrunner.cli.submit", "submit"),
+    "plan": ("batchrunner.cli.plan", "plan"),
+    "status": ("batchrunner.cli.status", "status"),
+    "ctl": ("batchrunner.cli.ctl", "ctl"),
+    "models": ("batchrunner.cli.models", "models_command"),
+    "usage": ("batchrunner.cli.usage", "usage_command"),
+    "reconcile": ("batchrunner.cli.reconcile", "reconcile_command"),
+    "chats": ("batchrunner.cli.chats", "chats"),
+    "simulate": ("batchrunner.cli.simulate", "simulate"),
+    "config": ("batchrunner.cli.config_show", "config"),
+    "verify": ("batchrunner.cli.verify", "verify_command"),
+    "explain": ("batchrunner.cli.explain", "explain"),
+}
 
-@click.group(cls=InOrder, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+
+@click.group(
+    cls=OnDemand, places=_COMMANDS, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(__version__, prog_name="batchrun")
 @click.pass_context
 def batchrun(context: click.Context) -> None:
@@ -47,20 +53,6 @@ def batchrun(context: click.Context) -> None:
         for line in context.get_help().splitlines():
             say(line)
         context.exit(UsageError.exit_code)
-
-
-batchrun.add_command(submit)
-batchrun.add_command(plan)
-batchrun.add_command(status)
-batchrun.add_command(ctl)
-batchrun.add_command(models_command)
-batchrun.add_command(usage_command)
-batchrun.add_command(reconcile_command)
-batchrun.add_command(chats)
-batchrun.add_command(simulate)
-batchrun.add_command(config)
-batchrun.add_command(verify_command)
-batchrun.add_command(explain)
 
 
 def main() -> NoReturn:

@@ -14,7 +14,6 @@ import click
 import msgspec
 
 from batchrunner.errors import UsageError
-from batchrunner.simulator import main as simulator
 
 #: Variables that Python, the loader, the locale and the tests' measuring go by. A list of those that may hold keys could never
 #: be whole: an account may name any (`env:NAME`), and other programs have theirs.
@@ -36,6 +35,8 @@ def needed(environment: Mapping[str, str]) -> dict[str, str]:
 @click.pass_context
 def simulate(context: click.Context, arguments: tuple[str, ...]) -> None:
     """Serve a simulated platform on loopback. `batchrun simulate --help` lists its options."""
+    from batchrunner.simulator import main as simulator  # noqa: PLC0415 - `submit` needs nothing of it
+
     # Its one line on stdout is JSON as it is.
     context.exit(simulator.main([argument for argument in arguments if argument != "--json"]))
 

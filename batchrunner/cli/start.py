@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from decimal import Decimal
 from functools import partial
+from typing import TYPE_CHECKING
 
 import msgspec
 import trio
@@ -23,7 +24,6 @@ from batchrunner.cli.part import Part
 from batchrunner.cli.run_prices import RunPrices, prices_of
 from batchrunner.cli.sharing import OpenedAccount, own_account, shared_account
 from batchrunner.cli.signals import Signals
-from batchrunner.cli.watching import last_scrape, watch
 from batchrunner.clock import Clock
 from batchrunner.config import Options
 from batchrunner.downloads import Downloads, Folder
@@ -34,7 +34,6 @@ from batchrunner.index import Index
 from batchrunner.inputs import BadLines, Inputs, index_inputs
 from batchrunner.journal import Facts, Journal, Recovered, Tariff, recover
 from batchrunner.lifecycle import State
-from batchrunner.metrics import Metrics
 from batchrunner.parts import AccountParts, Parts
 from batchrunner.platform.balance import fetch_balance
 from batchrunner.platform.control import ControlPlane
@@ -48,6 +47,9 @@ from batchrunner.tally import Tally
 from batchrunner.transport import Origin, Pool
 from batchrunner.wording import counted
 
+if TYPE_CHECKING:  # what it imports is for those who ask for metrics
+    from batchrunner.cli.watching import Watching
+
 #: Failures that are told one by one; all of them stand in errors.jsonl.
 FAILURES_TOLD = 10
 
@@ -60,7 +62,7 @@ def carry_out(
     inputs: Inputs,
     accounts: Sequence[Account],
     signals: Signals,
-    metrics: Metrics | None,
+    watching: Watching | None,
     progress_mode: Mode,
     accept_changes: bool,
     retry_failed: bool,
@@ -105,7 +107,7 @@ def carry_out(
         part.set_others_aside(index)
     opened = own_account if options.simulate else partial(shared_account, clock=clock, state_dir=state_dir)
     live = partial(_live, accounts=accounts, heads=heads, opened=opened, progress_mode=progress_mode, part=part, folder=folder)
-    return trio.run(live, options, clock, directory, inputs, index, recovered, prices, signals, metrics)
+    return trio.run(live, options, clock, directory, inputs, index, recovered, prices, signals, watching)
 
 
 def _tell_of_input(inputs: Inputs, index: Index, bad_lines: BadLines) -> None:
@@ -137,7 +139,7 @@ async def _live(
     recovered: Recovered,
     prices: RunPrices,
     signals: Signals,
-    metrics: Metrics | None,
+    watching: Watching | None,
     *,
     accounts: Sequence[Account],
     heads: Sequence[Heads],
@@ -184,8 +186,8 @@ async def _live(
         downloads = None if folder is None else _downloads(folder, directory, inputs, index, accounts, progress.say)
         if downloads is not None:
             onlookers.add(downloads.on_event)
-        if metrics is not None:
-            watch(metrics, run, onlookers)
+        if watching is not None:
+            watching.watch(run, onlookers)
         async with trio.open_nursery() as nursery:
             await nursery.start(signals.watch, run, progress, options.drain_seconds)
             await nursery.start(progress.run)
@@ -197,8 +199,8 @@ async def _live(
             status = await run.run()
             if downloads is not None:
                 await _saved(downloads, status, progress.say, signals.hurried)
-            if metrics is not None and status.stopped_by != "signal":
-                await last_scrape(metrics.scrapes, clock, progress.say)
+            if watching is not None and status.stopped_by != "signal":
+                await watching.last_scrape(progress.say)
             nursery.cancel_scope.cancel()
         if part is not None:
             part.lengths = run.parts.estimator

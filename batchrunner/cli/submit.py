@@ -10,7 +10,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -42,13 +42,15 @@ from batchrunner.config import (
 from batchrunner.downloads import Folder
 from batchrunner.errors import UsageError
 from batchrunner.job import MAX_STEPS
-from batchrunner.metrics import Metrics, parse_address, url
 from batchrunner.progress import MODES
 from batchrunner.run_directory import RunDirectory
 from batchrunner.runner import FREE_BYTES
 from batchrunner.sources import STDIN, opened
 from batchrunner.status import Status, sum_of_limits
 from batchrunner.wording import next_step, summary_text
+
+if TYPE_CHECKING:
+    from batchrunner.cli.watching import Watching
 
 _COUNT = click.IntRange(min=0)
 _AT_LEAST_ONE = click.IntRange(min=1)
@@ -265,7 +267,7 @@ def run_jobs(context: click.Context, clock: Clock, signals: Signals, part: Part 
     with contextlib.ExitStack() as held:
         accounts = (simulated_account(context),) if given["simulate"] else accounts_of(context, os.environ)
         options = options_of(given, accounts)
-        metrics_address = None if given["metrics"] is None else parse_address(given["metrics"])
+        watching = None if given["metrics"] is None else _watching(clock, given["metrics"])
         local_prices = None if given["prices"] is None else read_prices(given["prices"])
         sources = held.enter_context(opened(options.inputs))
         directory = held.enter_context(contextlib.closing(RunDirectory(Path(options.run_dir), clock)))
@@ -273,7 +275,8 @@ def run_jobs(context: click.Context, clock: Clock, signals: Signals, part: Part 
         if finished is not None and not (given["retry_failed"] and finished.failed) and given["download"] is None:
             return finished
         folder = None if given["download"] is None else held.enter_context(_folder(given["download"]))
-        metrics = None if metrics_address is None else held.enter_context(_metrics(clock, *metrics_address))
+        if watching is not None:
+            held.enter_context(watching.served())
         directory.begin(options, _told_identity(directory, accounts, simulate=options.simulate))
         with terminable():
             inputs = held.enter_context(directory.copies.inputs(sources, spare_bytes=FREE_BYTES, say=say))
@@ -287,7 +290,7 @@ def run_jobs(context: click.Context, clock: Clock, signals: Signals, part: Part 
             inputs=inputs,
             accounts=accounts,
             signals=signals,
-            metrics=metrics,
+            watching=watching,
             progress_mode=given["progress"],
             accept_changes=given["accept_changes"],
             retry_failed=given["retry_failed"],
@@ -323,12 +326,11 @@ def _folder(path: str) -> Iterator[Folder]:
         yield folder
 
 
-@contextlib.contextmanager
-def _metrics(clock: Clock, host: str, port: int) -> Iterator[Metrics]:
-    """Metrics that can be scraped from now on, before there is a run to look at."""
-    with contextlib.closing(Metrics(clock)) as metrics:
-        say(f"metrics on {url(host, metrics.serve(host, port))}")
-        yield metrics
+def _watching(clock: Clock, address: str) -> Watching:
+    """Metrics for those who ask for them. Raises: UsageError."""
+    from batchrunner.cli.watching import Watching  # noqa: PLC0415 - Prometheus' library takes its time
+
+    return Watching(clock, address)
 
 
 def options_of(given: dict[str, Any], accounts: Sequence[Account]) -> Options:

@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import trio
 
+from batchrunner.cli.output import say as tell
 from batchrunner.cli.signals import until_interrupted
 from batchrunner.clock import NS_PER_SECOND, Clock
 from batchrunner.dispatcher import Dispatcher
 from batchrunner.events import Onlookers
-from batchrunner.metrics import Metrics, Scrapes, families
+from batchrunner.metrics import Metrics, Scrapes, families, parse_address, url
 from batchrunner.runner import Run
 
 LOOK_SECONDS = 0.05
+
+
+class Watching:
+    """Metrics of a run that is to come, at `address`. Raises: UsageError where that is none."""
+
+    def __init__(self, clock: Clock, address: str) -> None:
+        self._clock = clock
+        self._host, self._port = parse_address(address)
+        self._metrics = Metrics(clock)
+
+    @contextlib.contextmanager
+    def served(self) -> Iterator[None]:
+        """They can be scraped from now on, before there is a run to look at. Raises: UsageError where the address is taken."""
+        with contextlib.closing(self._metrics):
+            tell(f"metrics on {url(self._host, self._metrics.serve(self._host, self._port))}")
+            yield
+
+    def watch(self, run: Run, onlookers: Onlookers) -> None:
+        """Here is the run."""
+        watch(self._metrics, run, onlookers)
+
+    async def last_scrape(self, say: Callable[[str], None]) -> None:
+        """The run has ended, see `last_scrape` below."""
+        await last_scrape(self._metrics.scrapes, self._clock, say)
 
 
 def watch(metrics: Metrics, run: Run, onlookers: Onlookers) -> None:

@@ -6,12 +6,12 @@
     reply = await connection.exchange(head.encode(len(body)), body)
 
 `wire` is the protocol as bytes, without I/O; `sockets` and `drivers` carry the bytes; `connection` is one exchange with
-its timeouts; `pool` keeps connections; `adapter` puts all of it behind `httpx.AsyncClient`, for everything but jobs.
+its timeouts; `pool` keeps connections; `adapter` puts all of it behind `httpx.AsyncClient`, for everything but jobs. (It is
+not imported here: httpx takes as long to import as all the rest.)
 """
 
 from __future__ import annotations
 
-from batchrunner.transport.adapter import EngineTransport
 from batchrunner.transport.connection import DEFAULT_TIMEOUTS, Connection, Timeouts, TransportError
 from batchrunner.transport.drivers import Driver, Link, LinkBroken, StreamDriver
 from batchrunner.transport.origin import Origin
@@ -26,7 +26,6 @@ __all__ = [
     "MAX_HEAD_BYTES",
     "Connection",
     "Driver",
-    "EngineTransport",
     "Head",
     "Link",
     "LinkBroken",

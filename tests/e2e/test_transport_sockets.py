@@ -13,7 +13,8 @@ import trio
 import trustme
 
 from batchrunner.exchange import FailureKind
-from batchrunner.transport import EngineTransport, Origin, Pool, Timeouts, TransportError
+from batchrunner.transport import Origin, Pool, Timeouts, TransportError
+from batchrunner.transport.adapter import EngineTransport
 from tests.e2e.sockets import (
     OK,
     echo,

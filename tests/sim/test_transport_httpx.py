@@ -11,12 +11,12 @@ import trio.testing
 
 from batchrunner.transport import (
     Connection,
-    EngineTransport,
     Origin,
     Pool,
     ReplyBudget,
     StreamDriver,
 )
+from batchrunner.transport.adapter import EngineTransport
 from tests.sim.network import (
     OK,
     Network,

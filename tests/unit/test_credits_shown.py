@@ -13,8 +13,8 @@ from rich.console import Console
 
 from batchrunner import credit
 from batchrunner.metrics import Metrics, families
-from batchrunner.progress import live_figures
 from batchrunner.status import Status
+from batchrunner.terminal_display import live_figures
 from batchrunner.wording import BINDING_TEXT, credits_text, summary_text
 
 MakeStatus = Callable[..., Status]
