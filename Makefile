@@ -13,6 +13,9 @@ TARGETS ?= job_file reply hints rate wire catalog usage chats echo gunzip journa
 # A model that takes its time and a server that stumbles now and then, as real ones do.
 DEMO_PLATFORM ?= --latency 3 --latency-sigma 0.5 --faults model_unavailable=0.02,upstream_error=0.01,reset_body=0.005
 
+# Thousands of processes start in the tests, and none shall compile the package anew, wherever else that is wanted.
+unexport PYTHONDONTWRITEBYTECODE
+
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.batchrun-installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet

@@ -151,8 +151,8 @@ def _is_money(amount: Decimal) -> bool:
 # ----------------------------------------------------------------------------------------------------- what is to become
 
 
-def apply(live: Live, command: Command, *, priced: bool, stopping: bool) -> Live:
-    """What is to hold after a command. `priced`: some price is known; `stopping`: the run sends nothing more.
+def apply(live: Live, command: Command, *, why_no_cap: str | None, stopping: bool) -> Live:
+    """What is to hold after a command. `why_no_cap`: what prices lack for a spend cap; `stopping`: the run sends nothing more.
 
     Raises: Refused where this run can do nothing of the kind.
     """
@@ -160,16 +160,16 @@ def apply(live: Live, command: Command, *, priced: bool, stopping: bool) -> Live
         raise Refused("the run is stopping, and sends nothing more; start it again with what it is to go by.")
     match command:
         case Set():
-            return _set(live, command, priced=priced)
+            return _set(live, command, why_no_cap)
         case Pause() | Resume():
             return msgspec.structs.replace(live, paused=isinstance(command, Pause))
         case _:
             return live
 
 
-def _set(live: Live, command: Set, *, priced: bool) -> Live:
-    if isinstance(command.max_cost_usd, Decimal) and not priced:
-        raise Refused("a spend cap needs prices, and this run has none; start it again with --prices FILE and --max-cost.")
+def _set(live: Live, command: Set, why_no_cap: str | None) -> Live:
+    if isinstance(command.max_cost_usd, Decimal) and why_no_cap is not None:
+        raise Refused(f"a spend cap needs prices, and {why_no_cap}; start it again with --prices FILE and --max-cost.")
     cap = live.max_cost_usd if command.max_cost_usd is UNSET else command.max_cost_usd
     if command.rpm is command.tpm is None:
         return msgspec.structs.replace(live, max_cost_usd=cap)

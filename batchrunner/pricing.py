@@ -28,14 +28,16 @@ class PriceTable(msgspec.Struct, frozen=True):
     prices: dict[str, ModelPrice] = {}
     #: ISO date and time at which the catalog was fetched, or a file of one's own last changed; None for no prices
     fetched_at: str | None = None
+    #: they were more than a day old when they had to do: no spend cap may rest on them
+    stale: bool = False
 
     @classmethod
-    def from_catalog(cls, catalog: bytes | object, *, fetched_at: str) -> Self:
+    def from_catalog(cls, catalog: bytes | object, *, fetched_at: str, stale: bool = False) -> Self:
         """The prices in an answer of `GET /v1/models`, as bytes or decoded.
 
         Raises: AccountError where it is no catalog. An entry whose price cannot be understood is kept without one.
         """
-        return cls({entry["id"]: model_price(entry) for entry in entries(catalog)}, fetched_at)
+        return cls({entry["id"]: model_price(entry) for entry in entries(catalog)}, fetched_at, stale)
 
     @classmethod
     def from_file(cls, data: bytes, *, changed_at: str) -> Self:

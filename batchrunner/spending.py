@@ -39,9 +39,11 @@ class Spending:
         return self._max_cost_usd
 
     @property
-    def priced(self) -> bool:
-        """Whether any price is known, without which a cap would let nothing through."""
-        return bool(self._prices.prices)
+    def why_no_cap(self) -> str | None:
+        """Why no cap can be kept, in words; None where one can."""
+        if not self._prices.prices:  # it would let nothing through
+            return "this run has none"
+        return f"this run's, of {self._prices.fetched_at}, were more than a day old as it began" if self._prices.stale else None
 
     def adopt(self, max_cost_usd: Decimal | None) -> None:
         """Keep another cap, or none, from now on. What is in flight counts from the beginning."""

@@ -35,7 +35,7 @@ class Controls:
     async def _carry_out(self, command: Command) -> Answer:
         """Raises: Refused."""
         run, before = self._run, self._run.live()
-        after = apply(before, command, priced=run.parts.spending.priced, stopping=run.stopping)
+        after = apply(before, command, why_no_cap=run.parts.spending.why_no_cap, stopping=run.stopping)
         told = changes(before, after)
         if told:
             await run.adopt(after)

@@ -51,7 +51,7 @@ def prices_of(
         found = catalog.fetch(accounts[0], clock, keep=not options.simulate)
     except AccountError as error:
         since_ns = began_ns if isinstance(error, UnreachableError) else None
-        if kept is not None:
+        if kept is not None and not (kept.stale and options.max_cost_usd is not None):
             say(f"warning: {error} Prices are those of {kept.fetched_at}.")
             return RunPrices(kept, since_ns)
         return RunPrices(_without_catalog(options, accounts[0], directory, clock, error), since_ns)
@@ -69,12 +69,13 @@ def _without_catalog(
     """
     found = None if options.simulate else catalog.cache().find(Origin.parse(account.base_url))
     age_seconds = None if found is None else found.age_seconds(clock.wall_ns())
-    if options.max_cost_usd is None or (age_seconds is not None and age_seconds <= catalog.TRUSTED_SECONDS):
+    stale = age_seconds is None or age_seconds > catalog.TRUSTED_SECONDS
+    if options.max_cost_usd is None or not stale:
         if found is None:
             say(f"warning: {error} Costs are unknown; tokens are counted all the same.")
             return PriceTable()
         say(f"warning: {error} Prices are those of the catalog of {found.fetched_at}, and may have changed since.")
-        prices = PriceTable.from_catalog(found.body, fetched_at=found.fetched_at)
+        prices = PriceTable.from_catalog(found.body, fetched_at=found.fetched_at, stale=stale)
         directory.keep_prices(prices)
         return prices
     if isinstance(error, UnreachableError):

@@ -15,7 +15,7 @@ from batchrunner.journal.reading import JournalReader
 from batchrunner.journal.records import Finished, Record, Reopened, Sent, Synced, encode, header
 from tests.crash.scripted import RUN, World, ids_of, run_script, start
 
-RECORDS = 200
+RECORDS = 100
 
 
 def journal(records: int, *, synced_every: int = 0) -> tuple[bytes, list[Record], list[int]]:

@@ -114,7 +114,7 @@ def launcher() -> Iterator[Launcher]:
 
 def serve() -> None:
     """Fork for each order that comes, and tell of the child's beginning and end."""
-    from batchrunner import cli  # noqa: F401, PLC0415 - here, not where the tests import this module
+    from batchrunner.cli import submit, watching  # noqa: F401, PLC0415 - here, not where the tests import this module
 
     with open(0, "rb", buffering=0, closefd=False) as orders:  # nothing read ahead that a child would inherit
         for line in orders:

@@ -235,10 +235,13 @@ def test_labels_are_those_that_are_known(watched: Watched) -> None:
             assert label in open_ended or value in known[label], series.labels
 
 
-@pytest.mark.parametrize("panel", PANELS)
-def test_a_panel_shows_something(watched: Watched, panel: str) -> None:
-    """The expression that a board would use gives numbers over the run."""
+def test_each_panel_shows_something(watched: Watched) -> None:
+    """The expressions that a board would use give numbers over the run."""
     (up,) = watched.prometheus.query(f'up{{job="{JOB}"}}[1h]')
     times = [at for at, value in up.values if value == 1]
-    graphs = watched.prometheus.graph(PANELS[panel].replace("$i", "5s"), times[0], times[-1])
-    assert any(value > 0 for series in graphs for _, value in series.values)  # NaN is not
+    empty = set(PANELS)
+    for panel, expression in PANELS.items():
+        graphs = watched.prometheus.graph(expression.replace("$i", "5s"), times[0], times[-1])
+        if any(value > 0 for series in graphs for _, value in series.values):  # NaN is not
+            empty.remove(panel)
+    assert not empty

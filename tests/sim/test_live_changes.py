@@ -21,7 +21,7 @@ from tests.sim.test_several_accounts import KEYS
 
 async def told(run: Run, action: str, *words: str) -> None:
     """As a command of `batchrun ctl` does."""
-    await run.adopt(apply(run.live(), parse(action, words), priced=run.parts.spending.priced, stopping=run.stopping))
+    await run.adopt(apply(run.live(), parse(action, words), why_no_cap=run.parts.spending.why_no_cap, stopping=run.stopping))
 
 
 def at(seconds: float, action: str, *words: str) -> Meanwhile:

@@ -32,13 +32,13 @@ ONE = Live((AccountLimits(None, 50, 2_000_000),), None)
 TWO = Live((AccountLimits("prod", 50, 0), AccountLimits("dev", 10, 0)), Decimal(5))
 
 
-def carried_out(live: Live, action: str, *words: str, priced: bool = True, stopping: bool = False) -> Live:
-    return apply(live, parse(action, words), priced=priced, stopping=stopping)
+def carried_out(live: Live, action: str, *words: str, why_no_cap: str | None = None, stopping: bool = False) -> Live:
+    return apply(live, parse(action, words), why_no_cap=why_no_cap, stopping=stopping)
 
 
-def refusal(live: Live, action: str, *words: str, priced: bool = True, stopping: bool = False) -> str:
+def refusal(live: Live, action: str, *words: str, why_no_cap: str | None = None, stopping: bool = False) -> str:
     with pytest.raises(Refused) as caught:
-        carried_out(live, action, *words, priced=priced, stopping=stopping)
+        carried_out(live, action, *words, why_no_cap=why_no_cap, stopping=stopping)
     return str(caught.value)
 
 
@@ -153,8 +153,8 @@ def test_of_several_accounts_the_named_one_is_meant() -> None:
 
 def test_a_cap_needs_prices() -> None:
     """Where nothing has a price a cap would let nothing through; to take one away needs none."""
-    assert "--prices" in refusal(ONE, "set", "max-cost=5", priced=False)
-    assert carried_out(TWO, "set", "max-cost=none", priced=False).max_cost_usd is None
+    assert "--prices" in refusal(ONE, "set", "max-cost=5", why_no_cap="there are none")
+    assert carried_out(TWO, "set", "max-cost=none", why_no_cap="there are none").max_cost_usd is None
 
 
 def test_pause_and_resume() -> None:

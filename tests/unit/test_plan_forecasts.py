@@ -22,10 +22,11 @@ def half_width(low: float, expected: float | None, high: float | None) -> float:
     return max(high - expected, expected - low)
 
 
-def test_with_two_hundred_earlier_jobs_the_interval_holds_and_is_narrow() -> None:
+@pytest.mark.parametrize("files", [FILES[:30], pytest.param(FILES, marks=pytest.mark.campaign)], ids=["share", "whole"])
+def test_with_two_hundred_earlier_jobs_the_interval_holds_and_is_narrow(files: range) -> None:
     """In 85 of 100 files or more the real cost lies within it, and it is at most half as wide as its midpoint."""
     within = 0
-    for seed in FILES:
+    for seed in files:
         jobs = file_of(seed, 300, prefix="new")
         found = forecast(surveyed(jobs, experience(file_of(seed, 200, prefix="old"))).kinds.values(), PRICES)
         low, high = found.cost_usd.low, found.cost_usd.high
@@ -33,20 +34,20 @@ def test_with_two_hundred_earlier_jobs_the_interval_holds_and_is_narrow() -> Non
         assert (found.basis, found.jobs) == ("profile", 300)
         assert high - low <= (high + low) / 4, seed
         within += low <= sum(job.usd for job in jobs) <= high
-    assert within >= 85
+    assert within >= 0.85 * len(files)
 
 
 def test_tokens_are_forecast_as_money_is() -> None:
     """Each by itself, input far more closely than output."""
     within = {"input": 0, "output": 0}
-    for seed in range(40):
+    for seed in range(20):
         jobs = file_of(seed, 200, prefix="new")
         found = forecast(surveyed(jobs, experience(file_of(seed, 300, prefix="old"))).kinds.values(), PRICES)
         reads, writes = found.input_tokens, found.output_tokens
         within["input"] += reads.low <= sum(job.usage.input_tokens for job in jobs) <= (reads.high or 0)
         within["output"] += writes.low <= sum(job.usage.output_tokens for job in jobs) <= (writes.high or 0)
         assert half_width(*msgspec.structs.astuple(reads)) < half_width(*msgspec.structs.astuple(writes))
-    assert min(within.values()) >= 33
+    assert min(within.values()) >= 17
 
 
 def test_without_any_the_interval_is_from_nothing_to_the_cap() -> None:

@@ -13,10 +13,12 @@ from batchrunner.account import Account
 from batchrunner.cli import catalog, run_prices
 from batchrunner.clock import NS_PER_SECOND, VirtualClock
 from batchrunner.config import Options
+from batchrunner.costs import Totals
 from batchrunner.errors import AccountError, BatchrunError, UnreachableError, UsageError
 from batchrunner.platform.catalog_cache import CatalogCache, Kept
 from batchrunner.pricing import PriceTable
 from batchrunner.run_directory import RunDirectory
+from batchrunner.spending import Spending
 from batchrunner.transport import Origin
 
 ACCOUNT = Account(base_url="https://api.example.com")
@@ -90,6 +92,17 @@ def test_a_cap_rests_on_none_that_are_older(started: Start, error: AccountError,
         started.prices(error, cap=CAP, wall_ns=DAY_NS + NS_PER_SECOND)
     if raised is UsageError:
         assert "1970-01-01T00:00:00Z are more than a day old" in str(refused.value)
+
+
+def test_old_ones_that_a_run_began_with_carry_no_cap_later(started: Start) -> None:
+    """Neither one that a live run is given, nor that of a later start; those of a fetched catalog do again."""
+    started.keep()
+    old = started.prices(AWAY[0], wall_ns=DAY_NS + NS_PER_SECOND)
+    assert "1970-01-01T00:00:00Z, were more than a day old" in (Spending(old, Totals(), None).why_no_cap or "")
+    assert "m" in started.prices(AWAY[0], wall_ns=DAY_NS + NS_PER_SECOND).prices
+    with pytest.raises(UsageError, match="more than a day old"):
+        started.prices(AWAY[0], cap=CAP, wall_ns=DAY_NS + NS_PER_SECOND)
+    assert Spending(started.prices(cap=CAP, wall_ns=9 * DAY_NS), Totals(), CAP).why_no_cap is None
 
 
 def test_without_any_costs_are_unknown(started: Start) -> None:
