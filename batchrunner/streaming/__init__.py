@@ -1,8 +1,9 @@
 """Answers that come as a stream of events, put together into the object that the same request without `stream` has. Pure.
 
 `Stream` is fed bytes as they come and holds no more than the object itself. Whether the answer came to its end is told by the
-shape's own terminator, never by the end of the connection. An error in mid-stream becomes an error's envelope, which is what
-the same server says to begin with where it fails sooner.
+shape's own words, never by the end of the connection: by its terminator, or, where a server leaves that out, by the reason that
+it gives for having stopped. An error in mid-stream becomes an error's envelope, which is what the same server says to begin
+with where it fails sooner.
 """
 
 from __future__ import annotations
@@ -30,6 +31,11 @@ class Assembler(Protocol):
     began: bool
     #: the shape's terminator, or an error, has come
     complete: bool
+
+    @property
+    def finished(self) -> bool:
+        """All that it began has said why it ended: where nothing more comes, nothing was to come but the terminator."""
+        ...
 
     def take(self, event: str, data: bytes) -> None:
         """Take in the next event. Raises: ValueError or RecursionError where its data is no JSON."""
@@ -100,7 +106,7 @@ class Stream:
         last = self._events.end()
         if last is not None:
             self._take(last)
-        return self.complete
+        return self.complete or self._assembler.finished
 
     def body(self) -> bytes:
         """The answer; only once it is whole. Where an event could not be read, that event: no answer can be made of it."""

@@ -30,6 +30,10 @@ class Choices:
         self._whole: dict[str, Any] = {}
         self._choices: dict[int, dict[str, Any]] = {}
 
+    @property
+    def finished(self) -> bool:
+        return bool(self._choices) and all(facts.string(choice.get("finish_reason")) for choice in self._choices.values())
+
     def take(self, event: str, data: bytes) -> None:
         if data.strip() == _END:
             self.complete = True

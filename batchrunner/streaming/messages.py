@@ -29,6 +29,10 @@ class Messages:
         #: the inputs of calls, by block
         self._inputs: dict[int, dict[str, Any]] = {}
 
+    @property
+    def finished(self) -> bool:
+        return facts.string(self._message.get("stop_reason")) is not None
+
     def take(self, event: str, data: bytes) -> None:
         said = merging.read(data)
         if not isinstance(said, dict):

@@ -33,6 +33,10 @@ class Responses:
         self.complete = False
         self._body = b""
 
+    @property
+    def finished(self) -> bool:
+        return self.complete
+
     def take(self, event: str, data: bytes) -> None:
         if data.strip() == _DONE:  # some servers end every stream so; it is not what ends this one
             return
