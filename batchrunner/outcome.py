@@ -19,6 +19,7 @@ import random
 import msgspec
 
 from batchrunner.dialect import Dialect, ReplyFacts, without_bom
+from batchrunner.dialect.facts import mapping, read_object
 from batchrunner.events import AttemptResult, Billing
 from batchrunner.exchange import Failure, FailureKind, Reply
 from batchrunner.retry_after import retry_after_ns
@@ -293,6 +294,12 @@ def backoff_ns(spent: int, rng: random.Random) -> int:
     return int(rng.random() * ceiling)
 
 
+#: what may stand beside an error that is a text, and is no answer
+_OF_AN_ERROR = frozenset(
+    {"error", "message", "detail", "code", "type", "status", "status_code", "request_id", "path", "timestamp"}
+)
+
+
 class _ErrorBody(msgspec.Struct):
     error: dict[str, object] | str | None = None
     message: object = None
@@ -319,10 +326,15 @@ def read_error(body: bytes) -> ServerError:
 def _is_error(body: bytes) -> bool:
     """Whether this is an error's envelope and no answer: what some proxies send once they have promised 200.
 
-    An answer has an `id` of its own, also one that tells of an error in it (a response whose status is `failed`).
+    An answer has an `id` of its own, also one that tells of an error in it (a response whose status is `failed`). An error that
+    is a text may be a part of any answer, unless there is nothing else.
     """
     decoded = _envelope(body)
-    words = decoded.error if decoded.id is None and isinstance(decoded.error, dict) else {}
+    if decoded.id is not None:
+        return False
+    if isinstance(decoded.error, str):
+        return bool(decoded.error) and mapping(read_object(body)).keys() <= _OF_AN_ERROR
+    words = decoded.error or {}
     return any(_text(words.get(name)) for name in ("code", "type", "message"))
 
 

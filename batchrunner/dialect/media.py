@@ -29,8 +29,12 @@ class Media(Generic):
         reply = facts.read_object(body)
         if reply is None:
             return facts.read_other(body, opaque=True)
-        places = [reply, *(place for name in RESULTS if (place := facts.mapping(reply.get(name))))]
-        quantity = next((one for place in places if (one := units.read(place, self._unit)) is not None), None)
+        results = [place for name in RESULTS if (place := facts.mapping(reply.get(name)))]
+        places = [reply, *results]
+        # What is billed goes before what the result says of itself, and that before what the job does.
+        said = (units.billed(place, self._unit) for place in places)
+        held = (units.read(place, self._unit) for place in (*results, reply))
+        quantity = next((one for one in (*said, *held) if one is not None), None)
         tokens = next((found for place in places if (found := usage.in_any_spelling(place)) is not None), None)
         if quantity is not None:
             beside = tokens or Usage(0, 0, tokens_known=False)

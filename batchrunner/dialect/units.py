@@ -1,7 +1,8 @@
 """What a reply says of pictures and seconds, by the catalog's names of these units. Counted or said; never reckoned.
 
 Pictures are counted where they stand, in `data`. Seconds are read from a usage (`{"type": "duration", "seconds": 9}` is
-OpenAI's), else from the reply itself, else summed over its files where each says its own.
+OpenAI's), else from the reply itself, else summed over its files where each says its own. The `duration` of a job, which has a
+`status`, may be the time that it took, and says nothing.
 """
 
 from __future__ import annotations
@@ -42,13 +43,24 @@ def _images(reply: dict[str, Any]) -> Decimal | None:
     return None if found is None else Decimal(len(found))
 
 
+def billed(reply: dict[str, Any], unit: str) -> Decimal | None:
+    """How much of a unit a reply's usage counts; None where it does not."""
+    usage = facts.mapping(reply.get("usage"))
+    said = None if unit == IMAGE else _said(usage, _OF_KIND[unit] + _SECONDS)
+    return None if said is None else _quantity(said)
+
+
 def _seconds(reply: dict[str, Any], names: tuple[str, ...]) -> Decimal | None:
-    for place in (facts.mapping(reply.get("usage")), reply):
-        said = next((place[name] for name in names if place.get(name) is not None), None)
+    own = tuple(name for name in names if name != "duration") if "status" in reply else names
+    for said in (_said(facts.mapping(reply.get("usage")), names), _said(reply, own)):
         if said is not None:
             return _quantity(said)
     each = [_seconds(item, names) for item in files(reply) or ()]
     return sum((one for one in each if one is not None), Decimal(0)) if each and None not in each else None
+
+
+def _said(place: dict[str, Any], names: tuple[str, ...]) -> object:
+    return next((place[name] for name in names if place.get(name) is not None), None)
 
 
 def _quantity(value: object) -> Decimal | None:

@@ -80,6 +80,24 @@ def test_row_2xx_with_any_json_is_a_success(body: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("body", "is_error"),
+    [
+        ('{"error": "it broke"}', True),
+        ('{"error": "it broke", "status": 500, "path": "/v1/chat/completions"}', True),
+        ('{"error": ""}', False),
+        ('{"error": "one of two", "results": [{"text": "a"}]}', False),
+        ('{"error": "none", "id": "r-1"}', False),
+    ],
+)
+def test_row_2xx_with_nothing_but_words_of_an_error_is_one(body: str, *, is_error: bool) -> None:
+    """Some proxies promise 200 first. What holds anything else besides was paid for as an answer."""
+    outcome = judge(reply(200, body))
+    assert isinstance(outcome, Done) is not is_error
+    if isinstance(outcome, Failed):
+        assert (outcome.message, outcome.billing) == ("it broke", Billing.MAYBE)
+
+
+@pytest.mark.parametrize(
     "body",
     [
         "",

@@ -100,7 +100,7 @@ def test_an_error_behind_a_2xx_is_no_success(body: object, expected: type[Outcom
         {"error": None, "choices": []},
         {"error": {}},
         {"error": {"choices": 3}},
-        {"error": "a text of the model"},
+        {"error": "a text of the model", "output": []},
         {},
     ],
 )

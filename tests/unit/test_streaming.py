@@ -230,7 +230,7 @@ def test_an_event_without_data_says_nothing(url: str, body: bytes) -> None:
     ids=["calls", "several choices", "blocks"],
 )
 def test_a_stream_is_whole_once_all_of_it_says_why_it_ended(url: str, body: bytes, reasons: int) -> None:
-    """Some servers leave the terminator out: what they have said was paid for, and a repeat would be too. Cut before, it is not."""
+    """Some servers leave the terminator out: what they said was paid for, and a repeat would be too. Cut before, it is not."""
     ends = [at for at in range(len(body)) if body.startswith(b"\n\n", at)]
     for end in (0, *ends[:reasons]):
         assert not fed(url, body[: end + 2]).end()
