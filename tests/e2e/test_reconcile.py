@@ -23,8 +23,8 @@ Json = dict[str, Any]
 
 #: what may keep an attempt open in the end: nothing that an event could settle
 UNDECIDABLE = {"coincidence", "too_many", "too_few", "mixed"}
-#: the embedded platform is done with a request within a few seconds, whoever has left
-SETTLE_AFTER = "6"
+#: the embedded platform is done with a request within a few seconds, whoever has left, also on a machine with much else to do
+SETTLE_AFTER = "20"
 LIMITS = ("--rpm", "0", "--tpm", "0")
 PLATFORM = ("--latency", "0.08", "--output-tokens", "20", "--jitter", "0.02", "--work-seconds", "1", *LIMITS)
 
@@ -163,9 +163,15 @@ def prove_claims(run: Submit, claims: list[Json], ledger: list[Json]) -> None:
             continue
         claimed = {groups[attempt["custom_id"], attempt["attempt"]] for attempt in claim["attempts"]}
         if (claim["whose"] == "strangers") != strange or (not strange and entry and group_of(entry) not in claimed):
-            wrong.append((claim, entry))
+            wrong.append((claim, entry, records_of(run, claim, entry)))
     assert not wrong, wrong[:3]
     assert {"strangers", "ours"} <= {claim["whose"] for claim in claims}
+
+
+def records_of(run: Submit, claim: Json, entry: Json | None) -> list[Json]:
+    """What the journal tells of the jobs that an event was claimed for, and of that which it is of: it shows what was mistaken."""
+    ids = {attempt["custom_id"] for attempt in claim["attempts"]} | ({entry["tag"]} if entry and entry.get("tag") else set())
+    return [record for kind in ("sent", "ended", "settled") for record in run.records(kind) if record["id"] in ids]
 
 
 def groups_of(run: Submit) -> dict[tuple[str, int], tuple[str, int]]:
