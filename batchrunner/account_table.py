@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from batchrunner.config import MOST_A_MINUTE
 from batchrunner.errors import UsageError
 from batchrunner.secret import looks_like_a_key
 
@@ -125,8 +126,8 @@ def _base_url(value: object) -> str:
 
 
 def _count(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise _WrongError("give a whole number; 0 means no limit.")
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MOST_A_MINUTE:
+        raise _WrongError(f"give a whole number, {MOST_A_MINUTE:,} at the most; 0 means no limit.")
     return value
 
 

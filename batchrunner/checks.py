@@ -49,6 +49,7 @@ Code = Literal[
     "parameter_value",
     "context_exceeded",
     "cap_above_model",
+    "cap_above_context",
     "generous_cap",
     "above_tpm",
     "tools_billed",
@@ -125,11 +126,17 @@ def _limits(job: Looked, rpm: int, tpm: int) -> Iterator[Problem]:
 
 
 def _sizes(job: Looked, model: Model) -> Iterator[Problem]:
-    size, most = job.size, model.context_tokens
-    if most is not None and job.predicted.input_tokens > most:
-        message = f"the prompt is taken for {job.predicted.input_tokens:,} tokens, and the model reads {most:,}."
-        yield Problem("warning", "context_exceeded", size.model, None, message)
+    size, most, read = job.size, model.context_tokens, job.predicted.input_tokens
     cap, longest = size.output_cap_tokens, model.max_output_tokens
+    if most is not None and read > most:
+        message = f"the prompt is taken for {read:,} tokens, and the model reads {most:,}."
+        yield Problem("warning", "context_exceeded", size.model, None, message)
+    elif most is not None and cap is not None and read + cap // size.choices > most:
+        message = (
+            f"a prompt of about {read:,} tokens and an output cap of {cap // size.choices:,} are more than the model's context "
+            f"of {most:,}: it may be refused, or its answer cut."
+        )
+        yield Problem("warning", "cap_above_context", size.model, None, message)
     if cap is not None and longest is not None and cap > longest * size.choices:
         message = f"the output cap is {cap:,}, and the model writes {longest * size.choices:,} at the most."
         yield Problem("warning", "cap_above_model", size.model, None, message)

@@ -23,6 +23,8 @@ PLATFORM_KEY_VARIABLE = "EMPIRIOLABS_API_KEY"
 PLATFORM_HOST = "empiriolabs.ai"
 DEFAULT_RPM = 50
 DEFAULT_TPM = 2_000_000
+#: Of requests or tokens: no limit is greater. What would be is a slip, or meant to do harm.
+MOST_A_MINUTE = 10**12
 DEFAULT_MAX_ATTEMPTS = 5
 #: The platform's own timeout is 900 s: ours must be the longer one, or we give up on what is then billed.
 DEFAULT_TIMEOUT_SECONDS = 960.0

@@ -245,10 +245,12 @@ class FairQueue:
         return turn is None or (self.full and all(self._only_new(one.lane) for one in self._own))
 
     @property
-    def idle_cause(self) -> Literal["retries", "models", "work"]:
+    def idle_cause(self) -> Literal["retries", "submitted", "models", "work"]:
         """What is waited for where nothing can be sent now."""
-        if self._questions or self._backoffs or self._repeats:
+        if self._backoffs or self._repeats:
             return "retries"
+        if self._questions:
+            return "submitted"
         return "models" if self._held else "work"
 
     def statistics(self) -> Statistics:

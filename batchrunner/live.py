@@ -13,10 +13,11 @@ from typing import Final
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from batchrunner.config import MOST_A_MINUTE
 from batchrunner.status import Status
 
-#: No limit and no sum is greater, nor is one of money finer: what would be is a slip, or meant to do harm.
-MOST: Final = 10**12
+#: No sum of money is greater or finer: what would be is a slip, or meant to do harm.
+MOST_USD: Final = 10**12
 FINEST_DECIMALS: Final = 12
 
 
@@ -106,7 +107,7 @@ def encode(command: Command) -> bytes:
 
 
 def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= len(str(MOST))):
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(MOST_A_MINUTE))):
         raise Refused(f"{text!r} is no number a minute, such as 50; 0 means no limit.")
     return int(text)
 
@@ -134,10 +135,10 @@ def _checked(command: Command) -> Command:
         return command
     if command.rpm is command.tpm is None and command.max_cost_usd is UNSET:
         raise Refused("nothing is to be set; give rpm=N, tpm=N or max-cost=USD.")
-    if any(limit is not None and not 0 <= limit <= MOST for limit in (command.rpm, command.tpm)):
-        raise Refused(f"a limit is between 0, which means none, and {MOST:,} a minute.")
+    if any(limit is not None and not 0 <= limit <= MOST_A_MINUTE for limit in (command.rpm, command.tpm)):
+        raise Refused(f"a limit is between 0, which means none, and {MOST_A_MINUTE:,} a minute.")
     if isinstance(command.max_cost_usd, Decimal) and not _is_money(command.max_cost_usd):
-        raise Refused(f"a spend cap is between 0 and {MOST:,} USD, with {FINEST_DECIMALS} decimals at the most.")
+        raise Refused(f"a spend cap is between 0 and {MOST_USD:,} USD, with {FINEST_DECIMALS} decimals at the most.")
     if command.account is not None and command.rpm is command.tpm is None:
         raise Refused("max-cost is of the whole run, and account=NAME of a limit: leave the account out.")
     return command
@@ -145,7 +146,7 @@ def _checked(command: Command) -> Command:
 
 def _is_money(amount: Decimal) -> bool:
     exponent = amount.as_tuple().exponent
-    return isinstance(exponent, int) and exponent >= -FINEST_DECIMALS and 0 <= amount <= MOST
+    return isinstance(exponent, int) and exponent >= -FINEST_DECIMALS and 0 <= amount <= MOST_USD
 
 
 # ----------------------------------------------------------------------------------------------------- what is to become

@@ -10,7 +10,19 @@ import msgspec
 
 #: What holds the run's speed down at the moment.
 Binding = Literal[
-    "requests", "tokens", "in_flight", "rate_limited", "server", "keys", "credits", "models", "retries", "paused", "work", "none"
+    "requests",
+    "tokens",
+    "in_flight",
+    "rate_limited",
+    "server",
+    "keys",
+    "credits",
+    "models",
+    "retries",
+    "submitted",
+    "paused",
+    "work",
+    "none",
 ]
 RunState = Literal["running", "draining", "completed", "stopped"]
 #: Why a run stopped before its end, in the contract's words; `input`: the job file changed under it.

@@ -16,6 +16,7 @@ BINDING_TEXT: dict[Binding, str] = {
     "keys": "waiting to try a refused key again",
     "models": "waiting for offline models",
     "retries": "waiting to try jobs again",
+    "submitted": "waiting for what the server works on",
     "credits": "waiting for credits: top up the account",
     "paused": "paused, until `batchrun ctl RUN_DIR resume`",
     "work": "no more work to start",

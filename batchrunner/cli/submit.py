@@ -34,6 +34,7 @@ from batchrunner.config import (
     DEFAULT_RPM,
     DEFAULT_TIMEOUT_SECONDS,
     DEFAULT_TPM,
+    MOST_A_MINUTE,
     MaxFailures,
     Options,
     default_run_dir,
@@ -52,7 +53,7 @@ from batchrunner.wording import next_step, summary_text
 if TYPE_CHECKING:
     from batchrunner.cli.watching import Watching
 
-_COUNT = click.IntRange(min=0)
+_COUNT = click.IntRange(min=0, max=MOST_A_MINUTE)
 _AT_LEAST_ONE = click.IntRange(min=1)
 SIMULATED_IDENTITY = "simulated"
 #: headings of `--help`, by the option that comes first under each

@@ -73,6 +73,9 @@ RUN: Final[Table[Status]] = (
         },
         "state",
     ),
+    _gauge(
+        "jobs_submitted", "Jobs that the server works on, of those that are in flight or back off.", lambda run: run.submitted
+    ),
     _gauge("run_attempts", "Attempts of the whole run, earlier processes included.", lambda run: run.attempts),
     _gauge(
         "run_tokens",

@@ -169,7 +169,7 @@ def prove_claims(run: Submit, claims: list[Json], ledger: list[Json]) -> None:
 
 
 def records_of(run: Submit, claim: Json, entry: Json | None) -> list[Json]:
-    """What the journal tells of the jobs that an event was claimed for, and of that which it is of: it shows what was mistaken."""
+    """What the journal tells of the jobs that an event was claimed for, and of that which it is of."""
     ids = {attempt["custom_id"] for attempt in claim["attempts"]} | ({entry["tag"]} if entry and entry.get("tag") else set())
     return [record for kind in ("sent", "ended", "settled") for record in run.records(kind) if record["id"] in ids]
 

@@ -117,6 +117,9 @@ def test_the_models_status_context_and_tools() -> None:
     """Each by itself, in words of the catalog."""
     assert found({}, model=changed(status="offline")) == [("warning", "model_unavailable", None)]
     assert found({}, predicted=Usage(1_001, 1)) == [("warning", "context_exceeded", None)]
+    assert found({"max_tokens": 400}, predicted=Usage(600, 1)) == []
+    assert found({"max_tokens": 401}, predicted=Usage(600, 1)) == [("warning", "cap_above_context", None)]
+    assert found({"max_tokens": 401}, predicted=Usage(1_001, 1)) == [("warning", "context_exceeded", None)]
     (tools,) = models([{"id": "m", "pricing_rows": [{"unit": "tool-call", "name": "search", "price": "1"}]}])
     assert found({"tools": []}, model=tools) == [("warning", "tools_billed", "tools")]
 

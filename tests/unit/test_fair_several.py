@@ -79,7 +79,7 @@ def test_questions_stay_with_the_account_that_asks() -> None:
     queue.surrender()
     assert (queue.question(0), queue.peek(0), queue.next_question_ns()) == (1, 1, 0)
     queue.remove(1, 0)
-    assert (queue.question(99), queue.peek(99), queue.idle_cause) == (None, 2, "retries")
+    assert (queue.question(99), queue.peek(99), queue.idle_cause) == (None, 2, "submitted")
     assert (queue.question(100), queue.peek(100), queue.next_due_ns(0)) == (0, 0, 100)
     assert queue.statistics().backing_off == 1
     assert sorted(drain(queue)) == [2, 3, 4]

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchrunner.config import MOST_A_MINUTE
 from batchrunner.live import (
-    MOST,
     AccountLimits,
     Command,
     Drain,
@@ -68,7 +68,7 @@ def test_the_plain_commands() -> None:
         ("set", ["rpm=1e3"], "no number"),
         ("set", ["rpm=\u0663"], "no number"),
         ("set", ["rpm=" + "9" * 5000], "no number"),
-        ("set", [f"tpm={MOST + 1}"], "between 0"),
+        ("set", [f"tpm={MOST_A_MINUTE + 1}"], "between 0"),
         ("set", ["rpm=1", "rpm=2"], "twice"),
         ("set", ["max-cost=1", "max_cost=2"], "twice"),
         ("set", ["max-cost=much"], "no amount"),

@@ -217,13 +217,21 @@ class TestRun:
         metrics.watch(
             families.RUN,
             lambda: make_status(
-                total=100, completed=50, failed=2, in_flight=10, backing_off=3, held=5, attempts=70, usage=Usage(9, 8, 7, 6)
+                total=100,
+                completed=50,
+                failed=2,
+                in_flight=10,
+                backing_off=3,
+                held=5,
+                submitted=2,
+                attempts=70,
+                usage=Usage(9, 8, 7, 6),
             ),
         )
         shown = samples(metrics)
         states = {labels[0]: value for (name, labels), value in shown.items() if name == "batchrun_jobs"}
         assert states == {"pending": 30, "in_flight": 10, "backing_off": 3, "held": 5, "succeeded": 50, "failed": 2}
-        assert shown["batchrun_run_attempts", ()] == 70
+        assert (shown["batchrun_run_attempts", ()], shown["batchrun_jobs_submitted", ()]) == (70, 2)
         assert [shown["batchrun_run_tokens", (kind,)] for kind in ("input", "output", "cached", "reasoning")] == [9, 8, 7, 6]
 
     def test_the_status_is_read_at_each_scrape(self, make_status: MakeStatus) -> None:
