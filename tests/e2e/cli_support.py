@@ -6,8 +6,10 @@ import collections
 import http.server
 import os
 import select
+import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +20,7 @@ import msgspec
 
 from tests.e2e import canary
 from tests.e2e.harness import Simulated, read_lines, simulated
+from tests.e2e.preforked import Order, any_launcher
 
 ROOT = Path(__file__).parents[2]
 #: for whatever a process should have done by then; nothing is measured by it
@@ -55,7 +58,24 @@ def command(*arguments: object) -> list[str]:
 
 
 def batchrun(home: Path, *arguments: object, env: Mapping[str, str] = {}, **popen: Any) -> Ended:
-    """Run a command in `home` to its end."""
+    """Run a command in `home` to its end: a process of its own, and where `popen` asks for anything, an interpreter too."""
+    if popen:
+        return _executed(home, *arguments, env=env, **popen)
+    with tempfile.TemporaryDirectory(prefix="batchrun-said-") as directory, any_launcher() as launcher:
+        stdout, stderr = Path(directory, "stdout"), Path(directory, "stderr")
+        for stream in (stdout, stderr):
+            stream.touch()
+        order = Order([*map(str, arguments)], environment(home, **env), str(home), os.devnull, str(stdout), str(stderr))
+        child = launcher.start(order)
+        try:
+            code = child.wait(PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(child.pid, signal.SIGKILL)
+            raise AssertionError(f"{arguments}: had not ended after {PATIENCE_SECONDS} s: {stderr.read_text()[-1500:]}") from None
+        return _heard(Ended(code, stdout.read_text(), stderr.read_text()))
+
+
+def _executed(home: Path, *arguments: object, env: Mapping[str, str], **popen: Any) -> Ended:
     settings: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | popen
     done = subprocess.run(
         command(*arguments),

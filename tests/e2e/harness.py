@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Protocol
 import batchrunner
 from batchrunner.simulator.settings import TEST_KEY
 from tests.e2e import canary
-from tests.e2e.preforked import Child, Launcher, Order, Prelude
+from tests.e2e.preforked import Child, Launcher, Order, Prelude, any_launcher
 
 #: how long anything may take before a proof calls it hung; the runs themselves take seconds
 PATIENCE_SECONDS = 100.0
@@ -194,7 +194,8 @@ class Submit:
 
     def run(self) -> Outcome:
         """From a start to its end."""
-        return self.finish(self.start())
+        with any_launcher() as launcher:
+            return self.finish(self.start_by(launcher))
 
     def kill(self, process: Process) -> None:
         """End it as a power cut would. It must be alive: what has ended by itself proves nothing."""
