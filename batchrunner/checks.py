@@ -27,16 +27,7 @@ _SHAPE: Final = frozenset(
 _CAPS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 
 #: all that the platform documents
-_URLS: Final = (
-    dialect.URLS.keys()
-    | dialect.ASYNCHRONOUS_URLS
-    | {
-        "/v1/images/generations",
-        "/v1/audio/speech",
-        "/v1/search",
-        "/v1/detect",
-    }
-)
+_URLS: Final = frozenset(dialect.URLS)
 
 Level = Literal["error", "warning"]
 Code = Literal[
