@@ -60,10 +60,9 @@ def next_step(status: Status) -> str:
     if status.failed:
         return f"See {run_dir}/errors.jsonl for what failed; the same command with --retry-failed runs the failed jobs again."
     if status.maybe_billed_usd or status.unpriced_attempts:
-        return (
-            f"See {run_dir}/costs.jsonl for each attempt whose cost is not certain; most are settled by the account's usage "
-            f"events: batchrun reconcile {run_dir}"
-        )
+        # A simulated platform is gone with its run, and its usage events with it.
+        settled = "" if status.simulated else f"; most are settled by the account's usage events: batchrun reconcile {run_dir}"
+        return f"See {run_dir}/costs.jsonl for each attempt whose cost is not certain{settled}"
     return ""
 
 

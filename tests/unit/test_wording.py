@@ -44,6 +44,8 @@ class TestSummary:
         """Whoever may have paid for what did not come learns where each such attempt stands, and who knows better."""
         text = summary_text(make_status(state="completed", completed=10, **what))
         assert text.splitlines()[-1].startswith("See jobs/chat.run/costs.jsonl for each attempt whose cost is not certain")
+        assert "reconcile" in next_step(make_status(state="completed", unpriced_attempts=1))
+        assert "reconcile" not in next_step(make_status(state="completed", unpriced_attempts=1, simulated=True))
 
     @pytest.mark.parametrize("why", sorted(STOPPED))
     def test_each_stop_says_why_and_how_to_go_on(self, make_status: MakeStatus, why: str) -> None:
