@@ -38,7 +38,7 @@ class Prices:
         """Hold the amount of an attempt whose end was not seen against the most that it can have cost."""
         if self._table is None:
             return
-        amount = None if charge.input is None else self._table.ceiling(charge.model, charge.input, charge.output)
+        amount = None if charge.input is None else self._table.ceiling(charge.model, charge.input, charge.output, charge.units)
         self._compare(place, ended, charge, amount, place.offset or 0)
 
     def _compare(self, place: Place, ended: Ended, charge: Charge, amount: Decimal | None, recorded_at: int) -> None:
