@@ -22,6 +22,8 @@ AUDIO_SECOND: Final = "audio-second"
 
 #: a larger figure is nonsense: no sound or film of two years is made
 MOST: Final = 100_000_000
+#: nor does a smaller part of one mean anything: written out it could fill a disk
+_MOST_DECIMALS: Final = 18
 #: names that a length goes by
 SECONDS: Final = ("seconds", "duration_seconds", "duration")
 _OF_KIND: Final = {VIDEO_SECOND: ("video_seconds",), AUDIO_SECOND: ("audio_seconds",)}
@@ -85,11 +87,12 @@ def _said(place: dict[str, Any], names: tuple[str, ...]) -> object:
 
 
 def _quantity(value: object) -> Decimal | None:
-    """A finite number of at least 0, as a number or in digits; exact as it is written."""
+    """A finite number of at least 0, as a number or in digits, of a size that makes sense; exact as it is written."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str, Decimal)) or len(str(value)) > 40:
         return None
     try:
         amount = Decimal(str(value))
     except InvalidOperation:
         return None
-    return amount if math.isfinite(amount) and 0 <= amount <= MOST else None
+    is_sound = math.isfinite(amount) and 0 <= amount <= MOST and amount.adjusted() >= -_MOST_DECIMALS
+    return amount if is_sound else None

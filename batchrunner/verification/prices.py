@@ -45,9 +45,7 @@ class Prices:
         self.computed += 1
         if amount == charge.amount:
             return
-        what = (
-            f"attempt {ended.attempt} was charged {_usd(charge.amount)}; its tokens come to {_usd(amount)} by run.json's prices"
-        )
+        what = f"attempt {ended.attempt} was charged {_usd(charge.amount)}; by run.json's prices it comes to {_usd(amount)}"
         if recorded_at > self._since_offset and ended.wall_ns >= self._since_ns:
             self._findings.add("amount", place, what, DEFECT, ended.id)
         else:

@@ -94,6 +94,18 @@ async def test_what_is_in_flight_counts(autojump_clock: MockClock, night_of: Mak
     assert (status.stopped_by, status.completed, status.billed_usd) == ("max_cost", 2, 20 * SECOND_USD)
 
 
+async def test_films_of_an_earlier_process_count(autojump_clock: MockClock, night_of: MakeNight) -> None:
+    """The server still works on them: the next process sends nothing that would not fit beside them."""
+    night = night_of([film("a", seconds=10), film("b", seconds=10), picture("c")], work_seconds=600.0)
+    cap = 20 * SECOND_USD
+    await night.run(after(60, Run.drain), max_cost_usd=cap)
+    assert set(night.asked()) == {"a", "b"}
+    status = await night.run(max_cost_usd=cap)
+    assert (status.stopped_by, status.completed, status.billed_usd) == ("max_cost", 2, cap)
+    assert night.asked().total() == 2
+    assert_verified(night)
+
+
 async def test_answers_that_were_not_seen_count_as_all_that_was_asked_for(autojump_clock: MockClock, night_of: MakeNight) -> None:
     """Half of them break off, of which the platform bills some: never more than is listed, and that within the cap and one more
     try of what was in flight.

@@ -57,6 +57,7 @@ def units(url: str, reply: object) -> dict[str, Decimal] | None:
         (VIDEOS, {"duration": True}, None),
         (VIDEOS, {"duration": "NaN"}, None),
         (VIDEOS, {"duration": 1e30}, None),
+        (VIDEOS, {"duration": "1e-999999"}, None),
     ],
 )
 def test_quantities_are_counted_or_said(url: str, reply: object, expected: dict[str, Any] | None) -> None:
@@ -135,6 +136,7 @@ def test_a_request_is_sized_by_the_usual_names(url: str, name: str) -> None:
         (VIDEOS, {"seconds": True}, {}),
         (VIDEOS, {"seconds": "Infinity"}, {}),
         (VIDEOS, {"seconds": 1e30}, {}),
+        (VIDEOS, {"seconds": "1e-999999"}, {}),
         (SPEECH, {"seconds": 8}, {}),
         (TRANSCRIPTIONS, {"duration": 8}, {}),
         ("/v1/detect", {"n": 3}, {}),
