@@ -124,7 +124,8 @@ class Attempts:
             case "price_unknown":
                 message = (
                     f"model {size.model!r} has no known price, or the request no bound on its output: under --max-cost it "
-                    "is not sent. Give it an output cap, name a model of the catalog, or leave --max-cost out."
+                    "is not sent. Give it an output cap (or a film its seconds), name a model of the catalog, or leave "
+                    "--max-cost out."
                 )
                 self._endings.fail_unsent(job, size.model, "price_unknown", message)
                 return NotNow.WITHDRAWN
@@ -161,6 +162,7 @@ class Attempts:
             model=ticket.candidate.size.model,
             input_tokens=ticket.candidate.size.guessed_tokens,
             output_cap_tokens=self._parts.spending.output_bound(ticket.candidate.size),
+            units=ticket.candidate.size.units,
             reserve_tokens=ticket.candidate.tokens,
             waits=ticket.waits,
             account=self._account.name,

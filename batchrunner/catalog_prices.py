@@ -96,9 +96,9 @@ class ModelPrice(msgspec.Struct, frozen=True):
         return len(self.tiers) == 1 and not any((self.tiers[0].prompt, self.tiers[0].completion, self.tiers[0].input_cache_read))
 
     @property
-    def output_is_free(self) -> bool:
-        """Whether nothing that is written costs anything."""
-        return bool(self.tiers) and not self.beyond_tokens and all(tier.completion == 0 for tier in self.tiers)
+    def written_is_free(self) -> bool:
+        """Whether no token that is written costs anything."""
+        return bool(self.tiers) and all(tier.completion == 0 for tier in self.tiers)
 
     def tier(self, input_tokens: int) -> Tier | None:
         """The tier for a request of so many input tokens; None past the last one's end."""

@@ -8,6 +8,7 @@ written again from them.
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Final
@@ -20,6 +21,7 @@ from batchrunner.job import Usage
 from batchrunner.pricing import EXACT, json_number
 
 _NOTHING: Final = Decimal(0)
+_NO_UNITS: Final[Mapping[str, Decimal]] = {}
 
 
 class Source(enum.StrEnum):
@@ -49,6 +51,8 @@ class Charge(msgspec.Struct, frozen=True, omit_defaults=True):
     bound: Decimal | None = None
     #: part of output
     reasoning: int = 0
+    #: where the bill is uncertain: what was asked for beside tokens, by the catalog's units, as far as the request said it
+    units: dict[str, Decimal] = {}
 
     @classmethod
     def billed(
@@ -67,9 +71,17 @@ class Charge(msgspec.Struct, frozen=True, omit_defaults=True):
         )
 
     @classmethod
-    def maybe(cls, model: str, endpoint: str, input_tokens: int, cap_tokens: int | None, amount: Decimal | None) -> Charge:
+    def maybe(
+        cls,
+        model: str,
+        endpoint: str,
+        input_tokens: int,
+        cap_tokens: int | None,
+        amount: Decimal | None,
+        units: Mapping[str, Decimal] = _NO_UNITS,
+    ) -> Charge:
         """An attempt whose reply was not seen: the most that it can have taken."""
-        return cls(model, endpoint, Billing.MAYBE, input=input_tokens, output=cap_tokens, amount=amount)
+        return cls(model, endpoint, Billing.MAYBE, input=input_tokens, output=cap_tokens, amount=amount, units=dict(units))
 
     @property
     def total(self) -> int | None:
@@ -102,11 +114,12 @@ class CostLine(msgspec.Struct, frozen=True):
     source: Source
     state: Billing
     at: str
+    units: dict[str, Decimal] = {}
 
     @property
     def charge(self) -> Charge:
         tokens = (self.tokens.input, self.tokens.cached, self.tokens.output)
-        return Charge(self.model, self.endpoint, self.state, *tokens, self.cost.amount, self.cost.currency)
+        return Charge(self.model, self.endpoint, self.state, *tokens, self.cost.amount, self.cost.currency, units=self.units)
 
 
 class _RawAmount(msgspec.Struct):
@@ -114,7 +127,7 @@ class _RawAmount(msgspec.Struct):
     currency: str
 
 
-class _WrittenLine(msgspec.Struct):
+class _WrittenLine(msgspec.Struct, omit_defaults=True):
     custom_id: str
     attempt: int
     model: str
@@ -124,6 +137,7 @@ class _WrittenLine(msgspec.Struct):
     source: Source
     state: Billing
     at: str
+    units: dict[str, msgspec.Raw] = {}
 
 
 _encoder = msgspec.json.Encoder()
@@ -145,6 +159,7 @@ def cost_line(custom_id: str, attempt: int, charge: Charge, wall_ns: int, source
         source=source,
         state=charge.billing,
         at=timestamp(wall_ns),
+        units={unit: msgspec.Raw(json_number(quantity).encode()) for unit, quantity in charge.units.items()},
     )
     return _encoder.encode(line) + b"\n"
 

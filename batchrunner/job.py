@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from decimal import Decimal
 
 import msgspec
@@ -52,7 +53,7 @@ class BadLine(msgspec.Struct, frozen=True):
 
 
 class RequestSize(msgspec.Struct, frozen=True):
-    """What a request's body says about the tokens it may take."""
+    """What a request's body says about what it may take."""
 
     model: str
     #: prompt tokens guessed from bytes; parts that bytes say nothing about (images, audio, files) are left out
@@ -67,6 +68,8 @@ class RequestSize(msgspec.Struct, frozen=True):
     opaque_tokens: int = 0
     #: its answer may hold what no usage counts and some models are billed by: pictures, seconds of sound
     opaque_output: bool = False
+    #: quantities beside tokens that it asks for, by the catalog's names of their units; those that it does not tell are missing
+    units: Mapping[str, Decimal] = {}
 
     @property
     def guessed_tokens(self) -> int:

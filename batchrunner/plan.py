@@ -101,8 +101,7 @@ def _cost(kind: Kind, prices: PriceTable) -> _Part:
     if kind.moments is not None:
         return _Part("profile", certain, kind.moments, rates, kind.jobs, kind.guessed)
     likely = rates.input * kind.input_tokens + rates.output * kind.output_tokens + beside
-    most = None if kind.ceiling_usd is None else kind.ceiling_usd + (kind.units_usd or 0.0)
-    return _Part("guess", Interval(beside, likely, most))
+    return _Part("guess", Interval(beside, likely, kind.ceiling_usd))
 
 
 def _tokens(kind: Kind, rates: Rates, most: float | None, likely: float) -> _Part:

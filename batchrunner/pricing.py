@@ -16,6 +16,7 @@ from batchrunner.job import RequestSize, Usage
 #: digits that hold any product of a price and a count below their bounds; a result that would not fit raises
 EXACT: Final = decimal.Context(prec=120, traps=[decimal.Inexact, decimal.InvalidOperation, decimal.Overflow])
 _NO_TOOLS: Final[Mapping[str, int]] = {}
+_NO_UNITS: Final[Mapping[str, Decimal]] = {}
 _NOTHING: Final = Usage(0, 0, tokens_known=False)
 #: no answer holds more pictures or seconds, nor parts of them so small
 _MOST: Final = 1_000_000_000
@@ -82,25 +83,54 @@ class PriceTable(msgspec.Struct, frozen=True):
     def output_bound(self, size: RequestSize) -> int | None:
         """The most output tokens that a request can be billed for: its own cap, else the model's for each choice.
 
-        None where neither is known, and where the model may bill the answer by more than tokens: then no number bounds it.
+        None where neither is known, and where the model may bill the answer by what the request does not tell: then no number
+        bounds it.
         """
         price = self.prices.get(size.model)
-        if size.opaque_output and price is not None and price.beyond_tokens:
+        if size.opaque_output and price is not None and price.beyond_tokens and _told(price, size.units) is None:
             return None
         if size.output_cap_tokens is not None:
             return size.output_cap_tokens
         return None if price is None or price.max_output_tokens is None else price.max_output_tokens * size.choices
 
-    def ceiling(self, model: str, input_tokens: int, output_bound_tokens: int | None) -> Decimal | None:
-        """USD that one request may cost at most: nothing cached, and all the output that it may take.
+    def ceiling(
+        self, model: str, input_tokens: int, output_bound_tokens: int | None, units: Mapping[str, Decimal] = _NO_UNITS
+    ) -> Decimal | None:
+        """USD that one request may cost at most: nothing cached, all the output that it may take, all `units` that it asks for.
 
         None where the price is not known, or no bound on an output that costs something.
         """
-        if output_bound_tokens is None:
-            price = self.prices.get(model)
-            if price is None or not price.output_is_free:
-                return None
-        return self.cost(model, Usage(input_tokens, output_bound_tokens or 0))
+        price = self.prices.get(model)
+        if price is None:
+            return None
+        told = _told(price, units)
+        if told is None and price.beyond_tokens and (units or output_bound_tokens is None):
+            return None
+        if output_bound_tokens is None and not price.written_is_free:
+            return None
+        return self.cost(model, Usage(input_tokens, output_bound_tokens or 0, units=told or {}))
+
+    def prediction(self, size: RequestSize, predicted: Usage) -> Decimal | None:
+        """USD that a request of which these tokens are expected will cost, the units that it asks for included."""
+        price = self.prices.get(size.model)
+        told = None if price is None else _told(price, size.units)
+        return self.cost(size.model, msgspec.structs.replace(predicted, units=told) if told else predicted)
+
+    def units_usd(self, size: RequestSize) -> Decimal | None:
+        """USD for what a request asks for beside tokens; None where its model bills by something that it does not tell."""
+        price = self.prices.get(size.model)
+        if price is None or not (price.by_unit_alone or (price.beyond_tokens and size.opaque_output)):
+            return Decimal(0)
+        told = _told(price, size.units)
+        return None if told is None else _total([(quantity, price.units[unit]) for unit, quantity in told.items()])
+
+
+def _told(price: ModelPrice, units: Mapping[str, Decimal]) -> dict[str, Decimal] | None:
+    """Of what a request asks for, what the model bills beside tokens; None where it does not tell of all of that."""
+    if not price.units or not price.units.keys() <= units.keys():
+        return None
+    told = {unit: units[unit] for unit in price.units}
+    return told if all(map(_makes_sense, told.values())) else None
 
 
 def _is_counted(price: ModelPrice, usage: Usage, tool_usage: Mapping[str, int], *, opaque: bool) -> bool:

@@ -89,17 +89,18 @@ class Spending:
 
     def maybe(self, job: Job, size: RequestSize) -> Charge:
         """The charge of an attempt whose reply was not seen: the most that it can have taken."""
-        return Charge.maybe(size.model, job.url, size.guessed_tokens, self.output_bound(size), self._ceiling(size))
+        amount = self._ceiling(size)
+        return Charge.maybe(size.model, job.url, size.guessed_tokens, self.output_bound(size), amount, size.units)
 
     def output_bound(self, size: RequestSize) -> int | None:
         """The most output tokens that a request can be billed for, or None."""
         return self._prices.output_bound(size)
 
     def _ceiling(self, size: RequestSize) -> Decimal | None:
-        return self._prices.ceiling(size.model, size.guessed_tokens, self.output_bound(size))
+        return self._prices.ceiling(size.model, size.guessed_tokens, self.output_bound(size), size.units)
 
     def _prediction(self, size: RequestSize, predicted: Usage) -> Decimal:
         """Unknown counts as nothing here: under a cap such a job is not sent. Without a cap nobody asks."""
         if self._max_cost_usd is None:
             return _NOTHING
-        return self._prices.cost(size.model, predicted) or _NOTHING
+        return self._prices.prediction(size, predicted) or _NOTHING

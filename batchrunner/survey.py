@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from decimal import Decimal
 from typing import Final
 
 import msgspec
@@ -15,6 +14,7 @@ import msgspec
 from batchrunner import checks, dialect
 from batchrunner.catalog import Model
 from batchrunner.checks import Looked, Problem
+from batchrunner.dialect import media, units
 from batchrunner.estimate import OTHER, Estimator, Latency, size_class
 from batchrunner.job import RequestSize, Usage
 from batchrunner.jobfile import ParsedLine
@@ -27,10 +27,6 @@ PLACES_KEPT: Final = 10
 MOST_KINDS: Final = 2_000
 #: tokens of a prompt of which nothing is known, at the most, to those that its bytes are taken for
 WORST_INPUT: Final = 2
-
-#: names that the length of a film goes by
-_SECONDS: Final = ("seconds", "duration", "duration_seconds")
-_MOST_SECONDS: Final = 1_000_000
 
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
@@ -147,10 +143,11 @@ class Survey:
         # Where there is but one account, a job that names it goes where all others go.
         bound_to = account or "" if len(self._accounts) > 1 else ""
         kind = self._kind(bound_to, shape.name, size, predicted)
-        units_usd = self._units_usd(looked)
+        asked = self._completed(looked)
+        units_usd = self._prices.units_usd(asked)
         if units_usd is None or not self._is_priced(size):
             self._note(_unpriced(size), place)
-        self._sum_up(kind, size, predicted, units_usd)
+        self._sum_up(kind, asked, predicted, None if units_usd is None else float(units_usd))
         self._draw(kind, Drawn(number, line.custom_id))
 
     def learn(self, lengths: Estimator) -> None:
@@ -191,7 +188,7 @@ class Survey:
     def _sum_up(self, kind: Kind, size: RequestSize, predicted: Usage, units_usd: float | None) -> None:
         bound = self._prices.output_bound(size)
         cap = size.output_cap_tokens if bound is None else bound
-        ceiling = self._prices.ceiling(size.model, size.guessed_tokens * WORST_INPUT, cap)
+        ceiling = self._prices.ceiling(size.model, size.guessed_tokens * WORST_INPUT, cap, size.units)
         kind.jobs += 1
         kind.guessed += size.input_tokens
         kind.input_tokens += predicted.input_tokens
@@ -218,36 +215,15 @@ class Survey:
         price = self._prices.prices.get(size.model)
         return price is not None and bool(price.tiers)
 
-    def _units_usd(self, job: Looked) -> float | None:
-        """What an answer will cost for what it holds beside tokens, as far as the request says how much that is."""
-        price = self._prices.prices.get(job.size.model)
-        if price is None or not (price.by_unit_alone or (price.beyond_tokens and job.size.opaque_output)):
-            return 0.0
-        total = Decimal(0)
-        for unit, usd in price.units.items():
-            quantity = _quantity(unit, job, None if self._catalog is None else self._catalog.get(job.size.model))
-            if quantity is None or usd is None:
-                return None
-            total += quantity * usd
-        return float(total) if price.units else None
-
-
-def _quantity(unit: str, job: Looked, model: Model | None) -> Decimal | None:
-    """How many pictures, or seconds of film, a request asks for; None where only its answer tells."""
-    if unit == "image":
-        return Decimal(job.size.choices)
-    if unit != "video-second":
-        return None
-    said = [checks.value(job.fields[name]) for name in _SECONDS if name in job.fields]
-    listed = [parameter for name in _SECONDS if model is not None and (parameter := model.parameter(name)) is not None]
-    value = next(iter([*said, *(parameter.default for parameter in listed)]), None)
-    if isinstance(value, bool) or not isinstance(value, (int, float, str, Decimal)):
-        return None
-    try:
-        seconds = Decimal(str(value))
-    except ArithmeticError:
-        return None
-    return seconds * job.size.choices if seconds.is_finite() and 0 <= seconds < _MOST_SECONDS else None
+    def _completed(self, job: Looked) -> RequestSize:
+        """A request with the length that the catalog gives a film which names none: good for a forecast, and for no spend cap."""
+        model = None if self._catalog is None else self._catalog.get(job.size.model)
+        is_film = dialect.for_url(job.url) is media.VIDEOS
+        if model is None or not is_film or any(name in job.fields for name in units.SECONDS):
+            return job.size
+        listed = [parameter.default for name in units.SECONDS if (parameter := model.parameter(name)) is not None]
+        seconds = units.asked(units.VIDEO_SECOND, job.size.choices, listed)
+        return job.size if seconds is None else msgspec.structs.replace(job.size, units={units.VIDEO_SECOND: seconds})
 
 
 def _foreign(size: RequestSize, account: str, accounts: frozenset[str]) -> Problem:

@@ -5,13 +5,14 @@ A result that was waited for (videos, transcriptions) stands in its job's status
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any, Final
 
 import msgspec
 
 from batchrunner.dialect import facts, units, usage
 from batchrunner.dialect.facts import Finish, ReplyFacts
-from batchrunner.dialect.generic import Generic
+from batchrunner.dialect.generic import Generic, Request
 from batchrunner.job import Usage
 
 #: where a job's status holds its result
@@ -24,6 +25,10 @@ class Media(Generic):
     def __init__(self, name: str, unit: str) -> None:
         self.name = name
         self._unit = unit
+
+    def asked(self, request: Request) -> dict[str, Decimal]:
+        quantity = units.asked(self._unit, request.n, [getattr(request, name) for name in units.SECONDS])
+        return {} if quantity is None else {self._unit: quantity}
 
     def read(self, body: bytes) -> ReplyFacts | None:
         reply = facts.read_object(body)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any, Final
 
 import msgspec
@@ -28,6 +30,7 @@ _OPAQUE_TYPES: Final = frozenset(
     for prefix in ("", "input_")
     for kind in ("image", "image_url", "audio", "video", "video_url", "file", "document")
 )
+_NO_UNITS: Final[Mapping[str, Decimal]] = {}
 _decode_prompt: Final = msgspec.json.Decoder(list[str | int | list[int]]).decode
 
 
@@ -43,7 +46,13 @@ class Input(msgspec.Struct, frozen=True):
 
 
 def sized(
-    model: object, prompt: Input, output_cap_tokens: int | None, choices: int = 1, *, opaque_output: bool = False
+    model: object,
+    prompt: Input,
+    output_cap_tokens: int | None,
+    choices: int = 1,
+    *,
+    opaque_output: bool = False,
+    units: Mapping[str, Decimal] = _NO_UNITS,
 ) -> RequestSize:
     """A request with this prompt, whose body names this model."""
     return RequestSize(
@@ -54,6 +63,7 @@ def sized(
         choices,
         prompt.opaque_tokens,
         opaque_output,
+        units,
     )
 
 

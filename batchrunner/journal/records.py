@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import enum
 import zlib
+from decimal import Decimal
 from typing import Final, TypeAlias
 
 import msgspec
@@ -74,6 +75,8 @@ class Sent(_Record, tag="sent", frozen=True):
     waits: dict[str, int] = {}
     #: whose requests it counts among; None where the run has no name for it
     account: str | None = None
+    #: what the request asks for beside tokens, by the catalog's units, as far as it says so
+    units: dict[str, Decimal] = {}
 
 
 class Submitted(_Record, tag="submitted", frozen=True):

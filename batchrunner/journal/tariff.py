@@ -40,14 +40,14 @@ class Tariff(msgspec.Struct, frozen=True):
     facts: Callable[[str, bytes], Facts | None]
     #: (model, what a success says) -> exact amount, or None where the price is unknown
     price: Callable[[str, Facts], Decimal | None]
-    #: (model, input tokens, output cap or None) -> the most that an attempt can have cost, or None
-    ceiling: Callable[[str, int, int | None], Decimal | None]
+    #: (model, input tokens, output cap or None, units asked for) -> the most that an attempt can have cost, or None
+    ceiling: Callable[[str, int, int | None, Mapping[str, Decimal]], Decimal | None]
 
     def success(self, number: int, sent: Sent | None, line: FinalLine) -> tuple[Charge, str | None]:
         """The charge and the finish of a job's whole result line. `sent` is None where no record tells of its sending."""
         endpoint, model = self.request(number) if sent is None else (sent.endpoint, sent.model)
         facts = self.facts(endpoint, line.answer() or b"")
-        bound = None if sent is None else self.ceiling(sent.model, sent.input, sent.cap)
+        bound = None if sent is None else self.ceiling(sent.model, sent.input, sent.cap, sent.units)
         if facts is None:
             return Charge.billed(model, endpoint, None, None, bound), None
         return Charge.billed(model, endpoint, facts.usage, self.price(model, facts), bound), str(facts.finish)
@@ -69,5 +69,5 @@ class Tariff(msgspec.Struct, frozen=True):
 
     def worst(self, sent: Sent) -> Charge:
         """The most that an attempt can have cost of which nothing is known but that it was sent."""
-        amount = self.ceiling(sent.model, sent.input, sent.cap)
-        return Charge.maybe(sent.model, sent.endpoint, sent.input, sent.cap, amount)
+        amount = self.ceiling(sent.model, sent.input, sent.cap, sent.units)
+        return Charge.maybe(sent.model, sent.endpoint, sent.input, sent.cap, amount, sent.units)

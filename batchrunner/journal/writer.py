@@ -7,6 +7,7 @@ power cut would take back is told to nobody: an event is handed to the sink only
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from decimal import Decimal
 from functools import partial
 from typing import Final
 
@@ -37,6 +38,7 @@ from batchrunner.results import clean, failure_line, success_line
 COMMIT_RECORDS: Final = 256
 COMMIT_SECONDS: Final = 0.020
 _NO_WAITS: Final[Mapping[str, int]] = {}
+_NO_UNITS: Final[Mapping[str, Decimal]] = {}
 
 #: Runs a blocking function to its end and returns; never before its end, cancelled or not.
 SyncIn = Callable[[Callable[[], None]], Awaitable[None]]
@@ -116,11 +118,13 @@ class Journal:
         input_tokens: int,
         output_cap_tokens: int | None,
         reserve_tokens: int,
+        units: Mapping[str, Decimal] = _NO_UNITS,
         waits: Mapping[str, int] = _NO_WAITS,
         account: str | None = None,
     ) -> None:
-        """The request's first byte goes out next. `attempt` is the ordinal of the send among all of the job's; `waits` is what
-        it has waited for, in milliseconds by cause; `account` the name of the one whose request it is.
+        """The request's first byte goes out next. `attempt` is the ordinal of the send among all of the job's; `units` is what it
+        asks for beside tokens; `waits` what it has waited for, in milliseconds by cause; `account` the name of the one whose
+        request it is.
         """
         self.record(
             Sent(
@@ -136,6 +140,7 @@ class Journal:
                 endpoint=job.url,
                 waits=dict(waits),
                 account=account,
+                units=dict(units),
             )
         )
         self.totals.attempts += 1

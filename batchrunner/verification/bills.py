@@ -187,6 +187,7 @@ def _difference(line: CostLine, charge: Charge, source: Source | None = None) ->
         "cost.amount": (line.cost.amount, charge.amount),
         "cost.currency": (line.cost.currency, charge.currency),
         "source": (line.source, source),
+        "units": (line.units, charge.units),
     }
     for name, (found, recorded) in pairs.items():
         if found != recorded:

@@ -38,16 +38,14 @@ class Prices:
         """Hold the amount of an attempt whose end was not seen against the most that it can have cost."""
         if self._table is None:
             return
-        amount = None if charge.input is None else self._table.ceiling(charge.model, charge.input, charge.output)
+        amount = None if charge.input is None else self._table.ceiling(charge.model, charge.input, charge.output, charge.units)
         self._compare(place, ended, charge, amount, place.offset or 0)
 
     def _compare(self, place: Place, ended: Ended, charge: Charge, amount: Decimal | None, recorded_at: int) -> None:
         self.computed += 1
         if amount == charge.amount:
             return
-        what = (
-            f"attempt {ended.attempt} was charged {_usd(charge.amount)}; its tokens come to {_usd(amount)} by run.json's prices"
-        )
+        what = f"attempt {ended.attempt} was charged {_usd(charge.amount)}; by run.json's prices it comes to {_usd(amount)}"
         if recorded_at > self._since_offset and ended.wall_ns >= self._since_ns:
             self._findings.add("amount", place, what, DEFECT, ended.id)
         else:

@@ -65,7 +65,7 @@ TARIFF = Tariff(
     request=lambda number: (URL, "model-1"),
     facts=_facts,
     price=lambda model, facts: PRICE,
-    ceiling=lambda model, input_tokens, cap: CEILING,
+    ceiling=lambda model, input_tokens, cap, units: CEILING,
 )
 
 

@@ -78,6 +78,7 @@ def job_file(data: bytes) -> None:
             size = shape.size(parsed.body)
             assert size.input_tokens >= 1
             assert size.output_cap_tokens is None or size.output_cap_tokens >= 0
+            assert all(quantity > 0 and len(json_number(quantity)) < 100 for quantity in size.units.values())
 
 
 def _assert_refused_by_check(line: bytes, refused: BadLineError) -> None:
@@ -212,7 +213,8 @@ def catalog(data: bytes) -> None:
     held = {"image": Decimal(3), "audio-second": Decimal("0.5")}
     for model in (*list(prices.prices)[:3], "m"):
         for usage in (Usage(10, 20), Usage(10**9, 10**9, cached_tokens=5), Usage(10, 0, units=held)):
-            for amount in (prices.cost(model, usage, {"web_search": 3}), prices.ceiling(model, 10**6, 10**6)):
+            most = prices.ceiling(model, 10**6, 10**6, usage.units)
+            for amount in (prices.cost(model, usage, {"web_search": 3}), most):
                 assert amount is None or (amount.is_finite() and amount >= 0)
                 if amount is not None:
                     assert Decimal(json_number(amount)) == amount

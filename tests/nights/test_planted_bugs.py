@@ -167,7 +167,7 @@ def adopted_at_another_price(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def ceiling(*args: object) -> object:
         real = _tariff(*args)  # type: ignore[arg-type]
-        return msgspec.structs.replace(real, price=lambda model, _facts: real.ceiling(model, 1_000, 1_000))
+        return msgspec.structs.replace(real, price=lambda model, _facts: real.ceiling(model, 1_000, 1_000, {}))
 
     monkeypatch.setattr(nights, "_tariff", ceiling)
 

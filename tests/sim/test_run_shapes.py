@@ -41,6 +41,7 @@ PRICES = PriceTable.from_catalog(
             {"id": "writes", "pricing": {"prompt": "1", "completion": "10"}},
             {"id": "draws", "pricing": {"request": "100"}},
             {"id": "paints", "pricing": {"prompt": "0", "completion": "0", "image": "5"}},
+            {"id": "speaks", "pricing": {"audio-second": "1"}},
         ]
     },
     fetched_at="1970-01-01T00:00:00Z",
@@ -119,10 +120,14 @@ async def test_recovery_bills_every_shape_as_the_run_does(autojump_clock: MockCl
 
 
 async def test_a_cap_holds_back_what_it_cannot_pay_for(autojump_clock: MockClock, night: Night) -> None:
-    """Under --max-cost each shape is bounded, by what it reads, may write, or by its call; what nothing bounds is not sent."""
+    """Under --max-cost each shape is bounded, by what it reads, may write, asks for, or by its call; what nothing bounds is not
+    sent.
+    """
+    spoken = line("spoken", "/v1/audio/speech", "speaks", input="Hello.")
+    night.path.write_bytes(b"".join([*LINES.values(), spoken]))
     status = await night.run(max_cost_usd=Decimal(1000))
-    assert (status.completed, status.failed, status.billed_usd) == (5, 2, PAID_USD - 5)
-    assert night.failures() == {"sound": "unreadable_reply", "painting": "price_unknown"}
+    assert (status.completed, status.failed, status.billed_usd) == (6, 2, PAID_USD)
+    assert night.failures() == {"sound": "unreadable_reply", "spoken": "price_unknown"}
 
 
 async def test_a_bill_that_was_not_seen_is_bounded_in_every_shape(autojump_clock: MockClock, night: Night) -> None:

@@ -43,6 +43,19 @@ def test_a_settled_line_names_its_source() -> None:
     assert (line.source, line.state, line.cost.amount) == (Source.USAGE_EVENT, Billing.NOT, Decimal(0))
 
 
+def test_a_line_says_what_was_asked_for_beside_tokens() -> None:
+    """As plain numbers, and only where there is any; a line from before there was the field reads as one without."""
+    charge = Charge.maybe("m", "/e", 10, None, Decimal("0.6"), {"video-second": Decimal("1.2E1")})
+    raw = cost_line("j", 1, charge, AT_NS)
+    assert raw.endswith(b'"state":"maybe_billed","at":"2026-11-21T23:11:38.123Z","units":{"video-second":12}}\n')
+    line = read_cost_line(raw)
+    assert line is not None
+    assert line.charge == charge
+    old = read_cost_line(raw.replace(b',"units":{"video-second":12}', b""))
+    assert old is not None
+    assert old.charge == msgspec.structs.replace(charge, units={})
+
+
 @given(AMOUNTS, st.text(max_size=20))
 def test_a_line_reads_back_exactly(amount: Decimal, custom_id: str) -> None:
     """No digit of an amount is lost on its way through the file."""

@@ -57,6 +57,7 @@ def units(url: str, reply: object) -> dict[str, Decimal] | None:
         (VIDEOS, {"duration": True}, None),
         (VIDEOS, {"duration": "NaN"}, None),
         (VIDEOS, {"duration": 1e30}, None),
+        (VIDEOS, {"duration": "1e-999999"}, None),
     ],
 )
 def test_quantities_are_counted_or_said(url: str, reply: object, expected: dict[str, Any] | None) -> None:
@@ -108,6 +109,50 @@ def test_a_request_is_sized_by_the_usual_names(url: str, name: str) -> None:
     size = dialect.for_url(url).size(b'{"model":"m","prompt":"a cat","n":3}')
     assert (dialect.for_url(url).name, size.model, size.output_cap_tokens, size.choices) == (name, "m", None, 3)
     assert size.opaque_output
+
+
+@pytest.mark.parametrize(
+    ("url", "body", "expected"),
+    [
+        (IMAGES, {}, {"image": 1}),
+        (IMAGES, {"n": None}, {"image": 1}),
+        (IMAGES, {"n": 3, "seconds": 9}, {"image": 3}),
+        (IMAGES, {"n": "3"}, {}),
+        (IMAGES, {"n": 0}, {}),
+        (IMAGES, {"n": 2.5}, {}),
+        (IMAGES, {"n": True}, {}),
+        (IMAGES, {"n": 10**12}, {}),
+        (VIDEOS, {"seconds": 8}, {"video-second": 8}),
+        (VIDEOS, {"duration": "2.5"}, {"video-second": Decimal("2.5")}),
+        (VIDEOS, {"duration_seconds": 1.5, "n": 2}, {"video-second": 3}),
+        (VIDEOS, {"seconds": 4, "duration": 12}, {"video-second": 12}),
+        (VIDEOS, {"seconds": 4, "duration": None}, {"video-second": 4}),
+        (VIDEOS, {"seconds": 4, "duration": "auto"}, {}),
+        (VIDEOS, {"seconds": 4, "n": "two"}, {}),
+        (VIDEOS, {}, {}),
+        (VIDEOS, {"seconds": 0}, {}),
+        (VIDEOS, {"seconds": -1}, {}),
+        (VIDEOS, {"seconds": "8s"}, {}),
+        (VIDEOS, {"seconds": True}, {}),
+        (VIDEOS, {"seconds": "Infinity"}, {}),
+        (VIDEOS, {"seconds": 1e30}, {}),
+        (VIDEOS, {"seconds": "1e-999999"}, {}),
+        (SPEECH, {"seconds": 8}, {}),
+        (TRANSCRIPTIONS, {"duration": 8}, {}),
+        ("/v1/detect", {"n": 3}, {}),
+        ("/v1/any/thing", {"n": 3, "seconds": 8}, {}),
+    ],
+)
+def test_a_request_tells_of_pictures_and_of_films(url: str, body: dict[str, Any], expected: dict[str, Any]) -> None:
+    """As many as it asks for, each as long as the longest length that it names; where a server may take its words otherwise than
+    we do, and where the answer alone says how much it holds, nothing is told.
+    """
+    assert dialect.for_url(url).size(json.dumps({"model": "m"} | body).encode()).units == expected
+
+
+def test_a_body_that_cannot_be_read_tells_nothing() -> None:
+    """One picture is what a body asks for that names no number, not one whose number we cannot find."""
+    assert dialect.for_url(IMAGES).size(b'{"n": 8').units == {}
 
 
 def test_tokens_that_nobody_counted_are_not_free() -> None:

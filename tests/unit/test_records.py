@@ -31,6 +31,7 @@ from batchrunner.journal.records import (
 )
 
 CHARGE = Charge("m", "/v1/messages", Billing.BILLED, 5, 1, 6, Decimal("0.000000123"))
+FILM = {"video-second": Decimal("7.50")}
 RECORDS: list[Record] = [
     Started("boot-1", 1, 2, 3, "0.1.0"),
     Sent("job-1", "00000000000000ff", 2, "boot", 10, 20, 5, None, "m", "/v1/messages"),
@@ -38,6 +39,8 @@ RECORDS: list[Record] = [
     Ended("job-2", "00000000000000ff", 0, What.FAILED, 7, why="no price"),
     Reopened("job-1", "00000000000000ff", 2, "failed before"),
     Synced(1, 2, 3, 4, 5),
+    Sent("job-1", "00000000000000ff", 2, "boot", 10, 20, 5, None, "m", "/v1/e", units=FILM),
+    Ended("job-1", "00000000000000ff", 2, What.LOST, 7, charge=Charge.maybe("m", "/v1/e", 5, None, Decimal(1), FILM)),
 ]
 
 
@@ -58,6 +61,13 @@ def test_a_finished_record_keeps_its_summary_byte_for_byte() -> None:
     assert isinstance(record, Finished)
     assert bytes(record.summary) == b'{"cost": 0.10}'
     assert record.identity == [["a.jsonl", 5]]
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_what_asks_for_nothing_beside_tokens_says_no_word_of_it(number: int) -> None:
+    """Such records are what they were before there was the field, byte for byte."""
+    line, _ = encode(RECORDS[number], 1, 0)
+    assert b"units" not in line
 
 
 def test_a_line_is_one_line_of_json_that_ends_in_its_checksum() -> None:

@@ -216,7 +216,30 @@ def test_an_embedding_is_capped_by_its_input() -> None:
     assert shapes("9").billed(JOB, embedding.size, ReplyFacts(None, Finish.OTHER)).bound == 10
 
 
-def test_pictures_at_a_price_each_are_not_sent_under_a_cap() -> None:
+def test_pictures_whose_number_is_told_are_capped_by_it() -> None:
+    """Three at five dollars each: sent where they fit, counted while they are made, and perhaps billed where nobody saw them."""
+    size = RequestSize("pictures", 10, None, opaque_output=True, units={"image": Decimal(3)})
+    pictures = Candidate(JOB, size, Usage(10, 1024))
+    assert shapes("14.99").verdict(*asked(pictures)) == "cap_reached"
+    capped = shapes("29")
+    assert capped.verdict(*asked(pictures)) == "allowed"
+    capped.sent(pictures)
+    assert capped.verdict(*asked(pictures)) == "wait"
+    capped.adopt(Decimal(30))
+    assert capped.verdict(*asked(pictures)) == "allowed"
+    capped.ended(pictures)
+    capped.adopt(Decimal(15))
+    assert capped.verdict(*asked(pictures)) == "allowed"
+    lost = capped.maybe(JOB, size)
+    assert lost == Charge("pictures", URL, Billing.MAYBE, input=10, amount=Decimal(15), units={"image": Decimal(3)})
+    silent = capped.billed(JOB, size, ReplyFacts(None, Finish.STOP, opaque=True))
+    assert silent.amount is None
+    assert silent.bound == 15
+    fewer = ReplyFacts(Usage(0, 0, units={"image": Decimal(2)}, tokens_known=False), Finish.STOP)
+    assert capped.billed(JOB, size, fewer).amount == 10
+
+
+def test_pictures_whose_number_is_not_told_are_not_sent_under_a_cap() -> None:
     """Nothing says how many an answer holds: no bound, and an amount that is unknown and not 0."""
     picture = Candidate(JOB, RequestSize("pictures", 10, None, opaque_output=True), Usage(10, 1024))
     assert shapes("1000").verdict(*asked(picture)) == "price_unknown"

@@ -23,6 +23,7 @@ CATALOG = [
     {"id": "image", "pricing": {"image": "0.04"}},
     {"id": "video", "pricing": {"video-second": "0.5"}, "supported_parameters": [{"name": "seconds", "default": 4}]},
     {"id": "film", "pricing": {"video-second": "0.5"}},
+    {"id": "drawn", "pricing": {"prompt": "0.001", "completion": "0", "image": "0.04"}},
     {"id": "speech", "pricing": {"audio-second": "0.001"}},
     {"id": "call", "pricing": {"request": "0.005"}},
     {"id": "custom", "pricing_rows": [{"unit": "custom", "price": "1"}]},
@@ -133,9 +134,14 @@ IMAGES, VIDEOS, SPEECH = "/v1/images/generations", "/v1/videos/generations", "/v
     [
         (IMAGES, {"model": "image", "prompt": "p", "n": 3}, 0.12),
         (IMAGES, {"model": "image", "prompt": "p"}, 0.04),
+        (IMAGES, {"model": "image", "prompt": "p", "n": "many"}, None),
+        (IMAGES, {"model": "video", "prompt": "p"}, None),
+        (VIDEOS, {"model": "image", "prompt": "p"}, None),
         (VIDEOS, {"model": "video", "prompt": "p", "seconds": 8}, 4.0),
         (VIDEOS, {"model": "video", "prompt": "p", "duration": "2.5"}, 1.25),
         (VIDEOS, {"model": "video", "prompt": "p"}, 2.0),
+        (VIDEOS, {"model": "video", "prompt": "p", "n": 2}, 4.0),
+        (VIDEOS, {"model": "video", "prompt": "p", "seconds": "many"}, None),
         (VIDEOS, {"model": "film", "prompt": "p"}, None),
         (VIDEOS, {"model": "film", "prompt": "p", "seconds": "many"}, None),
         (VIDEOS, {"model": "film", "prompt": "p", "seconds": True}, None),
@@ -161,6 +167,16 @@ def test_what_is_billed_by_the_piece_is_known_where_the_request_says_it(
         assert cost.low == pytest.approx(expected)
         assert cost.high == pytest.approx(expected)
         assert "price_unknown" not in codes
+
+
+def test_a_picture_with_a_price_of_its_prompt_is_bounded() -> None:
+    """By its pictures, which are certain, and by the worst that its prompt can be."""
+    survey = made()
+    add(survey, 0, url=IMAGES, model="drawn", prompt="p" * 4_000, n=2)
+    cost = forecast(survey.kinds.values(), PRICES).cost_usd
+    (kind,) = survey.kinds.values()
+    assert cost.low == pytest.approx(0.08)
+    assert cost.high == pytest.approx(0.08 + 0.001 * surveys.WORST_INPUT * kind.guessed)
 
 
 def test_a_request_without_any_bound_may_cost_anything() -> None:

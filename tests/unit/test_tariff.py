@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from decimal import Decimal
 
 import msgspec
@@ -17,6 +18,7 @@ from batchrunner.journal.records import Sent
 from batchrunner.results import FinalLine, failure_line, read_line, success_line
 
 SENT = Sent("job-7", "0" * 16, 2, "boot", 1, reserve=30, input=11, cap=13, model="sent-model", endpoint="/v1/sent")
+PICTURES = msgspec.structs.replace(SENT, cap=None, units={"image": Decimal(3)})
 FACTS = ReplyFacts(Usage(3, 5), Finish.LENGTH)
 PRICE, CEILING = Decimal("0.25"), Decimal("0.75")
 BODY = b'{"answer":42}'
@@ -28,7 +30,7 @@ class Asked(msgspec.Struct):
     requests: list[int] = []
     facts: list[tuple[str, bytes]] = []
     prices: list[tuple[str, object]] = []
-    ceilings: list[tuple[str, int, int | None]] = []
+    ceilings: list[tuple[str, int, int | None, Mapping[str, Decimal]]] = []
 
 
 def tariff(*, price: Decimal | None = PRICE, readable: bool = True) -> tuple[Tariff, Asked]:
@@ -46,8 +48,8 @@ def tariff(*, price: Decimal | None = PRICE, readable: bool = True) -> tuple[Tar
         asked.prices.append((model, facts))
         return price
 
-    def ceiling(model: str, input_tokens: int, cap: int | None) -> Decimal:
-        asked.ceilings.append((model, input_tokens, cap))
+    def ceiling(model: str, input_tokens: int, cap: int | None, units: Mapping[str, Decimal]) -> Decimal:
+        asked.ceilings.append((model, input_tokens, cap, units))
         return CEILING
 
     return Tariff(request, facts, cost, ceiling), asked
@@ -93,7 +95,7 @@ def test_a_success_without_a_price_counts_at_its_bound(readable: bool) -> None:
     charge, finish = by.success(7, SENT, success())
     assert (charge.amount, charge.bound) == (None, CEILING)
     assert (charge.input, finish) == ((3, "length") if readable else (None, None))
-    assert asked.ceilings == [("sent-model", 11, 13)]
+    assert asked.ceilings == [("sent-model", 11, 13, {})]
 
 
 def test_a_line_that_is_no_success_has_no_answer_to_price() -> None:
@@ -129,4 +131,13 @@ def test_a_failure_of_which_no_sending_is_known_was_sent_if_it_was_answered() ->
 def test_the_worst_is_all_that_was_asked_and_all_that_was_allowed() -> None:
     by, asked = tariff()
     assert by.worst(SENT) == Charge("sent-model", "/v1/sent", Billing.MAYBE, input=11, output=13, amount=CEILING)
-    assert asked.ceilings == [("sent-model", 11, 13)]
+    assert asked.ceilings == [("sent-model", 11, 13, {})]
+
+
+def test_what_was_asked_for_beside_tokens_counts_as_it_was_sent() -> None:
+    """Pictures that nobody saw may have been made, all of them; so may those of an answer without a price."""
+    by, asked = tariff(price=None)
+    lost = by.worst(PICTURES)
+    assert (lost.amount, lost.output, lost.units) == (CEILING, None, PICTURES.units)
+    by.success(7, PICTURES, success())
+    assert asked.ceilings == 2 * [("sent-model", 11, None, PICTURES.units)]
