@@ -16,7 +16,7 @@ from tests.nights.faults import never_fired, table
 from tests.nights.play import BrokenPromise, play
 
 #: the first nights are everybody's; the thousand behind them are the campaign's
-SHARES = [range(25), range(25, 50), *(range(first, first + 100) for first in range(50, 1050, 100))]
+SHARES = [range(25), *(range(first, first + 100) for first in range(25, 1025, 100))]
 #: seeds that found bugs which are mended; each bug has a test of its own besides
 FOUND = {
     "errors.jsonl, replaced by less, was not synced before it had outgrown the old one": 44,
