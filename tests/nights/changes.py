@@ -20,22 +20,22 @@ CHANGES: dict[str, tuple[str, ...]] = {
 
 
 class Changes:
-    """The changes of a night, drawn apart from all else; none in most nights."""
+    """The changes of a night, drawn apart from all else; none in every other night."""
 
     def __init__(self, night: SimulatedNight, seed: int) -> None:
         self._night = night
         self._chance = random.Random(f"changes {seed}")
-        self._pause_seconds = self._chance.choice([None, None, 20, 200])
+        self._every_seconds = self._chance.choice([None, None, 20, 200])
 
     @property
     def any(self) -> bool:
-        return self._pause_seconds is not None
+        return self._every_seconds is not None
 
     async def befall(self, run: Run) -> None:
         """Change one thing after another, for as long as the process sends anything."""
-        assert self._pause_seconds is not None
+        assert self._every_seconds is not None
         while True:
-            await trio.sleep(self._chance.expovariate(1 / self._pause_seconds))
+            await trio.sleep(self._chance.expovariate(1 / self._every_seconds))
             if run.stopping:
                 return
             what = self._chance.choices(list(CHANGES), weights=(3, 1, 1, 1))[0]

@@ -35,7 +35,7 @@ class Bill(msgspec.Struct, frozen=True):
 
 
 class NightPlatform(WatchedPlatform):
-    """`on_answer` is told of each answer before it goes out, with its request's number; `fired` of each change of a limit."""
+    """`on_answer` is told of each answer before it goes out, with its request's number; `fired` of what befalls it."""
 
     def __init__(
         self,
