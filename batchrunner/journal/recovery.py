@@ -305,7 +305,8 @@ class _Recovery:
         assert line.custom_id is not None
         number = self.replay.key(line.custom_id)
         assert isinstance(number, int)
-        sent = flight.sent if (flight := self.replay.open_attempt(line.custom_id, identity.attempt)) else None
+        flight = self.replay.open_attempt(line.custom_id, identity.attempt)
+        sent = None if flight is None else flight.sent
         charge: Charge | None = None
         finish: str | None = None
         # An error line may name an attempt that has ended otherwise, with its own bill: the job then failed without another.
@@ -313,6 +314,8 @@ class _Recovery:
         known = self.cost_tail.get((line.custom_id, identity.attempt))
         if name == RESULTS:
             charge, finish = self.tariff.success(number, sent, line)
+        elif flight is not None and flight is self.replay.submitted.get(line.custom_id):
+            charge = self.tariff.worst(flight.sent)  # taken on: what a question met says nothing of what that cost
         elif spent:
             charge = self.tariff.failure(number, sent, line)
         if spent and known is not None:

@@ -15,8 +15,8 @@ import trio
 from trio.testing import MockClock
 
 from batchrunner.disk import MemoryDisk
-from batchrunner.journal.files import COSTS, JOURNAL, RunFiles
-from batchrunner.journal.records import Ended, Record, Sent, Submitted, What, decode
+from batchrunner.journal.files import COSTS, ERRORS, JOURNAL, RunFiles
+from batchrunner.journal.records import Ended, Line, Record, Sent, Submitted, What, decode
 from batchrunner.simulator.settings import Rule, Settings
 from tests.sim.nights import PRICES, Night, WatchedPlatform, assert_once
 from tests.verified import assert_clean, written
@@ -170,3 +170,30 @@ async def test_a_damaged_name_is_not_asked_for(
     journal[at + 30] ^= bit
     with pytest.raises(Exception, match=f"{JOURNAL}.*byte"):
         await night.run()
+
+
+async def test_killed_before_the_bill_of_work_that_expired(
+    autojump_clock: MockClock, tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its error line holds a 404, which costs nothing as an answer to a submission; what was taken on may have been billed."""
+    platform = WatchedPlatform(Settings(latency_sigma=0.0, rules=(Rule(kind="job_gone", tag="work-0"),)))
+    night = night_of(tmp_path, nursery, platform)
+    left: list[MemoryDisk] = []
+    put = RunFiles.final_line
+
+    def final_line(files: RunFiles, name: str, raw: bytes) -> Line:
+        found = put(files, name, raw)
+        if name == ERRORS:
+            left.append(night.killed())
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunFiles, "final_line", final_line)
+        await night.run()
+    assert night.failures() == {"work-0": "job_expired"}
+    (night.disk,) = left
+    platform.asked.clear()
+    status = await night.run()
+    assert_once(night, status)
+    assert (platform.asked, night.failures(), night.maybe_billed()) == ([], {"work-0": "job_expired"}, {"work-0"})
+    assert_clean(written(night.disk, tmp_path / "night.run", run_id="night", prices=PRICES))

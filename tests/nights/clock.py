@@ -9,6 +9,8 @@ from trio.testing import MockClock
 
 from batchrunner.clock import NS_PER_SECOND
 
+#: when the weather is over
+HORIZON_SECONDS = 2 * 3600.0
 DAY_NS = 86_400 * NS_PER_SECOND
 #: an instant of 2026, on the edge of a minute: where the server's clock begins, and the machine's when it is right
 EPOCH_NS = 1_768_435_200 * NS_PER_SECOND

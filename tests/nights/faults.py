@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from tests.nights.changes import CHANGES
+from tests.nights.jobs import STREAMS
 from tests.nights.network import KINDS
-from tests.nights.weather import EVENTS, MODEL_KINDS, ODD_KINDS, POISONS, SERVER_KINDS
+from tests.nights.platform import QUESTION_KINDS
+from tests.nights.weather import EVENTS, MODEL_KINDS, ODD_KINDS, POISONS, SERVER_KINDS, STREAM_KINDS, WORK_KINDS
 
 FAULTS = (
     "process: killed",
@@ -29,6 +32,12 @@ FAULTS = (
     "toxic: reset in the head",
     "toxic: reset in the body",
     *(f"answer: {kind}" for kind in sorted({"rate_limited", *SERVER_KINDS, *MODEL_KINDS, *POISONS, *ODD_KINDS})),
+    *(f"answer: {kind}" for kind in (*STREAM_KINDS, *WORK_KINDS)),
+    *(f"question: {kind}" for kind in QUESTION_KINDS),
+    *(f"stream: {url}" for url in STREAMS),
+    "work: succeeded",
+    "work: resumed",
+    *CHANGES,
 )
 
 

@@ -82,6 +82,7 @@ class SimulatedNight(Night):
         self.server_clock = ServerClock()
         self.promises = Promises(self.server_clock.now_ns, max_attempts)
         self.simulated = NightPlatform(settings, plan, self.server_clock.now_ns, self.promises.answer, self.chronicle.fire)
+        self.promises.knows = self.simulated.knows
         super().__init__(Path("jobs.jsonl"), nursery, lines, self.simulated)
         self.disk = SimulatedDisk()
         self.clock = NightClock()
@@ -191,6 +192,8 @@ class SimulatedNight(Night):
             return
         self.chronicle.note("recovered", tuple(recovered.warnings))
         self.promises.recovered()
+        for _ in self.promises.works:
+            self.chronicle.fire("work: resumed")
         self.torn = False
         self.check_directory()
 
@@ -220,10 +223,15 @@ class SimulatedNight(Night):
 
 
 def check_parts(run: Run, *, cancelled: bool) -> None:
-    """No ticket is lost, no prediction is left in the spend cap, no connection is idle. `cancelled`: some were cut off."""
+    """No ticket is lost, no prediction is left in the spend cap but of works, no connection is idle. `cancelled`: some were cut
+    off.
+    """
     parts = run.parts
-    assert parts.spending._in_flight == {}
-    assert parts.spending._in_flight_usd == 0
+    works = run.dispatchers[0].attempts._polls._works
+    assert parts.spending._in_flight.keys() == works.keys()
+    assert works or parts.spending._in_flight_usd == 0
+    assert {number for number, history in parts.histories.items() if history.submission is not None} == works.keys()
+    assert run.status().submitted == len(works)
     assert all(history.spent >= 0 for history in parts.histories.values())
     assert run.dispatchers[0].attempts._common.stale <= parts.histories.keys()
     pool = parts.accounts[0].pool.statistics()
@@ -247,11 +255,13 @@ def check_replays(night: SimulatedNight, run: Run) -> None:
     for number, known in run.parts.histories.items():
         told = replay.histories[number]
         assert (known.sends, known.spent, known.in_vain) == (told.sends, told.spent, told.in_vain), number
+        assert known.submission == told.submission, f"{number} is with the server, and the run and its journal disagree"
 
 
 def check_nothing_left(run: Run) -> None:
     """After the last job nothing is remembered of any."""
     assert not run.parts.histories
+    assert not len(run.dispatchers[0].attempts._polls)
     assert not run.dispatchers[0].attempts._common.stale
     assert not len(run.dispatchers[0].admission._refused)
     queue = run.dispatchers[0].admission._queue.statistics()

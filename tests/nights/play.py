@@ -24,10 +24,13 @@ from batchrunner.events import Billing
 from batchrunner.resilience import MOST_EXCUSED
 from batchrunner.runner import Run
 from batchrunner.status import Status
+from tests.nights.changes import Changes
 from tests.nights.chronicle import Chronicle
+from tests.nights.clock import HORIZON_SECONDS
+from tests.nights.jobs import lines_of
 from tests.nights.night import SimulatedNight, check_nothing_left, ids_in
 from tests.nights.starts import Start
-from tests.nights.weather import HORIZON_SECONDS, SlowStore, Weather, befall, clear, lines_of, options_of, settings_of
+from tests.nights.weather import SlowStore, Weather, befall, clear, options_of, settings_of
 
 #: behind the weather: pauses that had grown, a model that is waited for, repeats of 100 jobs at six a minute; and where the wall
 #: clock is wrong, each 429 that names a date is waited out for a quarter of an hour
@@ -100,7 +103,7 @@ async def _play(seed: int, chronicle: Chronicle) -> None:
         if chance.random() < 0.3:
             night.store_of = SlowStore
         nursery.start_soon(befall, night, seed)
-        status, run = await _until_it_is_over(night, chance, max_attempts)
+        status, run = await _until_it_is_over(night, chance, Changes(night, seed), max_attempts)
         assert trio.current_time() < HORIZON_SECONDS + LONGEST_SECONDS, "the night does not end"
         check_nothing_left(run)
         await _let_the_server_end(night)
@@ -111,7 +114,9 @@ async def _play(seed: int, chronicle: Chronicle) -> None:
         nursery.cancel_scope.cancel()
 
 
-async def _until_it_is_over(night: SimulatedNight, chance: random.Random, max_attempts: int) -> tuple[Status, Run]:
+async def _until_it_is_over(
+    night: SimulatedNight, chance: random.Random, changes: Changes, max_attempts: int
+) -> tuple[Status, Run]:
     """Run, be stopped, and run again, as whoever is responsible for a night would; after a few times, undisturbed."""
     disturbed = chance.choice([1, 3, 5, 8])
     options: dict[str, Any] = {}
@@ -124,7 +129,7 @@ async def _until_it_is_over(night: SimulatedNight, chance: random.Random, max_at
         elif number and chance.random() < 0.2:
             options["retry_failed"] = True
             night.chronicle.fire("process: started with --retry-failed")
-        start = Start(night, chance, undisturbed=number >= disturbed)
+        start = Start(night, chance, changes if changes.any and number < disturbed else None, undisturbed=number >= disturbed)
         status = await start.run(options)
         if status is not None and status.state == "completed":
             assert start.process is not None
@@ -167,7 +172,7 @@ def _check_end(night: SimulatedNight, ids: list[str], lines: int, status: Status
 async def _check_nothing_to_do(night: SimulatedNight, status: Status) -> None:
     """Another start sends nothing and finds the same figures."""
     asked = len(night.platform.asked)
-    start = Start(night, random.Random(0), undisturbed=True)
+    start = Start(night, random.Random(0), None, undisturbed=True)
     again = await start.run({"rpm": 0})
     assert again is not None
     assert len(night.platform.asked) == asked

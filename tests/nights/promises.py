@@ -7,6 +7,7 @@ what the disk would hold after a power cut at that very moment.
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter, deque
 from collections.abc import Callable
 
@@ -15,7 +16,7 @@ import msgspec
 from batchrunner.clock import NS_PER_SECOND
 from batchrunner.events import Event
 from batchrunner.journal.files import COSTS, ERRORS, JOURNAL, RESULTS
-from batchrunner.journal.records import Ended, Record, Refunded, Reopened, Sent, What, decode
+from batchrunner.journal.records import Ended, Record, Refunded, Reopened, Sent, Submitted, What, decode
 from batchrunner.results import read_line
 from batchrunner.simulator.answers import Answer
 from batchrunner.simulator.faults import WHOLE
@@ -23,6 +24,8 @@ from tests.nights.disk import SimulatedDisk
 from tests.nights.network import ClientEnd, with_number
 
 WINDOW_NS = 60 * NS_PER_SECOND
+#: what was let go as people told the run something may be on its way for so long
+AT_ONCE_NS = NS_PER_SECOND // 10
 #: codes of failures that end a job only when its attempts are spent
 TRANSIENT = frozenset(
     {"internal_error", "overloaded", "request_timeout", "gateway_timeout", "conflict", "http_502", "http_503", "http_504"}
@@ -60,22 +63,39 @@ class Promises:
         self._max_attempts = max_attempts
         self._numbers = itertools.count(1)
         self._by_number: dict[int, Send] = {}
-        self._window: deque[int] = deque()
+        #: when, and whether it was a question
+        self._window: deque[tuple[int, bool]] = deque()
+        #: whether the server knows the work that is asked for at a path
+        self.knows: Callable[[str], bool] = lambda _: True
+        #: since when nothing is to be sent anew
+        self.paused_ns: int | None = None
+        #: the limit before, and until when what goes out may have been let go under it
+        self._before: tuple[int, float] = (0, 0)
         self._begin([])
 
     # A process --------------------------------------------------------------------------------------------------------
 
     def begins(self, disk: SimulatedDisk, rpm: int, *, retry_failed: bool) -> None:
-        """A process begins, and has not touched anything yet."""
+        """A process begins, and has not touched anything yet.
+
+        It knows nothing of an earlier one's questions: the journal does not have them, but only an account's file.
+        """
         self.disk = disk
         self.rpm = rpm
+        self.paused_ns = None
+        self._before = (0, 0)
+        self._window = deque(sent for sent in self._window if not sent[1])
         if retry_failed:
             self.shown = {custom_id: True for custom_id, succeeded in self.shown.items() if succeeded}
 
     def recovered(self) -> None:
         """It has recovered: nothing that was shown is lost, nothing is in flight, and each id has its one line."""
+        named = self._safe_works
         self._begin([decode(line) for line in bytes(self.disk.files[JOURNAL]).splitlines(keepends=True)[1:]])
-        assert not self.in_flight, f"still in flight after a recovery: {self.in_flight}"
+        left = self.in_flight.items() - self.works.keys()
+        assert not left, f"still in flight after a recovery: {left}"
+        for key in named:
+            assert key in self.works or key in self.ends, f"{key} was taken on, and nothing says so any more"
         for custom_id, succeeded in self.shown.items():
             assert self.over.get(custom_id) is succeeded, f"{custom_id} was shown as over and is not"
         assert self._final_lines() == self.over, "the files of answers and the journal differ"
@@ -91,19 +111,42 @@ class Promises:
         self.disk.wrote = lambda *_: None  # type: ignore[method-assign]
         for send in self.sends.values():
             send.safe = send.safe and (not power or self.disk.is_synced(JOURNAL, send.recorded))
+        if power:
+            self._safe_works -= {key for key, end in self._work_ends.items() if not self.disk.is_synced(JOURNAL, end)}
 
     def rebooted(self) -> None:
         """The last minute is forgotten with the boot that it was measured in: the run begins at its pace."""
         self._window.clear()
 
+    def adopts(self, rpm: int) -> None:
+        """People tell it another limit of requests. Until it has been adopted, either holds."""
+        if rpm != self.rpm:
+            self._before, self.rpm = (self.rpm, math.inf), rpm
+
+    def adopted(self) -> None:
+        self._before = (self._before[0], self._now_ns() + AT_ONCE_NS)
+
+    def pauses(self) -> None:
+        """People have it send nothing more."""
+        self.paused_ns = self._now_ns()
+
     # Steps ------------------------------------------------------------------------------------------------------------
 
     def request(self, data: bytes, end: ClientEnd) -> bytes:
-        """A request leaves: it is written down, nothing speaks against it, and the minute has room. It gets its number."""
+        """A request leaves: it is written down, nothing speaks against it, and the minute has room. It gets its number.
+
+        A question after work changes nothing, and has none: the work must be one that the journal names.
+        """
+        if data.startswith(b"GET "):
+            path = data.split(b" ", 2)[1].decode()
+            assert path in self.works.values(), f"{path} is asked for, and nothing on disk names it"
+            self._count_send(question=True)
+            return data
         custom_id = msgspec.json.decode(data.partition(b"\r\n\r\n")[2])["metadata"]["custom_id"]
         attempt = self.in_flight.get(custom_id)
         assert attempt is not None, f"{custom_id} goes out, and nothing says so on disk"
         key = (custom_id, attempt)
+        assert key not in self.works, f"{key} goes out again, though the server has taken it on"
         assert key not in self.sends, f"{key} goes out a second time"
         assert custom_id not in self.over, f"{custom_id} goes out, and is over"
         assert custom_id not in self.unreadable, f"{custom_id} goes out again after an answer that was paid for"
@@ -115,8 +158,14 @@ class Promises:
     def answer(self, number: int, answer: Answer) -> None:
         """An answer is on its way. A whole one that is paid for and cannot be read must not be asked for again."""
         send = self._by_number[number]
-        arrives = answer.delivery in WHOLE and send.end.toxic is None and not send.end.is_closed
-        if answer.status == 200 and arrives and self.in_flight.get(send.custom_id) == send.attempt and not _is_json(answer.body):
+        arrives = answer.delivery in WHOLE and not answer.events and send.end.toxic is None and not send.end.is_closed
+        if (
+            answer.status == 200
+            and not answer.events
+            and arrives
+            and self.in_flight.get(send.custom_id) == send.attempt
+            and not _is_json(answer.body)
+        ):
             self.unreadable.add(send.custom_id)
 
     def event(self, event: Event) -> None:
@@ -136,12 +185,15 @@ class Promises:
             line = msgspec.json.decode(data)
             self.ends.setdefault((line["custom_id"], line["attempt"]), {})[COSTS] = offset + len(data)
 
-    def _count_send(self) -> None:
+    def _count_send(self, *, question: bool = False) -> None:
         now_ns, window = self._now_ns(), self._window
-        window.append(now_ns)
-        while window[0] <= now_ns - WINDOW_NS:
+        window.append((now_ns, question))
+        while window[0][0] <= now_ns - WINDOW_NS:
             window.popleft()
-        assert not self.rpm or len(window) <= self.rpm, f"{len(window)} sends within a minute, and {self.rpm} are allowed"
+        before, until_ns = self._before
+        in_force = (self.rpm, before) if now_ns <= until_ns else (self.rpm,)
+        allowed = max(rpm or math.inf for rpm in in_force)
+        assert len(window) <= allowed, f"{len(window)} sends within a minute, and {allowed} are allowed"
 
     # The journal as it stands -----------------------------------------------------------------------------------------
 
@@ -159,6 +211,11 @@ class Promises:
         self.record_ends: dict[Key, int] = {}
         #: jobs of this process whose answer came whole and cannot be read
         self.unreadable: set[str] = set()
+        #: what the server works on: its path
+        self.works: dict[Key, str] = {}
+        #: ends of the records that name it, and those of which the next start must know
+        self._work_ends: dict[Key, int] = {}
+        self._safe_works: set[Key] = set()
         #: since a job was last reopened: sends, ends that cost it no attempt, and the balance that the records keep
         self.tries: Counter[str] = Counter()
         self.free: Counter[str] = Counter()
@@ -173,10 +230,17 @@ class Promises:
             case Sent(id=custom_id, attempt=attempt):
                 assert custom_id not in self.in_flight, f"{custom_id} is in flight twice"
                 assert custom_id not in self.over, f"{custom_id} is sent, and is over"
+                assert not end or not self._is_paused(), f"{custom_id} is sent, and the run is paused"
                 self.in_flight[custom_id] = attempt
                 self.tries[custom_id] += 1
                 self.known.add((custom_id, attempt))
                 self.record_ends[custom_id, attempt] = end
+            case Submitted(id=custom_id, attempt=attempt, path=path):
+                assert self.in_flight.get(custom_id) == attempt, f"{custom_id} is taken on, and was not in flight"
+                assert path not in self.works.values(), f"{path} is two jobs' work"
+                self.works[custom_id, attempt] = path
+                self._work_ends[custom_id, attempt] = end
+                self._safe_works.add((custom_id, attempt))
             case Ended():
                 self._ended(record, end)
             case Reopened(id=custom_id):
@@ -193,6 +257,12 @@ class Promises:
         flew = self.in_flight.get(custom_id) == ended.attempt
         if flew:
             del self.in_flight[custom_id]
+        work = self.works.pop(key, None)
+        if work is not None:
+            assert ended.what is not What.LOST, f"{key} is given up, and the server works on it"
+            assert not end or ended.why != "job_expired" or not self.knows(work), f"{key} has expired, and the server has it"
+        if ended.why is not None and ended.why.endswith("_timeout"):
+            self.unreadable.discard(custom_id)  # it came too late to be read
         if ended.attempt:
             self.known.add(key)
         self.ends.setdefault(key, {})[JOURNAL] = end
@@ -206,6 +276,9 @@ class Promises:
         if ended.what is What.FAILED and flew and ended.why in TRANSIENT:
             counted = self.tries[custom_id] - self.free[custom_id]
             assert counted >= self._max_attempts, f"{custom_id} fails for good after {counted} attempts"
+
+    def _is_paused(self) -> bool:
+        return self.paused_ns is not None and self._now_ns() > self.paused_ns + AT_ONCE_NS
 
     def _final_lines(self) -> dict[str, bool]:
         """custom_id -> whether it succeeded, from the files that people read. Each id stands there once."""

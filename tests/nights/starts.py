@@ -11,6 +11,7 @@ import trio
 from batchrunner.journal.files import RESULTS
 from batchrunner.runner import Run
 from batchrunner.status import Status
+from tests.nights.changes import Changes
 from tests.nights.night import AtOperation, SimulatedNight, check_parts, check_replays
 
 #: the longest that an end is waited for
@@ -33,12 +34,13 @@ ENDS = {
 
 
 class Start:
-    """A process of a night. `undisturbed`: it goes on to its own end."""
+    """A process of a night. `changes`: what people tell it meanwhile; `undisturbed`: it goes on to its own end."""
 
-    def __init__(self, night: SimulatedNight, chance: random.Random, *, undisturbed: bool) -> None:
+    def __init__(self, night: SimulatedNight, chance: random.Random, changes: Changes | None, *, undisturbed: bool) -> None:
         self.night = night
         self.process: Run | None = None
         self._chance = chance
+        self._changes = changes
         self._end = "none" if undisturbed else chance.choices(list(ENDS), list(ENDS.values()))[0]
         self._undisturbed = undisturbed
         self._cancelled = False
@@ -59,6 +61,15 @@ class Start:
 
     async def _meanwhile(self, process: Run) -> None:
         self.process = process
+        if self._changes is None:
+            await self._act()
+            return
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._changes.befall, process)
+            await self._act()
+
+    async def _act(self) -> None:
+        """End the process, when it is time."""
         acts: dict[str, Callable[[], None]] = {
             "drain": self._drain,
             "cancel": self._cancel,

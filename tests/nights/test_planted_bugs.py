@@ -14,15 +14,19 @@ from typing import Any
 import msgspec
 import pytest
 
-from batchrunner import budget
-from batchrunner.budget import Decision, Event, Reserve, Slot, State, Take, Taken
+from batchrunner import budget, polling
+from batchrunner.attempts import Attempts
+from batchrunner.budget import Decision, Event, Limits, Reserve, Slot, State, Take, Taken
 from batchrunner.cli.start import _tariff
+from batchrunner.dispatcher import Dispatcher
 from batchrunner.errors import DiskError
 from batchrunner.index import Duplicate, Index
 from batchrunner.journal import Journal, Recovered, reading, recover, recovery
 from batchrunner.journal.files import RunFiles
-from batchrunner.journal.records import Sent, Synced, declared_crc
+from batchrunner.journal.records import Sent, Submitted, Synced, declared_crc
+from batchrunner.journal.replay import Replay
 from batchrunner.results import FinalLine
+from batchrunner.streaming import Stream
 from tests.nights.play import BrokenPromise, play
 from tests.sim import nights
 
@@ -172,11 +176,48 @@ def adopted_at_another_price(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nights, "_tariff", ceiling)
 
 
+def work_not_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server has taken a job on, and the journal does not say under which name."""
+    record = Journal.record
+    monkeypatch.setattr(
+        Journal, "record", lambda journal, what, event=None: None if isinstance(what, Submitted) else record(journal, what, event)
+    )
+
+
+def work_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start takes for lost what the server works on."""
+    monkeypatch.setattr(Replay, "_submitted", lambda *_: None)
+
+
+def missing_work_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One moment in which the server does not know the work is enough."""
+    monkeypatch.setattr(polling, "MISSING_NS", 0)
+
+
+def stream_cut_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream that ends is taken for an answer that does."""
+    monkeypatch.setattr(Stream, "end", lambda _: True)
+
+
+def limit_not_adopted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """People give a run another limit, and it goes on by the old one."""
+
+    async def adopt(dispatcher: Dispatcher, limits: Limits) -> None:
+        dispatcher.limits = limits
+
+    monkeypatch.setattr(Dispatcher, "adopt", adopt)
+
+
+def pause_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A paused run sends on."""
+    monkeypatch.setattr(Attempts, "due", lambda attempts, now_ns: attempts._resilience.due(now_ns))
+
+
 #: which of its nights is the first to be played, and what the one says that catches it
 PLANTED: dict[Plant, tuple[int, str]] = {
     skipped_sync: (0, "before results.jsonl is on disk"),
     swapped_commit_order: (0, "is shown before .* is on disk"),
-    sync_noted_first: (5, "safely on disk once|JournalDamaged"),
+    sync_noted_first: (5, "safely on disk once|JournalDamaged|cut_short"),
     ignored_sync_error: (45, "is on disk"),
     lost_sent: (0, "nothing says so on disk"),
     slot_granted_twice: (0, "sends within a minute"),
@@ -189,6 +230,12 @@ PLANTED: dict[Plant, tuple[int, str]] = {
     attempts_counted_anew: (0, "goes out a second time"),
     in_flight_forgotten: (0, "still in flight"),
     adopted_at_another_price: (0, "was charged|cost .* and is listed"),
+    work_not_named: (0, "the run and its journal disagree|nothing on disk names it"),
+    work_left_behind: (0, "the run and its journal disagree|the server works on it"),
+    missing_work_given_up: (0, "has expired, and the server has it"),
+    stream_cut_taken: (5, "another answer|other tokens"),
+    limit_not_adopted: (0, "sends within a minute"),
+    pause_ignored: (15, "and the run is paused"),
 }
 
 

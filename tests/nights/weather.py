@@ -18,15 +18,13 @@ import trio
 from batchrunner import budget
 from batchrunner.account_store import MemoryStore
 from batchrunner.config import MaxFailures
-from batchrunner.simulator.asks import Ask
+from batchrunner.simulator.asks import WORKS, Ask
 from batchrunner.simulator.faults import OK, Fault, kind_named
 from batchrunner.simulator.settings import TEST_KEY, Change, Foreign, RetryAfter, Settings, WindowShape
-from tests.nights.clock import stop_process
+from tests.nights.clock import HORIZON_SECONDS, stop_process
+from tests.nights.jobs import MODELS
 from tests.nights.night import SimulatedNight
-from tests.sim.nights import job
 
-HORIZON_SECONDS = 2 * 3600.0
-MODELS = ("simulated-small", "simulated-large", "simulated-reasoner")
 KEYS = (TEST_KEY, "sk-empiriolabs-test-second")
 #: of the whole server
 SERVER_KINDS = ("error500", "overloaded", "html", "reset_before", "reset_headers", "reset_body", "truncated", "silent")
@@ -40,7 +38,9 @@ ODD_KINDS = (
     *("closed_before", "closes_idle", "stale", "reset_before", "reset_headers", "reset_body"),
     *("unknown_model", "gpu_limit", "agent_limit", "invalid_key", "no_credits"),
 )
-NO_JOBS = (b"no job at all\n", b'{"custom_id":"job-0"}\n', b'{"custom_id":7}\n')
+#: of single requests whose answers come as streams, and of work that the server takes on
+STREAM_KINDS = ("stream_cut", "stream_stalls", "stream_error")
+WORK_KINDS = ("job_failed", "job_gone")
 
 
 class Spell(msgspec.Struct, frozen=True):
@@ -67,6 +67,10 @@ class Weather:
         self.odd_share = chance.choice([0, 0.1, 0.4])
         #: in turn, and each night from another one on, so that all come about equally often
         self._odd_kinds = itertools.islice(itertools.cycle(ODD_KINDS), 7 * seed % len(ODD_KINDS), None)
+        #: of streams and works, which are drawn apart from all else
+        self._shape_chance = random.Random(f"shapes of requests {seed}")
+        self._shape_share = self._shape_chance.choice([0.05, 0.3])
+        self._shape_kinds = itertools.islice(itertools.cycle(reversed(ODD_KINDS)), 11 * seed % len(ODD_KINDS), None)
         self.poisoned = {custom_id: chance.choice(POISONS) for custom_id in ids if chance.random() < 0.05}
 
     def choose(self, _arrival: int, ask: Ask) -> Fault:
@@ -76,6 +80,9 @@ class Weather:
                 return kind_named(spell.kind)
         if now < HORIZON_SECONDS and self._chance.random() < self.odd_share:
             return kind_named(next(self._odd_kinds))
+        if now < HORIZON_SECONDS and (ask.stream or ask.dialect in WORKS) and self._shape_chance.random() < self._shape_share:
+            own = self._shape_chance.choice((*(STREAM_KINDS if ask.stream else WORK_KINDS), None, None))
+            return kind_named(own or next(self._shape_kinds))
         poison = self.poisoned.get(ask.custom_id or "")
         return OK if poison is None else kind_named(poison)
 
@@ -105,20 +112,6 @@ class SlowStore(MemoryStore):
         return decision
 
 
-def lines_of(seed: int) -> list[bytes]:
-    """The job file of a seed: up to 100 jobs of some models, and sometimes lines that are none, or that repeat an id."""
-    chance = random.Random(f"jobs {seed}")
-    models = chance.sample(MODELS, chance.randint(1, 3))
-    count = chance.choice([chance.randint(1, 5), chance.randint(5, 40), chance.randint(40, 100)])
-    lines = [job(f"job-{number}", model=chance.choice(models)) for number in range(count)]
-    for line in NO_JOBS:
-        if chance.random() < 0.2:
-            lines.insert(chance.randint(1, len(lines)), line)
-    if chance.random() < 0.2:
-        lines.append(job(f"job-{chance.randrange(count)}", model=models[0], text="How deep is the sea?"))
-    return lines
-
-
 def settings_of(seed: int) -> Settings:
     """The platform of a seed."""
     chance = random.Random(f"platform {seed}")
@@ -140,6 +133,7 @@ def settings_of(seed: int) -> Settings:
         retry_after=chance.choice([RetryAfter.NONE, RetryAfter.SECONDS, RetryAfter.DATE, RetryAfter.MILLISECONDS]),
         latency_median_seconds=chance.choice([0.2, 2.0, 20.0]),
         latency_sigma=0.5,
+        work_seconds=random.Random(f"works {seed}").choice([5.0, 20.0, 300.0, 1800.0]),
     )
 
 
