@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -122,14 +123,15 @@ async def _everything(control: ControlPlane) -> tuple[Saved, list[Loaded]]:
     saved = await list_conversations(control)
     loaded: list[Loaded] = []
     size_bytes = 0
-    async for chat in load_all(control, saved.conversations):
-        if isinstance(chat, Conversation):
-            say(f"warning: saved chat {chat.id} was deleted meanwhile; it is left out.")
-            continue
-        loaded.append(chat)
-        size_bytes += len(chat.line)
-        if size_bytes > MOST_BYTES:
-            raise AccountError(f"the saved chats are more than {MOST_BYTES >> 20} MiB: get them one by one.")
+    async with contextlib.aclosing(load_all(control, saved.conversations)) as chats_one_by_one:
+        async for chat in chats_one_by_one:
+            if isinstance(chat, Conversation):
+                say(f"warning: saved chat {chat.id} was deleted meanwhile; it is left out.")
+                continue
+            loaded.append(chat)
+            size_bytes += len(chat.line)
+            if size_bytes > MOST_BYTES:
+                raise AccountError(f"the saved chats are more than {MOST_BYTES >> 20} MiB: get them one by one.")
     return saved, loaded
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from typing import Final
 from urllib.parse import quote
 
@@ -64,7 +64,7 @@ async def load(control: ControlPlane, conversation_id: str) -> Loaded:
     return Loaded(found, unwrapped(body))
 
 
-async def load_all(control: ControlPlane, conversations: tuple[Conversation, ...]) -> AsyncIterator[Loaded | Conversation]:
+async def load_all(control: ControlPlane, conversations: tuple[Conversation, ...]) -> AsyncGenerator[Loaded | Conversation, None]:
     """Each of them, in their order; as it stood in the list where it has been deleted meanwhile. Raises: as `load`."""
     for listed in conversations:
         try:

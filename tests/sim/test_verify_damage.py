@@ -150,6 +150,19 @@ def without_records(*holding: bytes) -> Damage:
     return edit(JOURNAL, change)
 
 
+def rewritten(old: bytes, new: bytes, *holding: bytes) -> Damage:
+    """Change a result and seal it, with its place, in the journal anew: what only a defect of the program could write."""
+    assert len(old) == len(new)
+
+    def damage(directory: Path) -> None:
+        replace(RESULTS, old, new, *holding)(directory)
+        lines = (directory / RESULTS).read_bytes().splitlines(keepends=True)
+        crc = zlib.crc32(lines[where(lines, new, *holding)])
+        resealed(JOURNAL, lambda record: record["line"].update(crc=crc), b'"ended"', *holding)(directory)
+
+    return damage
+
+
 def charge(**fields: Any) -> Callable[[dict[str, Any]], None]:
     return lambda record: record["charge"].update(fields)
 
@@ -237,6 +250,8 @@ DAMAGES: list[tuple[str, Damage, str, str, str | None]] = [
         ERRORS,
         "job-3",
     ),
+    ("a result that is no JSON", rewritten(b'"content":"', b'"content":\xff', b'"job-4"'), "not_json", RESULTS, "job-4"),
+    ("a result without an end", rewritten(b'"error":null', b'"error":nill', b'"job-4"'), "no_success", RESULTS, "job-4"),
     ("an attempt that was never sent", without_records(b'"sent"', b"job-1"), "impossible", JOURNAL, None),
     (
         "a wrong ordinal",

@@ -279,6 +279,17 @@ def test_a_log_lets_go_of_what_has_left_it() -> None:
     assert len(window._log) < 5_000
 
 
+def test_a_small_wish_after_a_large_one_waits_no_longer_than_it_must() -> None:
+    """What was looked up for the large one is gone back from."""
+    window = SlidingLog(10)
+    for second in range(10):
+        window.take(second * SECOND_NS, 1)
+    now_ns = 10 * SECOND_NS
+    assert [window.wait_ns(now_ns, amount) for amount in (10, 1, 5, 1)] == [
+        WINDOW_NS - seconds * SECOND_NS for seconds in (1, 10, 6, 10)
+    ]
+
+
 def test_a_storm_that_counts_is_not_looked_through_each_time() -> None:
     """A log of 100,000 that is far over its limit answers as many questions while it looks at each charge a few times."""
     looks = 0

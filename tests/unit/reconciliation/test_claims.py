@@ -93,6 +93,28 @@ def test_a_crowd_that_nothing_tells_apart_is_left_undecided(monkeypatch: pytest.
     assert said.attempts[6].event == 6, "another model's have nothing to do with it"
 
 
+def test_a_crowd_of_attempts_that_nobody_saw_end_stays_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looked for soon, and late once more: what was said first stands."""
+    monkeypatch.setattr(rest, "MOST_PAIRS", 30)
+    attempts = [unseen(f"a{number}", 3 + number / 100) for number in range(6)]
+    said = settled(attempts, [event(3.5 + number / 100, Usage(5, number)) for number in range(6)])
+    assert {(claim.whose, claim.reason) for claim in said.events[:6]} == {(Whose.UNDECIDED, EventReason.TOO_MANY)}
+    assert {(claim.billing, claim.reason) for claim in said.attempts[:6]} == {(Billing.MAYBE, AttemptReason.TOO_MANY)}
+
+
+def test_an_error_costs_nothing_though_none_of_the_accounts_events_is_ours() -> None:
+    """Of all others nothing follows then."""
+    said = reconcile(
+        [attempt("error", 3, Billing.NOT, 1.0), billed("a", 3, Usage(5, 6))],
+        [event(3.9, Usage(7, 8))],
+        complete_until_ns=OVER,
+    )
+    assert [(claim.billing, claim.reason) for claim in said.attempts] == [
+        (Billing.NOT, AttemptReason.NO_EVENT),
+        (Billing.BILLED, AttemptReason.NO_EVENTS_AT_ALL),
+    ]
+
+
 def test_what_the_platform_has_forgotten_was_charged_all_the_same() -> None:
     """Its list begins in the middle of the run: answers were read before that, and so others may have been charged then too."""
     more_attempts, more_events = background()
