@@ -239,7 +239,11 @@ PLANTED: dict[Plant, tuple[int, str]] = {
 }
 
 
-@pytest.mark.parametrize("plant", PLANTED, ids=lambda plant: plant.__name__)
+#: each third one in every test run, all of them in the campaign
+SHARES = [pytest.param(plant, marks=() if place % 3 == 0 else pytest.mark.campaign) for place, plant in enumerate(PLANTED)]
+
+
+@pytest.mark.parametrize("plant", SHARES, ids=lambda plant: plant.__name__)
 def test_a_planted_bug_is_caught(plant: Plant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, says = PLANTED[plant]
     with monkeypatch.context() as planted:
