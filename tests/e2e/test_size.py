@@ -37,6 +37,8 @@ from tests.e2e.long_runs import (
 )
 
 IN_FLIGHT = 64
+#: so long that a process at work has something in flight whenever it is killed
+LATENCY = ("--latency", "0.04")
 #: what goes wrong with two requests of a hundred; half of it may have been billed
 FAULTS = "error500=0.005,model_unavailable=0.005,error504=0.004,reset_body=0.003,truncated=0.003"
 #: of `submit` with no job: the interpreter and its libraries
@@ -58,7 +60,7 @@ def test_ten_million_lines_are_indexed_and_resumed(lines: int, sends: int) -> No
     """Every line is found before anything is sent, in 48 bytes a job; killed and started again, the run goes on where it was."""
     with scratch(lines, sends) as directory:
         write_lines(directory / "jobs.jsonl", lines)
-        with simulated(directory, "--latency", "0.005") as platform:
+        with simulated(directory, *LATENCY) as platform:
             run = _submit(directory, platform.url)
             follower = Follower(run)
             with working(run) as process:
@@ -97,7 +99,7 @@ def test_a_million_jobs_killed_fifty_times(count: int, kills: int) -> None:
     with scratch(count, count) as directory:
         write_lines(directory / "jobs.jsonl", count)
         began = time.monotonic()
-        with simulated(directory, "--latency", "0.005", "--seed", "41", "--faults", FAULTS) as platform:
+        with simulated(directory, *LATENCY, "--seed", "41", "--faults", FAULTS) as platform:
             run = _submit(directory, platform.url)
             follower = Follower(run)
             in_flight = 0

@@ -24,7 +24,7 @@ RACES = 20
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells when a process has stopped itself")
 def test_R09_of_two_processes_one_is_refused(tmp_path: Path) -> None:
     """The one that comes too late ends with 75 and names the other, 20 times of 20; a kill leaves no lock; the run ends whole."""
-    ids = [f"job-{number}" for number in range(60)]
+    ids = [f"job-{number}" for number in range(240)]
     with quick_platform(tmp_path) as platform, two_launchers() as launchers:
         run = Submit(tmp_path, write_jobs(tmp_path, ids), platform.url, "--rpm", "0", "--tpm", "0", "--max-in-flight", "2")
         for number in range(RACES):
