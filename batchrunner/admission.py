@@ -16,6 +16,7 @@ import trio
 
 from batchrunner import budget
 from batchrunner.account_store import AccountStore
+from batchrunner.changes import Changes
 from batchrunner.clock import NS_PER_SECOND, Clock
 from batchrunner.crew import Crew
 from batchrunner.errors import BatchrunError
@@ -23,8 +24,9 @@ from batchrunner.fair import FairQueue
 from batchrunner.job import RequestSize, Usage
 from batchrunner.lookahead import LookAhead
 from batchrunner.refused import RefusedJobs
+from batchrunner.status import Cause
 from batchrunner.tickets import Backoff, Candidate, Due, Held, NotNow, Then, Ticket
-from batchrunner.waits import CAUSES, Cause, JobWaits, Waits
+from batchrunner.waits import CAUSES, JobWaits, Waits
 
 #: No sleep is shorter: a nanosecond lost in a float must not make a loop spin.
 SHORTEST_SLEEP_NS = 1_000
@@ -102,10 +104,7 @@ class Admission:
         self._paced = True
         self._closed = self._resigned = False
         self._replanned = False  # slots that were reserved before are void
-        #: how often something has changed that one may wait for
-        self._changes = 0
-        #: where somebody waits for that
-        self._wakes: trio.Event | None = None
+        self._changes = Changes()
         self._waits = Waits()
         self._job_waits = JobWaits()
 
@@ -119,13 +118,13 @@ class Admission:
             if self.idle:
                 if self._crew is None or self._resigned or self._crew.idle:
                     break
-                await self._wait(self._changes, "work", None)
+                await self._wait(self._changes.count, "work", None)
             elif self._in_flight >= self._max_in_flight:
-                await self._wait(self._changes, "in_flight", None)
+                await self._wait(self._changes.count, "in_flight", None)
             elif not due.sends(now_ns):
-                await self._wait(self._changes, due.reason, due.next_ns(self._queue.next_question_ns()))
+                await self._wait(self._changes.count, due.reason, due.next_ns(self._queue.next_question_ns()))
             elif not self._release_the_hopeless(now_ns):
-                await self._wait(self._changes, self._queue.idle_cause, self._queue.next_due_ns(now_ns))
+                await self._wait(self._changes.count, self._queue.idle_cause, self._queue.next_due_ns(now_ns))
         if self._crew is not None:
             self._crew.wake()
         return False
@@ -153,7 +152,7 @@ class Admission:
         slot: budget.Slot | None = None
         while await self.ready():
             # What changes from here on, while the store is asked too, ends the next wait.
-            changes = self._changes
+            changes = self._changes.count
             if self._replanned:
                 slot, self._replanned = None, False
             if slot is None and self._paced:
@@ -386,7 +385,7 @@ class Admission:
 
     async def _wait(self, changes: int, reason: Cause, until_ns: int | None) -> None:
         """Sleep until `until_ns`, or until something changes; not at all where it has, since there were so many `changes`."""
-        if changes != self._changes or self._closed:  # by `load` perhaps: nothing might ever change again
+        if changes != self._changes.count or self._closed:  # by `load` perhaps: nothing might ever change again
             await trio.lowlevel.checkpoint()
             return
         now_ns = self._clock.monotonic_ns()
@@ -394,14 +393,8 @@ class Admission:
         cause: Cause = "rate_limited" if gate_seconds and reason == "requests" else reason
         self._waits = self._waits.begin(cause, now_ns)
         seconds = float("inf") if until_ns is None else max(until_ns - now_ns, SHORTEST_SLEEP_NS) / NS_PER_SECOND
-        if self._wakes is None:
-            self._wakes = trio.Event()
-        with trio.move_on_after(seconds):
-            await self._wakes.wait()
+        await self._changes.wait(seconds)
         self._waits = self._waits.end(self._clock.monotonic_ns())
 
     def wake(self) -> None:
-        self._changes += 1
-        if self._wakes is not None:
-            self._wakes.set()
-            self._wakes = None
+        self._changes.note()

@@ -8,8 +8,11 @@ from typing import Final, Literal
 
 import msgspec
 
-#: What holds the run's speed down at the moment.
-Binding = Literal[
+#: What the dispatcher can wait for. `rate_limited`: the account is closed after a 429; `retries`: all that could be sent is
+#: waiting out a backoff, or for the retry budget; `submitted`: the server works on all that is left, and is asked now and then;
+#: `credits`: the account has none; `models`: the models of all that could be sent are offline; `paused`: people want it so;
+#: `work`: there is nothing that could be.
+Cause = Literal[
     "requests",
     "tokens",
     "in_flight",
@@ -22,8 +25,9 @@ Binding = Literal[
     "submitted",
     "paused",
     "work",
-    "none",
 ]
+#: What holds the run's speed down at the moment.
+Binding = Literal[Cause, "none"]
 RunState = Literal["running", "draining", "completed", "stopped"]
 #: Why a run stopped before its end, in the contract's words; `input`: the job file changed under it.
 StoppedBy = Literal["signal", "credits", "keys", "max_cost", "failures", "unreachable", "disk", "input"]

@@ -10,7 +10,7 @@ import msgspec
 from batchrunner import budget
 from batchrunner.job import Job, RequestSize, Usage
 from batchrunner.lookahead import offer_of
-from batchrunner.waits import Cause
+from batchrunner.status import Cause
 
 
 class Candidate(msgspec.Struct, frozen=True):

@@ -12,24 +12,8 @@ from typing import Final, Literal, get_args
 
 import msgspec
 
-#: What the dispatcher can wait for. `rate_limited`: the account is closed after a 429; `retries`: all that could be sent is
-#: waiting out a backoff, or for the retry budget; `submitted`: the server works on all that is left, and is asked now and then;
-#: `credits`: the account has none; `models`: the models of all that could be sent are offline; `paused`: people want it so;
-#: `work`: there is nothing that could be.
-Cause = Literal[
-    "requests",
-    "tokens",
-    "in_flight",
-    "rate_limited",
-    "server",
-    "keys",
-    "credits",
-    "models",
-    "retries",
-    "submitted",
-    "paused",
-    "work",
-]
+from batchrunner.status import Cause
+
 #: What a job waits for whatever the others do: its own pause after a failure, or that its model or the server comes back.
 OwnCause = Literal["backoff", "held"]
 

@@ -21,8 +21,8 @@ from batchrunner.estimate import Estimator
 from batchrunner.fair import FairQueue
 from batchrunner.job import Job, RequestSize, Usage
 from batchrunner.lanes import Lane
+from batchrunner.status import Cause
 from batchrunner.tickets import Candidate, Ticket
-from batchrunner.waits import Cause
 from benchmarks.limiter.network import Network, Reply
 from benchmarks.limiter.timers import Timers
 
@@ -99,7 +99,7 @@ class Stepped(Admission):
     on_change: Callable[[], None] = staticmethod(lambda: None)
 
     async def _wait(self, changes: int, reason: Cause, until_ns: int | None) -> None:  # noqa: ARG002 - the parent's
-        if not self._closed and changes == self._changes:
+        if not self._closed and changes == self._changes.count:
             soonest_ns = self._clock.monotonic_ns() + SHORTEST_SLEEP_NS
             await _pause(None if until_ns is None else max(until_ns, soonest_ns))
 

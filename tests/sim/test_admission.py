@@ -21,8 +21,8 @@ from batchrunner.job import Job, RequestSize, Usage
 from batchrunner.lanes import Lane
 from batchrunner.refused import UNSATISFIABLE_AFTER
 from batchrunner.simulator.windows import CalendarMinute, SlidingLog, TokenBucket, Window
+from batchrunner.status import Cause
 from batchrunner.tickets import Backoff, Candidate, NotNow, Ticket
-from batchrunner.waits import Cause
 
 HOUR_SECONDS = 3_600
 

@@ -13,7 +13,6 @@ import trio
 import trio.testing
 
 from batchrunner import progress as module
-from batchrunner import terminal_display
 from batchrunner.progress import Mode, Progress, choose_mode
 from batchrunner.status import Status
 
@@ -221,7 +220,7 @@ class TestTerminal:
         """A run that was sent to the background leaves the shell's prompt alone, and comes back with its display."""
         terminal = Terminal()
         front = False
-        monkeypatch.setattr(terminal_display, "_in_foreground", lambda stream: front)
+        monkeypatch.setattr("batchrunner.terminal_display._in_foreground", lambda stream: front)
         progress = Progress(make_status, mode="tty", stream=terminal, environ=TERMINAL)
         async with trio.open_nursery() as nursery:
             await nursery.start(progress.run)

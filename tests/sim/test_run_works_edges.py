@@ -110,11 +110,17 @@ def spend_all(night: Night, account: str) -> None:
     owner.balance_usd = Decimal(0)
 
 
+def of_two_accounts(night_of: Any, job_lines: list[bytes], work_seconds: float, *names: str) -> Night:
+    """A night of a platform with two accounts, of which a run goes under those that are named, or under both."""
+    accounts = tuple(AccountSettings(name=name, keys=keys) for name, keys in KEYS.items())
+    night: Night = night_of(job_lines, accounts=accounts, work_seconds=work_seconds)
+    night.accounts = {name: KEYS[name] for name in names or KEYS}
+    return night
+
+
 async def test_work_is_asked_for_by_the_account_that_submitted_it(autojump_clock: MockClock, night_of: Any) -> None:
     """Another one's key would find nothing there; the next process keeps to that too."""
-    accounts = tuple(AccountSettings(name=name, keys=keys) for name, keys in KEYS.items())
-    night = night_of(lines(20), accounts=accounts, work_seconds=600.0)
-    night.accounts = dict(KEYS)
+    night = of_two_accounts(night_of, lines(20), 600.0)
     await night.run(after(60, Run.drain), rpm=60)
     assert {record.account for record in submissions(night)} == {"a", "b"}
     status = await night.run(rpm=60)
@@ -124,9 +130,7 @@ async def test_work_is_asked_for_by_the_account_that_submitted_it(autojump_clock
 
 async def test_work_of_an_account_that_is_given_up_is_left_to_the_next_process(autojump_clock: MockClock, night_of: Any) -> None:
     """The other account of the run does not ask for it, and goes on with its own."""
-    accounts = tuple(AccountSettings(name=name, keys=keys) for name, keys in KEYS.items())
-    night = night_of(lines(10), accounts=accounts, work_seconds=300.0)
-    night.accounts = dict(KEYS)
+    night = of_two_accounts(night_of, lines(10), 300.0)
 
     async def close_a(run: Run) -> None:
         await trio.sleep(30)
@@ -146,9 +150,7 @@ async def test_work_of_an_account_that_is_given_up_is_left_to_the_next_process(a
 
 async def test_work_is_kept_by_an_account_that_cannot_connect(autojump_clock: MockClock, night_of: Any) -> None:
     """Jobs that came back from it go to the others meanwhile; what the server works on for it, it alone can ask for."""
-    accounts = tuple(AccountSettings(name=name, keys=keys) for name, keys in KEYS.items())
-    night = night_of(lines(10), accounts=accounts, work_seconds=300.0)
-    night.accounts = dict(KEYS)
+    night = of_two_accounts(night_of, lines(10), 300.0)
 
     async def cut_a_off(run: Run) -> None:
         await trio.sleep(30)
@@ -165,9 +167,7 @@ async def test_work_is_kept_by_an_account_that_cannot_connect(autojump_clock: Mo
 
 async def test_work_is_kept_by_an_account_that_waits_for_credits(autojump_clock: MockClock, night_of: Any) -> None:
     """Others have some perhaps, and know nothing of the work."""
-    accounts = tuple(AccountSettings(name=name, keys=keys) for name, keys in KEYS.items())
-    night = night_of(lines(10), accounts=accounts, work_seconds=300.0)
-    night.accounts = dict(KEYS)
+    night = of_two_accounts(night_of, lines(10), 300.0)
 
     async def without_credits(_: Run) -> None:
         await trio.sleep(30)
@@ -180,9 +180,7 @@ async def test_work_is_kept_by_an_account_that_waits_for_credits(autojump_clock:
 
 async def test_work_is_asked_for_by_an_account_that_has_no_credits_any_more(autojump_clock: MockClock, night_of: Any) -> None:
     """What it submitted was paid for; the other account takes the rest, and the run is whole in one go."""
-    accounts = tuple(AccountSettings(name=name, keys=keys) for name, keys in KEYS.items())
-    night = night_of(lines(100), accounts=accounts, work_seconds=300.0)
-    night.accounts = dict(KEYS)
+    night = of_two_accounts(night_of, lines(100), 300.0)
 
     async def without_credits(_: Run) -> None:
         await trio.sleep(3)
@@ -199,9 +197,7 @@ async def test_work_is_asked_for_by_an_account_that_has_no_credits_any_more(auto
 
 async def test_an_account_without_credits_that_loses_its_key_too_ends(autojump_clock: MockClock, night_of: Any) -> None:
     """Nothing can be asked for then; what it submitted is left to the next process, and the others come to their end."""
-    accounts = tuple(AccountSettings(name=name, keys=keys) for name, keys in KEYS.items())
-    night = night_of(lines(100), accounts=accounts, work_seconds=600.0)
-    night.accounts = dict(KEYS)
+    night = of_two_accounts(night_of, lines(100), 600.0)
 
     async def without_credits(_: Run) -> None:
         await trio.sleep(3)
@@ -218,9 +214,7 @@ async def test_an_account_without_credits_that_loses_its_key_too_ends(autojump_c
 
 async def test_work_of_an_account_that_is_not_there_is_not_given_up(autojump_clock: MockClock, night_of: Any) -> None:
     """A start without the account that submitted it: another one is told 404 of what is none of its own, and proves nothing."""
-    accounts = tuple(AccountSettings(name=name, keys=keys) for name, keys in KEYS.items())
-    night = night_of(lines(4), accounts=accounts, work_seconds=300.0)
-    night.accounts = {"a": KEYS["a"]}
+    night = of_two_accounts(night_of, lines(4), 300.0, "a")
     await night.run(after(30, Run.drain), rpm=60)
     night.accounts = {"b": KEYS["b"]}
     status = await night.run(after(900, Run.drain), rpm=60)
@@ -233,9 +227,7 @@ async def test_work_of_an_account_that_is_not_there_is_not_given_up(autojump_clo
 
 
 async def test_work_of_an_account_that_never_comes_back_is_given_up_in_the_end(autojump_clock: MockClock, night_of: Any) -> None:
-    accounts = tuple(AccountSettings(name=name, keys=keys) for name, keys in KEYS.items())
-    night = night_of(lines(1), accounts=accounts, work_seconds=300.0)
-    night.accounts = {"a": KEYS["a"]}
+    night = of_two_accounts(night_of, lines(1), 300.0, "a")
     await night.run(after(30, Run.drain), rpm=60)
     night.accounts = {"b": KEYS["b"]}
     began = trio.current_time()

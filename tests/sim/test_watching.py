@@ -23,8 +23,7 @@ from batchrunner.metrics import Metrics, Scrapes
 from batchrunner.runner import STATUS_FILE, Run
 from batchrunner.secret import Secret
 from batchrunner.simulator.settings import TEST_KEY, Rule
-from batchrunner.status import Status, decode
-from batchrunner.waits import Cause
+from batchrunner.status import Cause, Status, decode
 from tests.sim.nights import MODEL, MakeNight, after, assert_whole, job, jobs
 from tests.sim.test_run_outages import HOUR, OTHER, Outage
 

@@ -7,7 +7,8 @@ from typing import get_args
 import pytest
 
 from batchrunner.clock import NS_PER_SECOND
-from batchrunner.waits import Cause, JobWaits, OwnCause, Waits
+from batchrunner.status import Cause
+from batchrunner.waits import JobWaits, OwnCause, Waits
 from batchrunner.wording import BINDING_TEXT
 
 S = NS_PER_SECOND
